@@ -1,0 +1,213 @@
+// Package semconv is the one list of the attribute names that dnstrail's spans and resources carry.
+//
+// A name comes from OpenTelemetry's semantic conventions 1.44 where they have one, from the proposal
+// open-telemetry/semantic-conventions#2432 where they do not yet, and is dnstrail.* for the rest. What is not in [All] is not
+// sent: the end-to-end test holds every exported attribute against it. docs/attributes.md is generated from it.
+package semconv
+
+// Version is the version of the semantic conventions that the names follow, as in the schema URL.
+const Version = "1.44.0"
+
+// SchemaURL is the schema URL that dnstrail's resources and scopes carry.
+const SchemaURL = "https://opentelemetry.io/schemas/" + Version
+
+// The instrumentation scopes of the two programs.
+const (
+	ScopePlugin = "github.com/dnstrail/dnstrail/plugin"
+	ScopeTracer = "github.com/dnstrail/dnstrail/tracer"
+)
+
+// Origin says where a name comes from.
+type Origin string
+
+// The origins.
+const (
+	Standard Origin = "semantic conventions 1.44"
+	Proposed Origin = "semantic-conventions#2432"
+	Own      Origin = "dnstrail"
+)
+
+// Attribute describes one attribute.
+type Attribute struct {
+	Name   string
+	Type   string // string, int, double, boolean, string[]; "template" ends in a key of the user's own
+	Origin Origin
+	Brief  string // what the value is, with its unit
+}
+
+// Names of the semantic conventions.
+const (
+	QuestionName = "dns.question.name"
+	Answers      = "dns.answers"
+	ErrorType    = "error.type"
+
+	ClientAddress       = "client.address"
+	ClientPort          = "client.port"
+	ServerAddress       = "server.address"
+	ServerPort          = "server.port"
+	NetworkPeerAddress  = "network.peer.address"
+	NetworkPeerPort     = "network.peer.port"
+	NetworkTransport    = "network.transport"
+	NetworkType         = "network.type"
+	NetworkProtocolName = "network.protocol.name"
+
+	ProcessPID            = "process.pid"
+	ProcessExecutableName = "process.executable.name"
+	ContainerID           = "container.id"
+	HostName              = "host.name"
+
+	K8SPodName         = "k8s.pod.name"
+	K8SPodUID          = "k8s.pod.uid"
+	K8SPodIP           = "k8s.pod.ip"
+	K8SNamespaceName   = "k8s.namespace.name"
+	K8SNodeName        = "k8s.node.name"
+	K8SContainerName   = "k8s.container.name"
+	K8SDeploymentName  = "k8s.deployment.name"
+	K8SStatefulSetName = "k8s.statefulset.name"
+	K8SDaemonSetName   = "k8s.daemonset.name"
+	K8SReplicaSetName  = "k8s.replicaset.name"
+	K8SJobName         = "k8s.job.name"
+	K8SCronJobName     = "k8s.cronjob.name"
+	K8SPodLabelPrefix  = "k8s.pod.label." // template
+
+	ServiceName       = "service.name"
+	ServiceNamespace  = "service.namespace"
+	ServiceInstanceID = "service.instance.id"
+	ServiceVersion    = "service.version"
+)
+
+// Names of the proposal.
+const (
+	DNSID         = "dns.id"
+	QuestionType  = "dns.question.type"
+	QuestionClass = "dns.question.class"
+	ResponseCode  = "dns.response_code"
+)
+
+// dnstrail's own names. On the tracer's spans the client's pod is the resource; on the plugin's SERVER span the resource is the CoreDNS pod, and the client
+// stands in dnstrail.client.*.
+const (
+	LinkVersion = "dnstrail.link.version"
+	LinkCopy    = "dnstrail.link.copy"
+	LinkEpoch   = "dnstrail.link.epoch"
+
+	ClientKind           = "dnstrail.client.kind"
+	ClientPodName        = "dnstrail.client.pod.name"
+	ClientPodUID         = "dnstrail.client.pod.uid"
+	ClientNamespaceName  = "dnstrail.client.namespace.name"
+	ClientWorkloadKind   = "dnstrail.client.workload.kind"
+	ClientWorkloadName   = "dnstrail.client.workload.name"
+	ClientNodeName       = "dnstrail.client.node.name"
+	ClientServiceAccount = "dnstrail.client.service_account"
+	ClientLabelPrefix    = "dnstrail.client.label." // template
+
+	PluginName         = "dnstrail.plugin.name"
+	AnsweredBy         = "dnstrail.answered_by"
+	CacheStatus        = "dnstrail.cache.status"
+	ForwardDuration    = "dnstrail.forward.duration"
+	UpstreamDuration   = "dnstrail.upstream.duration"
+	UpstreamAttempts   = "dnstrail.upstream.attempts"
+	UpstreamConnection = "dnstrail.upstream.connection"
+	ResponseWritten    = "dnstrail.response.written"
+	ResponseSize       = "dnstrail.response.size"
+	ResponseTruncated  = "dnstrail.response.truncated"
+	ResponseFlags      = "dnstrail.response.flags"
+	RequestSize        = "dnstrail.request.size"
+
+	VerdictWhere     = "dnstrail.verdict.where"
+	VerdictCause     = "dnstrail.verdict.cause"
+	VerdictText      = "dnstrail.verdict.text"
+	VerdictCertainty = "dnstrail.verdict.certainty"
+	VerdictEvidence  = "dnstrail.verdict.evidence"
+
+	Attempts          = "dnstrail.attempts"
+	Segment           = "dnstrail.segment"
+	SegmentFrom       = "dnstrail.segment.from"
+	SegmentTo         = "dnstrail.segment.to"
+	Hops              = "dnstrail.hops"
+	HopsLost          = "dnstrail.hops.lost"
+	DropReason        = "dnstrail.drop.reason"
+	ConntrackOriginal = "dnstrail.conntrack.original"
+	ConntrackReply    = "dnstrail.conntrack.reply"
+	ConntrackStatus   = "dnstrail.conntrack.status"
+)
+
+// All is every attribute that dnstrail sends. An attribute that is a template stands here with its prefix.
+var All = []Attribute{
+	{QuestionName, "string", Standard, "The name asked, as sent, in presentation form."},
+	{Answers, "string[]", Standard, "The addresses and names of the answer section."},
+	{ErrorType, "string", Standard, "Why the lookup failed: the rcode in words, `timeout`, or the verdict's cause."},
+	{ClientAddress, "string", Standard, "The address the query came from."},
+	{ClientPort, "int", Standard, "The port the query came from."},
+	{ServerAddress, "string", Standard, "The address the client asked: usually the service's."},
+	{ServerPort, "int", Standard, "The port the client asked."},
+	{NetworkPeerAddress, "string", Standard, "The upstream's address, on an upstream attempt; the address that really answered, on a CLIENT span."},
+	{NetworkPeerPort, "int", Standard, "The port beside network.peer.address."},
+	{NetworkTransport, "string", Standard, "`udp` or `tcp`."},
+	{NetworkType, "string", Standard, "`ipv4` or `ipv6`."},
+	{NetworkProtocolName, "string", Standard, "`dns`, or `dot`, `doh`, `doq`, `grpc` where CoreDNS was asked that way."},
+	{ProcessPID, "int", Standard, "The process that asked, in the host's PID namespace."},
+	{ProcessExecutableName, "string", Standard, "The name of the process that asked."},
+	{ContainerID, "string", Standard, "The container that asked, from its cgroup."},
+	{HostName, "string", Standard, "The host the tracer or CoreDNS runs on."},
+	{K8SPodName, "string", Standard, "The pod."},
+	{K8SPodUID, "string", Standard, "The pod's UID."},
+	{K8SPodIP, "string", Standard, "The pod's address."},
+	{K8SNamespaceName, "string", Standard, "The pod's namespace."},
+	{K8SNodeName, "string", Standard, "The pod's node."},
+	{K8SContainerName, "string", Standard, "The container's name in the pod."},
+	{K8SDeploymentName, "string", Standard, "The Deployment that owns the pod."},
+	{K8SStatefulSetName, "string", Standard, "The StatefulSet that owns the pod."},
+	{K8SDaemonSetName, "string", Standard, "The DaemonSet that owns the pod."},
+	{K8SReplicaSetName, "string", Standard, "The ReplicaSet that owns the pod, where no Deployment does."},
+	{K8SJobName, "string", Standard, "The Job that owns the pod."},
+	{K8SCronJobName, "string", Standard, "The CronJob that owns the pod."},
+	{K8SPodLabelPrefix, "template", Standard, "A chosen label of the pod."},
+	{ServiceName, "string", Standard, "The client's workload (tracer), `coredns` (plugin)."},
+	{ServiceNamespace, "string", Standard, "The client's namespace (tracer)."},
+	{ServiceInstanceID, "string", Standard, "The instance: the pod's UID."},
+	{ServiceVersion, "string", Standard, "The version of the program."},
+	{DNSID, "int", Proposed, "The ID of the DNS header."},
+	{QuestionType, "string", Proposed, "The type asked: `A`, `AAAA`, ..."},
+	{QuestionClass, "string", Proposed, "The class asked, where it is not `IN`."},
+	{ResponseCode, "string", Proposed, "The rcode on the wire in words: `NOERROR`, `NXDOMAIN`, ..."},
+	{LinkVersion, "int", Own, "The version of the trace link that derived the IDs."},
+	{LinkCopy, "boolean", Own, "True on a span sent a second time because the lookup lies at an epoch boundary."},
+	{LinkEpoch, "int", Own, "The epoch of the trace ID, in units of 8 s since 1970."},
+	{ClientKind, "string", Own, "What the client is: `pod`, `node`, `nodelocaldns`, `external`, `unknown`."},
+	{ClientPodName, "string", Own, "The client's pod."},
+	{ClientPodUID, "string", Own, "The UID of the client's pod."},
+	{ClientNamespaceName, "string", Own, "The namespace of the client's pod."},
+	{ClientWorkloadKind, "string", Own, "The kind of the client's workload: `Deployment`, ..."},
+	{ClientWorkloadName, "string", Own, "The name of the client's workload."},
+	{ClientNodeName, "string", Own, "The client's node."},
+	{ClientServiceAccount, "string", Own, "The service account of the client's pod."},
+	{ClientLabelPrefix, "template", Own, "A chosen label of the client's pod."},
+	{PluginName, "string", Own, "The CoreDNS plugin that the span is of."},
+	{AnsweredBy, "string", Own, "The CoreDNS plugin that wrote the answer, or that ended the query without one."},
+	{CacheStatus, "string", Own, "`hit`, `miss`, `stale`, `prefetch`; absent where no cache was passed."},
+	{ForwardDuration, "double", Own, "Time in the plugins that forward, in seconds."},
+	{UpstreamDuration, "double", Own, "Time spent waiting for upstreams, all attempts added, in seconds."},
+	{UpstreamAttempts, "int", Own, "How many upstream attempts were made."},
+	{UpstreamConnection, "string", Own, "`new` or `pooled`."},
+	{ResponseWritten, "boolean", Own, "False where the query was dropped without an answer."},
+	{ResponseSize, "int", Own, "Bytes of the answer."},
+	{ResponseTruncated, "boolean", Own, "True where the answer carried TC."},
+	{ResponseFlags, "string", Own, "The flags of the answer, as dig writes them: `qr rd ra`."},
+	{RequestSize, "int", Own, "Bytes of the query."},
+	{VerdictWhere, "string", Own, "The stage where the lookup ended: `answered`, `client`, `pod-link`, `node`, `service`, `between-nodes`, `coredns-socket`, `coredns`, `upstream`, `return-path`."},
+	{VerdictCause, "string", Own, "Why, as one of a list of short words."},
+	{VerdictText, "string", Own, "Where and why, as a sentence."},
+	{VerdictCertainty, "string", Own, "`certain` where it was seen, `inferred` where it was concluded."},
+	{VerdictEvidence, "string[]", Own, "What the verdict rests on."},
+	{Attempts, "int", Own, "How many times the client sent the query."},
+	{Segment, "string", Own, "The stage that a segment spans, in the words of dnstrail.verdict.where."},
+	{SegmentFrom, "string", Own, "The hop at which a segment starts: device, direction, network namespace."},
+	{SegmentTo, "string", Own, "The hop at which a segment ends."},
+	{Hops, "string[]", Own, "Every hop seen, in order of time."},
+	{HopsLost, "int", Own, "Kernel events that the tracer lost while the lookup was in flight: hops may be missing."},
+	{DropReason, "string", Own, "The running kernel's name for why it dropped the packet."},
+	{ConntrackOriginal, "string", Own, "The connection-tracking entry's original tuple."},
+	{ConntrackReply, "string", Own, "The connection-tracking entry's reply tuple: what the translation made of it."},
+	{ConntrackStatus, "string", Own, "The entry's status: `UNREPLIED`, `SEEN_REPLY`, `ASSURED`, ..."},
+}
