@@ -1,0 +1,120 @@
+# dnstrail: what can be done here. `make help` lists it.
+#
+# Go is all that a machine must have. What a target needs beyond it, it installs (Debian packages, as root) or builds (Go modules), and says so.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS   += --no-print-directory
+
+BIN     := $(CURDIR)/bin
+CACHE   := $(CURDIR)/.cache
+ROOT    := $(shell test "$$(id -u)" = 0 && echo yes)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+STRIP   := -s -w
+
+GOLANGCI_LINT_VERSION := v2.15.0
+CLANG ?= clang
+# The generated objects are compared byte for byte, so the compiler's version is part of them.
+CLANG_MAJOR := 14
+
+say = @printf '==> %s\n' "$(1)"
+
+##@ Use
+
+.PHONY: demo
+demo: build need-demo ## Raise a two-node lab, run real lookups, print each as one trace. JAEGER=1 starts a real Jaeger, JAEGER=host:port uses one
+	$(if $(filter 1,$(JAEGER)),@$(MAKE) $(BIN)/jaeger)
+	@$(if $(ROOT),,echo "make demo raises network namespaces and loads eBPF: run it as root" >&2; exit 1;) \
+	mkdir -p $(BIN) && go build -o $(BIN)/demo ./test/demo && exec $(BIN)/demo -bin $(BIN) $(if $(JAEGER),-jaeger $(JAEGER))
+
+.PHONY: build
+build: $(BIN)/coredns $(BIN)/dnstrail ## Build bin/coredns (CoreDNS with the plugin) and bin/dnstrail
+
+.PHONY: $(BIN)/coredns $(BIN)/dnstrail
+$(BIN)/coredns: ## (the first build compiles all of CoreDNS: some minutes)
+	@test -x $@ || echo "==> building CoreDNS with the dnstrail plugin (a cold build takes some minutes)"
+	@CGO_ENABLED=0 test/progress.sh go build -tags grpcnotrace -trimpath -ldflags '$(STRIP) -X github.com/coredns/coredns/coremain.GitCommit=$(VERSION)' -o $@ ./build/coredns
+$(BIN)/dnstrail:
+	@test -x $@ || echo "==> building dnstrail"
+	@CGO_ENABLED=0 test/progress.sh go build -trimpath -ldflags '$(STRIP)' -o $@ ./tracer/cmd/dnstrail
+
+##@ Check
+
+.PHONY: test
+test: ## Every test: unit, race, and, as root, the whole system on real packets against a real Jaeger and Prometheus
+	@$(MAKE) test-unit
+	@$(if $(ROOT),$(MAKE) test-system,$(MAKE) test-left-out)
+
+UNIT   = $(shell go list ./... | grep -v /test/)
+SYSTEM = $(shell go list ./test/...)
+
+.PHONY: test-unit
+test-unit: ## Unit tests under the race detector (some need root; without it they say so)
+	$(call say,unit tests with -race)
+	@go test -race -timeout 20m $(UNIT)
+
+.PHONY: test-system
+test-system: build need-system $(BIN)/jaeger ## The lab, end to end, as root
+	$(call say,system tests: real packets in network namespaces)
+	@DNSTRAIL_BIN=$(BIN) go test -p 1 -count=1 -timeout 40m $(SYSTEM)
+
+.PHONY: test-left-out
+test-left-out:
+	@echo "==> left out, because it needs root: the lab, the end-to-end tests, the link rate, the fault matrix (make test-system)"
+
+.PHONY: lint
+lint: $(CACHE)/bin/golangci-lint-$(GOLANGCI_LINT_VERSION) ## gofmt, go vet, golangci-lint
+	$(call say,lint)
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	@go vet ./...
+	@$< run ./...
+
+$(CACHE)/bin/golangci-lint-$(GOLANGCI_LINT_VERSION):
+	@echo "==> building golangci-lint $(GOLANGCI_LINT_VERSION) (about two minutes)"
+	@mkdir -p $(@D) && GOBIN=$(CACHE)/bin $(CURDIR)/test/progress.sh go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION) && mv $(CACHE)/bin/golangci-lint $@
+
+.PHONY: generate
+generate: need-clang ## Generate what is generated: the eBPF objects, docs/attributes.md, the link's test vectors
+	$(call say,generate)
+	@go generate ./...
+	@go test -count=1 ./link ./link/semconv -update >/dev/null
+
+.PHONY: check-generated
+check-generated: generate ## Fail if a committed generated file differs from what its source gives
+	@git diff --exit-code --stat -- . || { echo "generated files do not match their source: run make generate and commit" >&2; exit 1; }
+	@test -z "$$(git status --porcelain --untracked-files=all -- tracer/bpf docs link)" || { git status --short -- tracer/bpf docs link; exit 1; }
+
+FUZZTIME ?= 20s
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (20s)
+	@test/fuzz.sh $(FUZZTIME)
+
+.PHONY: bench
+bench: build need-bench ## Ratios measured side by side in one run: throughput, iperf3, eBPF nanoseconds, memory
+	@go build -o $(BIN)/bench ./test/bench && $(BIN)/bench -bin $(BIN)
+
+##@ Keep
+
+.PHONY: clean
+clean: ## Remove what was built
+	@rm -rf $(BIN) $(CACHE)
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/jaeger:
+	@echo "==> building Jaeger from its Go module (about five minutes, once)"
+	@test/progress.sh test/jaeger/build.sh $@
+
+.PHONY: need-demo need-system need-bench need-clang
+need-demo:
+	@test/need.sh dig=bind9-dnsutils
+need-system:
+	@test/need.sh dig=bind9-dnsutils dnsperf=dnsperf prometheus=prometheus
+need-bench:
+	@test/need.sh dnsperf=dnsperf iperf3=iperf3 taskset=util-linux
+need-clang:
+	@test/need.sh clang=clang llvm-strip=llvm
+	@v=$$($(CLANG) -dumpversion | cut -d. -f1); test "$$v" = $(CLANG_MAJOR) || { echo "clang $(CLANG_MAJOR) is needed to reproduce the committed objects; $(CLANG) is $$v" >&2; exit 1; }
