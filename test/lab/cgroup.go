@@ -1,0 +1,146 @@
+package lab
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const cgroupPrefix = "dnstrail-lab-"
+
+// cgroupRoot is the cgroup (v2) that holds the containers of one lab, named after the process that owns it.
+type cgroupRoot struct{ dir string }
+
+// containerCgroup is the cgroup of one container, named as a kubelet with the systemd driver and containerd name it.
+type containerCgroup struct{ dir string }
+
+// cgroupMount finds the cgroup2 file system in /proc/self/mountinfo: at /sys/fs/cgroup, or at /sys/fs/cgroup/unified
+// on a hybrid host.
+func cgroupMount() (string, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	s := bufio.NewScanner(f)
+	for s.Scan() {
+		// proc(5): fields up to the mount options, " - ", file system type, source, super options.
+		before, after, _ := strings.Cut(s.Text(), " - ")
+		if fields := strings.Fields(before); strings.HasPrefix(after, "cgroup2 ") && len(fields) > 4 {
+			return fields[4], nil
+		}
+	}
+	return "", errors.Join(s.Err(), errors.New("no cgroup2 file system is mounted"))
+}
+
+func newCgroupRoot() (*cgroupRoot, error) {
+	mount, err := cgroupMount()
+	if err != nil {
+		return nil, err
+	}
+	if err := removeStaleCgroups(mount); err != nil {
+		return nil, err
+	}
+	start, err := startTime(os.Getpid())
+	if err != nil {
+		return nil, err
+	}
+	// A process may raise several labs: the last part tells them apart.
+	dir := filepath.Join(mount, fmt.Sprintf("%s%d-%d-%s", cgroupPrefix, os.Getpid(), start, randomHex(2)))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make the lab's cgroup: %w", err)
+	}
+	return &cgroupRoot{dir}, nil
+}
+
+// removeStaleCgroups removes the cgroups of labs whose process is gone, and kills what still runs in them.
+func removeStaleCgroups(mount string) error {
+	entries, err := os.ReadDir(mount)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		rest, ok := strings.CutPrefix(e.Name(), cgroupPrefix)
+		parts := strings.Split(rest, "-")
+		if !ok || len(parts) != 3 {
+			continue
+		}
+		pid, err1 := strconv.Atoi(parts[0])
+		start, err2 := strconv.ParseUint(parts[1], 10, 64)
+		if err1 != nil || err2 != nil {
+			continue
+		}
+		if now, err := startTime(pid); err == nil && now == start {
+			continue
+		}
+		stale := cgroupRoot{filepath.Join(mount, e.Name())}
+		if err := stale.remove(); err != nil && !errors.Is(err, fs.ErrNotExist) { // another lab may be removing it too
+			return fmt.Errorf("remove a crashed lab's cgroup: %w", err)
+		}
+	}
+	return nil
+}
+
+// startTime gives when a process started, in clock ticks since boot (proc(5), field 22 of stat): with it a process ID is unique.
+func startTime(pid int) (uint64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The command's name, in brackets, may hold spaces and brackets.
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	if len(fields) < 20 {
+		return 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields))
+	}
+	return strconv.ParseUint(fields[19], 10, 64)
+}
+
+func (r *cgroupRoot) addContainer(podUID, containerID string) (*containerCgroup, error) {
+	dir := filepath.Join(r.dir, "kubepods.slice", "kubepods-burstable.slice",
+		"kubepods-burstable-pod"+strings.ReplaceAll(podUID, "-", "_")+".slice", "cri-containerd-"+containerID+".scope")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make a container's cgroup: %w", err)
+	}
+	return &containerCgroup{dir}, nil
+}
+
+// kill kills every process in the cgroups, and waits until they are gone.
+func (r *cgroupRoot) kill() error {
+	if err := os.WriteFile(filepath.Join(r.dir, "cgroup.kill"), []byte("1"), 0); err != nil {
+		return err
+	}
+	var events []byte
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		var err error
+		if events, err = os.ReadFile(filepath.Join(r.dir, "cgroup.events")); err != nil {
+			return err
+		}
+		if strings.Contains(string(events), "populated 0") {
+			return nil
+		}
+	}
+	return fmt.Errorf("processes in %s outlive SIGKILL: %q", r.dir, events)
+}
+
+func (r *cgroupRoot) remove() error {
+	if err := r.kill(); err != nil {
+		return err
+	}
+	var dirs []string
+	err := filepath.WalkDir(r.dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return err
+	})
+	for i := len(dirs) - 1; i >= 0 && err == nil; i-- {
+		err = os.Remove(dirs[i])
+	}
+	return err
+}
