@@ -1,0 +1,134 @@
+package store
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/dnstrail/dnstrail/link/semconv"
+)
+
+// Answered is the word of [semconv.VerdictWhere] for a lookup that got its answer.
+const Answered = "answered"
+
+// Stages are the other words of [semconv.VerdictWhere], in the order in which a lookup passes them.
+var Stages = []string{"client", "pod-link", "node", "service", "between-nodes", "coredns-socket", "coredns", "upstream", "return-path"}
+
+// The words of [semconv.VerdictCertainty].
+const (
+	Certain  = "certain"
+	Inferred = "inferred"
+)
+
+// Verdict is where a lookup ended and why, over all that is in its trace.
+type Verdict struct {
+	// Where is [Answered] or one of [Stages]; "" if nothing in the trace tells.
+	Where     string
+	Cause     string
+	Text      string
+	Certainty string
+	Evidence  []string
+	// Joined says that it follows from spans of several programs, not from one's word alone.
+	Joined bool
+}
+
+// Lost tells whether the lookup got no answer.
+func (v Verdict) Lost() bool { return v.Where != "" && v.Where != Answered }
+
+func verdictOf(s *Span) Verdict {
+	return Verdict{
+		Where: s.Attributes.String(semconv.VerdictWhere), Cause: s.Attributes.String(semconv.VerdictCause),
+		Text: s.Attributes.String(semconv.VerdictText), Certainty: s.Attributes.String(semconv.VerdictCertainty),
+		Evidence: s.Attributes.Strings(semconv.VerdictEvidence),
+	}
+}
+
+// Verdict joins what the tracer on the client's node, those on other nodes and CoreDNS itself have to say.
+//
+// What a tracer saw happen (a drop, an answer) stands. What it only concluded, because it could not see further, gives way to
+// the word of somebody further along: to a tracer on another node, and to CoreDNS, which knows whether the query came and
+// whether an answer left.
+func (t *Trace) Verdict() Verdict {
+	client := t.Client()
+	var v Verdict
+	if client != nil {
+		v = verdictOf(client)
+	}
+	if v.Where == Answered || v.Lost() && v.Certainty == Certain {
+		return v
+	}
+	for _, s := range t.Spans {
+		if s == client || !s.From(semconv.ScopeTracer) {
+			continue
+		}
+		if other := verdictOf(s); other.Lost() && further(other, v) {
+			other.Joined = true
+			v = other
+		}
+	}
+	if v.Lost() && v.Certainty == Certain {
+		return v
+	}
+	if said, ok := t.coreDNSVerdict(v); ok {
+		return said
+	}
+	return v
+}
+
+// further tells whether a, of another tracer, knows more than b: it saw, where b concluded, or it saw the lookup at a later stage.
+func further(a, b Verdict) bool {
+	if a.Certainty != b.Certainty && a.Certainty == Certain {
+		return true
+	}
+	return slices.Index(Stages, a.Where) > slices.Index(Stages, b.Where)
+}
+
+// coreDNSVerdict gives what CoreDNS's spans say of a lookup that v, a conclusion, calls lost, or that no tracer saw at all.
+func (t *Trace) coreDNSVerdict(v Verdict) (Verdict, bool) {
+	servers := t.Servers()
+	if len(servers) == 0 {
+		return v, false
+	}
+	s := servers[len(servers)-1]
+	for _, other := range servers {
+		if written, known := other.Attributes.Bool(semconv.ResponseWritten); known && written {
+			s = other // of several attempts, one that was answered
+			break
+		}
+	}
+	written, known := s.Attributes.Bool(semconv.ResponseWritten)
+	rcode, by := s.String(semconv.ResponseCode), s.String(semconv.AnsweredBy)
+	said := Verdict{Certainty: Certain, Joined: true}
+	switch {
+	case !known:
+		return v, false
+	case written && v.Where == "":
+		said.Where, said.Certainty = Answered, Inferred
+		said.Text = fmt.Sprintf("CoreDNS answered %s; no tracer saw whether the answer arrived", rcode)
+	case written && v.Where == "client":
+		return v, false // what happened at the client does not change by what CoreDNS did
+	case written:
+		said.Where, said.Cause, said.Certainty = "return-path", "answer-lost", Inferred
+		said.Text = fmt.Sprintf("CoreDNS answered %s after %v; the answer did not come back to the client", rcode, round(s.Duration()))
+		said.Evidence = append(slices.Clone(v.Evidence), "CoreDNS's own span: an answer was written")
+	default:
+		said.Where, said.Cause = "coredns", cmp.Or(s.String(semconv.ErrorType), "no-answer-written")
+		said.Text = "CoreDNS read the query and wrote no answer"
+		if by != "" {
+			said.Text += ": plugin " + by + " ended it"
+		}
+		said.Evidence = append(slices.Clone(v.Evidence), "CoreDNS's own span: no answer was written")
+	}
+	return said, true
+}
+
+func round(d time.Duration) time.Duration {
+	switch {
+	case d >= time.Second:
+		return d.Round(time.Millisecond)
+	case d >= time.Millisecond:
+		return d.Round(10 * time.Microsecond)
+	}
+	return d.Round(time.Microsecond)
+}
