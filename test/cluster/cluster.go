@@ -1,0 +1,305 @@
+// Package cluster is the lab with dnstrail in it: CoreDNS with the plugin runs as a pod behind the service address, the agent on the host (or one a
+// node), and both send their spans to one collector. The demo, the end-to-end tests, the fault matrix and the benchmarks stand on it.
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/dnstrail/dnstrail/test/lab"
+)
+
+// Config says what [Up] raises. Bin and Collector are required.
+type Config struct {
+	// Bin is the directory of the built coredns and dnstrail.
+	Bin string
+	// Collector is the OTLP/gRPC address (host:port) on the host's loopback to which CoreDNS and the agent send.
+	Collector string
+	// Sample is the share of lookups kept by both sides; "1" if empty.
+	Sample string
+	// Plugin are further lines of the dnstrail block. NoPlugin leaves the block out.
+	Plugin   string
+	NoPlugin bool
+	// Corefile replaces the lines of the server block below the dnstrail block: see [DefaultChain].
+	Corefile string
+	// Env is added to CoreDNS's and the agent's environment.
+	Env []string
+	// Agents says where an agent runs; [AgentOnHost] if zero.
+	Agents Agents
+	// AgentArgs are further arguments of every agent.
+	AgentArgs []string
+}
+
+// Agents says where agents run.
+type Agents int
+
+// Where agents run.
+const (
+	AgentOnHost  Agents = iota // one, which sees every namespace of the lab: a node that holds the whole cluster
+	AgentPerNode               // one a node, confined to the node's and its pods' namespaces
+	NoAgent                    // none: see [Cluster.StartAgents]
+)
+
+// Cluster is a running lab with dnstrail in it.
+type Cluster struct {
+	*lab.Lab
+	// DNS is the CoreDNS pod, on the last node; CoreDNS its process.
+	DNS     *lab.Pod
+	CoreDNS *lab.Process
+	// Agents are the agents' processes, and AgentMetrics the addresses of their /metrics on the host.
+	Agents       []*lab.Process
+	AgentMetrics []string
+	// Metrics is the address of CoreDNS's /metrics on the host.
+	Metrics string
+	// IdentityFile tells both sides who is who; it is written anew by [Cluster.AddPod].
+	IdentityFile string
+
+	config Config
+	dir    string
+}
+
+// DefaultChain is what stands below the dnstrail block: a cluster zone, a cache, and the lab's upstream.
+func DefaultChain() string {
+	return fmt.Sprintf(`prometheus 0.0.0.0:9153
+    errors
+    hosts cluster.local {
+        10.96.0.1 kubernetes.default.svc.cluster.local
+        fd00:10:96::1 kubernetes.default.svc.cluster.local
+        10.96.12.34 payments.shop.svc.cluster.local
+        fd00:10:96::34 payments.shop.svc.cluster.local
+    }
+    template ANY ANY cluster.local {
+        rcode NXDOMAIN
+        authority "cluster.local. 5 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. 1 7200 1800 86400 5"
+    }
+    cache 30
+    forward . %s`, lab.UpstreamV4)
+}
+
+// Up raises a lab of two nodes with CoreDNS on the second, and starts the agents. On an error everything is taken down again.
+// The caller calls Down, and [lab.Reexec] first thing in its main or TestMain.
+func Up(ctx context.Context, c Config) (*Cluster, error) {
+	l, err := lab.Up(lab.Config{})
+	if err != nil {
+		return nil, err
+	}
+	k := &Cluster{Lab: l, config: c}
+	if err := k.raise(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("cluster: %w", err), k.Down())
+	}
+	return k, nil
+}
+
+// Down stops and removes everything.
+func (k *Cluster) Down() error {
+	// Both sides flush what they hold when asked to end.
+	for _, p := range append([]*lab.Process{k.CoreDNS}, k.Agents...) {
+		if p != nil {
+			_ = p.Stop(3 * time.Second)
+		}
+	}
+	err := k.Lab.Down()
+	if k.dir != "" {
+		err = errors.Join(err, os.RemoveAll(k.dir))
+	}
+	return err
+}
+
+func (k *Cluster) raise(ctx context.Context) (err error) {
+	if k.dir, err = os.MkdirTemp("", "dnstrail-cluster-"); err != nil {
+		return err
+	}
+	k.IdentityFile = filepath.Join(k.dir, "clients.yaml")
+	nodes := k.Nodes()
+	k.DNS, err = k.Lab.AddPod(lab.PodSpec{
+		Node: nodes[len(nodes)-1].Name, Namespace: "kube-system",
+		Workload: lab.Workload{Kind: "Deployment", Name: "coredns"},
+	})
+	if err != nil {
+		return err
+	}
+	if err := k.writeIdentities(); err != nil {
+		return err
+	}
+	if err := k.Collector(k.config.Collector); err != nil {
+		return err
+	}
+	if err := k.Service.SetEndpoints(k.DNS); err != nil {
+		return err
+	}
+	if err := k.startCoreDNS(ctx); err != nil {
+		return err
+	}
+	if k.config.Agents == NoAgent {
+		return nil
+	}
+	return k.StartAgents(ctx)
+}
+
+// AddPod adds a pod and tells both sides of it.
+func (k *Cluster) AddPod(spec lab.PodSpec) (*lab.Pod, error) {
+	p, err := k.Lab.AddPod(spec)
+	if err != nil {
+		return nil, err
+	}
+	return p, k.writeIdentities()
+}
+
+func (k *Cluster) writeIdentities() error {
+	var b bytes.Buffer
+	if err := k.WriteIdentities(&b); err != nil {
+		return err
+	}
+	// Replaced as a whole, so that a watcher never reads half of it.
+	next := k.IdentityFile + ".next"
+	if err := os.WriteFile(next, b.Bytes(), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(next, k.IdentityFile)
+}
+
+// Corefile gives the text that CoreDNS runs with.
+func (k *Cluster) Corefile() string {
+	sample, chain := k.config.Sample, k.config.Corefile
+	if sample == "" {
+		sample = "1"
+	}
+	if chain == "" {
+		chain = DefaultChain()
+	}
+	block := ""
+	if !k.config.NoPlugin {
+		block = fmt.Sprintf("dnstrail {\n        endpoint grpc://%s\n        sample %s\n        identity file %s\n        tracer\n        %s\n    }",
+			netip.AddrPortFrom(k.DNS.Node.V4, 4317), sample, k.IdentityFile, k.config.Plugin)
+	}
+	return fmt.Sprintf(".:53 {\n    %s\n    %s\n}\n", block, chain)
+}
+
+func (k *Cluster) startCoreDNS(ctx context.Context) (err error) {
+	corefile := filepath.Join(k.dir, "Corefile")
+	if err := os.WriteFile(corefile, []byte(k.Corefile()), 0o644); err != nil {
+		return err
+	}
+	bin, err := filepath.Abs(filepath.Join(k.config.Bin, "coredns"))
+	if err != nil {
+		return err
+	}
+	env := append([]string{
+		"POD_NAME=" + k.DNS.Name, "POD_NAMESPACE=" + k.DNS.PodSpec.Namespace, "POD_UID=" + k.DNS.UID, "NODE_NAME=" + k.DNS.Node.Name,
+	}, k.config.Env...)
+	if k.CoreDNS, err = k.DNS.Start(lab.Command{Path: bin, Args: []string{"-conf", corefile}, Env: env}); err != nil {
+		return err
+	}
+	if k.Metrics, err = k.Expose(k.DNS.Namespace, "127.0.0.1:9153"); err != nil {
+		return err
+	}
+	return wait(ctx, "CoreDNS", k.CoreDNS, func() error {
+		conn, err := k.DNS.Dial(ctx, "udp", "127.0.0.1:53")
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		c := dns.Client{Timeout: 200 * time.Millisecond}
+		_, _, err = c.ExchangeWithConn(new(dns.Msg).SetQuestion("kubernetes.default.svc.cluster.local.", dns.TypeA), &dns.Conn{Conn: conn})
+		return err
+	})
+}
+
+// StartAgents starts the agents as the configuration says: those that it does not start where that is [NoAgent].
+func (k *Cluster) StartAgents(ctx context.Context) error {
+	bin, err := filepath.Abs(filepath.Join(k.config.Bin, "dnstrail"))
+	if err != nil {
+		return err
+	}
+	start := func(args ...string) error {
+		port, err := freePort()
+		if err != nil {
+			return err
+		}
+		metrics := net.JoinHostPort("127.0.0.1", port)
+		sample := k.config.Sample
+		if sample == "" {
+			sample = "1"
+		}
+		args = append([]string{"agent", "--identity-file", k.IdentityFile, "--sample", sample, "--metrics-address", metrics}, args...)
+		p, err := k.Lab.Start(lab.Command{
+			Path: bin, Args: append(args, k.config.AgentArgs...),
+			Env: append([]string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + k.config.Collector, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}, k.config.Env...),
+		})
+		if err != nil {
+			return err
+		}
+		k.Agents, k.AgentMetrics = append(k.Agents, p), append(k.AgentMetrics, metrics)
+		return wait(ctx, "dnstrail agent", p, func() error {
+			conn, err := net.Dial("tcp", metrics)
+			if err != nil {
+				return err
+			}
+			return conn.Close()
+		})
+	}
+	if k.config.Agents != AgentPerNode {
+		return start("--socket", filepath.Join(k.dir, "agent.sock"))
+	}
+	for _, n := range k.Nodes() {
+		args := []string{"--node", n.Name, "--socket", filepath.Join(k.dir, n.Name+".sock"), "--netns", fmt.Sprint(n.Inode())}
+		for _, p := range k.Pods() {
+			if p.Node == n {
+				args = append(args, "--netns", fmt.Sprint(p.Inode()))
+			}
+		}
+		if err := start(args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wait tries until ready gives nil, the process ends, or ten seconds have passed.
+func wait(ctx context.Context, what string, p *lab.Process, ready func() error) error {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		err := ready()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-p.Done():
+			return fmt.Errorf("%s ended at its start: %v\n%s", what, p.Err(), Tail(p))
+		case <-ctx.Done():
+			return ctx.Err()
+		default:
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%s is not ready after 10 s: %w\n%s", what, err, Tail(p))
+		}
+	}
+}
+
+// Tail gives the last lines that a process wrote.
+func Tail(p *lab.Process) string {
+	lines := strings.Split(strings.TrimSpace(p.Stdout()+p.Stderr()), "\n")
+	if len(lines) > 20 {
+		lines = lines[len(lines)-20:]
+	}
+	return strings.Join(lines, "\n")
+}
+
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, err
+}
