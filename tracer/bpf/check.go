@@ -1,0 +1,80 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+)
+
+// MinKernel is the oldest kernel whose hooks have all that the program reads: 5.17 gave kfree_skb its drop reason.
+// It was run on 6.18 only; older ones are untried.
+const MinKernel = "5.17"
+
+// ErrUnsupported says that this process or this kernel cannot run the tracer; what wraps it says what is missing.
+var ErrUnsupported = errors.New("cannot trace here")
+
+// Check says whether the tracer can run: capabilities, kernel version, BTF. Every error wraps [ErrUnsupported] and names what is missing and what to do.
+func Check() error {
+	if missing := missingCapabilities(); len(missing) > 0 {
+		return fmt.Errorf("%w: needs %s: run as root, or with these capabilities", ErrUnsupported, strings.Join(missing, ", "))
+	}
+	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
+		return fmt.Errorf("%w: no /sys/kernel/btf/vmlinux: the kernel must be built with CONFIG_DEBUG_INFO_BTF=y (and /sys be mounted)", ErrUnsupported)
+	}
+	if err := rlimit.RemoveMemlock(); err != nil && !errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("%w: raising RLIMIT_MEMLOCK: %w", ErrUnsupported, err)
+	}
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return fmt.Errorf("%w: reading /sys/kernel/btf/vmlinux: %w", ErrUnsupported, err)
+	}
+	var reasons *btf.Enum
+	if err := kernel.TypeByName("skb_drop_reason", &reasons); err != nil {
+		return fmt.Errorf("%w: kernel %s has no drop reasons: at least %s is needed", ErrUnsupported, release(), MinKernel)
+	}
+	if err := features.HaveMapType(ebpf.RingBuf); err != nil {
+		return fmt.Errorf("%w: kernel %s: eBPF ring buffer: %w: at least %s is needed", ErrUnsupported, release(), err, MinKernel)
+	}
+	return nil
+}
+
+func release() string {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return "(unknown)"
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+// missingCapabilities gives the names of the capabilities that the tracer needs and this process lacks. CAP_SYS_ADMIN stands for CAP_BPF and CAP_PERFMON (capabilities(7)).
+func missingCapabilities() []string {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return []string{"capget(2) to work: " + err.Error()}
+	}
+	has := func(c int) bool { return data[c/32].Effective&(1<<(c%32)) != 0 }
+	if has(unix.CAP_SYS_ADMIN) {
+		if has(unix.CAP_NET_ADMIN) {
+			return nil
+		}
+		return []string{"CAP_NET_ADMIN"}
+	}
+	var missing []string
+	for _, c := range []struct {
+		n    int
+		name string
+	}{{unix.CAP_BPF, "CAP_BPF"}, {unix.CAP_PERFMON, "CAP_PERFMON"}, {unix.CAP_NET_ADMIN, "CAP_NET_ADMIN"}} {
+		if !has(c.n) {
+			missing = append(missing, c.name)
+		}
+	}
+	return missing
+}

@@ -1,0 +1,88 @@
+package bpf
+
+import (
+	"errors"
+	"unsafe"
+)
+
+// Hook says where in the kernel an event was seen.
+type Hook uint8
+
+// The hooks; src/event.h has the same list.
+const (
+	HookXmit Hook = 1 + iota // net_dev_queue: leaves by a device
+	HookRecv                 // netif_receive_skb: arrives at a device
+	HookDrop                 // kfree_skb
+	HookCopy                 // skb_copy_datagram_iovec: read from a socket, with the packet
+	HookRead                 // read from a socket, without the packet: only the two ends are known
+)
+
+// Flags are the properties of an event.
+type Flags uint8
+
+// The flags; src/event.h has the same list and says what each means.
+const (
+	FlagLocal Flags = 1 << iota
+	FlagPaged
+	FlagFragment
+	FlagConntrack
+	FlagInner
+	FlagVLAN
+	FlagTail
+)
+
+// Tuple is the two ends of a packet or of a conntrack direction. IPv4 addresses are in the first four bytes; ports in host order.
+type Tuple struct {
+	SrcAddr, DstAddr [16]byte
+	SrcPort, DstPort uint16
+}
+
+// Event is one DNS packet at one hook, as the kernel side writes it: src/event.h describes each field.
+type Event struct {
+	Time                    uint64 // ns, CLOCK_MONOTONIC
+	SKB, Location, CgroupID uint64
+	NetNS, IfIndex, InIndex uint32
+	Reason                  uint32
+	PID                     uint32
+	Seq                     uint32
+	CTStatus                uint32
+	IPID                    uint32
+	Addr, CTOrig, CTReply   Tuple
+	Hook                    Hook
+	Version, Proto          uint8
+	Flags                   Flags
+	TCPFlags, TTL           uint8
+	_                       uint16
+	Captured                uint16
+	_                       uint16
+	PayloadLen              uint32 // bytes in the packet
+	Dev, Comm               [16]byte
+}
+
+const eventSize = int(unsafe.Sizeof(Event{}))
+
+// ErrEvent says that a record of the ring buffer is shorter than its head or than the payload it announces.
+var ErrEvent = errors.New("short kernel event")
+
+// Decode gives the event in a record of the ring buffer and the captured payload, neither of them copied: both live as long as raw does.
+// raw is 8-byte aligned, as every slice of that size from Go's allocator is.
+func Decode(raw []byte) (*Event, []byte, error) {
+	if len(raw) < eventSize {
+		return nil, nil, ErrEvent
+	}
+	e := (*Event)(unsafe.Pointer(unsafe.SliceData(raw)))
+	if int(e.Captured) > len(raw)-eventSize {
+		return nil, nil, ErrEvent
+	}
+	return e, raw[eventSize : eventSize+int(e.Captured)], nil
+}
+
+// CString gives the bytes of a C string up to its NUL as a string.
+func CString(b []byte) string {
+	for i, c := range b {
+		if c == 0 {
+			return string(b[:i])
+		}
+	}
+	return string(b)
+}

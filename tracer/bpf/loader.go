@@ -1,0 +1,284 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
+)
+
+// maxPorts is MAX_PORTS of src/config.h.
+const maxPorts = 8
+
+// pollInterval bounds how long an event waits in the ring: the kernel side wakes the reader only when much waits.
+const pollInterval = 20 * time.Millisecond
+
+// Options say what to watch.
+type Options struct {
+	// Ports are the DNS ports, 1 to 8 of them; none means 53.
+	Ports []uint16
+	// NetNS confines the tracer to network namespaces by inode number; none means all.
+	NetNS []uint32
+	// RingBytes is the ring buffer's size, a power of two; 0 means 16 MiB.
+	RingBytes uint32
+}
+
+// Hooks that the tracer can do without: the kernel may not have them, or may refuse them.
+const (
+	hookCopy     = "skb_copy_datagram_iovec"
+	hookSockRecv = "sock_recv_length"
+	hookRecvmsg4 = "recvmsg4"
+	hookRecvmsg6 = "recvmsg6"
+)
+
+// Tracer is the loaded and attached program. Its methods are for one goroutine, but for Close and Losses.
+type Tracer struct {
+	objs   objectObjects
+	links  []link.Link // kept: a link that is collected as garbage is detached
+	reader *ringbuf.Reader
+	record ringbuf.Record
+	// Missing are the hooks that could not be attached and what that costs, in words for the user.
+	Missing []string
+}
+
+// Open checks what the kernel offers, loads the program and attaches it.
+// An error names what is missing: see [Check]. The optional hooks fail into [Tracer.Missing].
+func Open(o Options) (*Tracer, error) {
+	if err := Check(); err != nil {
+		return nil, err
+	}
+	spec, err := loadObject()
+	if err != nil {
+		return nil, fmt.Errorf("reading the eBPF object: %w", err)
+	}
+	if err := configure(spec, o); err != nil {
+		return nil, err
+	}
+	t := &Tracer{}
+	t.stubMissing(spec)
+	if err := spec.LoadAndAssign(&t.objs, nil); err != nil {
+		var ve *ebpf.VerifierError
+		if errors.As(err, &ve) {
+			return nil, fmt.Errorf("loading the eBPF program: %+v", ve)
+		}
+		return nil, fmt.Errorf("loading the eBPF program: %w", err)
+	}
+	if err := t.start(o); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	return t, nil
+}
+
+// configure sets the program's constants and map sizes.
+func configure(spec *ebpf.CollectionSpec, o Options) error {
+	ports := o.Ports
+	if len(ports) == 0 {
+		ports = []uint16{53}
+	}
+	if len(ports) > maxPorts {
+		return fmt.Errorf("%d DNS ports, at most %d can be watched", len(ports), maxPorts)
+	}
+	var netOrder [maxPorts]uint16
+	for i, p := range ports {
+		netOrder[i] = p<<8 | p>>8 // the object is little-endian
+	}
+	if err := spec.Variables["dns_port_count"].Set(uint32(len(ports))); err != nil {
+		return fmt.Errorf("setting the DNS ports: %w", err)
+	}
+	if err := spec.Variables["dns_ports"].Set(netOrder); err != nil {
+		return fmt.Errorf("setting the DNS ports: %w", err)
+	}
+	if err := spec.Variables["netns_confined"].Set(len(o.NetNS) > 0); err != nil {
+		return fmt.Errorf("confining to namespaces: %w", err)
+	}
+	if o.RingBytes != 0 {
+		spec.Maps["events"].MaxEntries = o.RingBytes
+		if err := spec.Variables["wakeup_bytes"].Set(min(o.RingBytes/8, 256<<10)); err != nil {
+			return fmt.Errorf("setting the wake-up level: %w", err)
+		}
+	}
+	return nil
+}
+
+// stubMissing puts an empty program in place of each optional one whose tracepoint the running kernel does not have, so that the rest loads.
+func (t *Tracer) stubMissing(spec *ebpf.CollectionSpec) {
+	for name, tp := range map[string]string{"on_copy_datagram": hookCopy, "on_sock_recv": hookSockRecv} {
+		kernel, err := btf.LoadKernelSpec()
+		if err == nil {
+			var td *btf.Typedef
+			err = kernel.TypeByName("btf_trace_"+tp, &td)
+		}
+		if err == nil {
+			continue
+		}
+		t.Missing = append(t.Missing, "tracepoint "+tp+" is not in this kernel: "+costOf(tp))
+		p := spec.Programs[name]
+		p.Type, p.AttachType, p.AttachTo, p.SectionName = ebpf.SocketFilter, ebpf.AttachNone, "", "socket"
+		p.Instructions = asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}
+	}
+}
+
+func costOf(hook string) string {
+	if hook == hookCopy {
+		return "when a TCP message was read is not seen"
+	}
+	return "when an answer was read by its client is not seen"
+}
+
+func (t *Tracer) start(o Options) error {
+	one := uint8(1)
+	for _, inum := range o.NetNS {
+		if err := t.objs.NetnsAllowed.Put(inum, one); err != nil {
+			return fmt.Errorf("confining to network namespace %d: %w", inum, err)
+		}
+	}
+	reader, err := ringbuf.NewReader(t.objs.Events)
+	if err != nil {
+		return fmt.Errorf("opening the ring buffer: %w", err)
+	}
+	t.reader = reader
+	t.reader.SetDeadline(time.Now().Add(pollInterval))
+	t.record.RawSample = make([]byte, 0, eventSize+4096)
+	for _, p := range []struct {
+		name string
+		prog *ebpf.Program
+	}{
+		{"kfree_skb", t.objs.OnKfreeSkb},
+		{"netif_receive_skb", t.objs.OnNetifReceiveSkb},
+		{"net_dev_queue", t.objs.OnNetDevQueue},
+	} {
+		l, err := link.AttachTracing(link.TracingOptions{Program: p.prog})
+		if err != nil {
+			return fmt.Errorf("attaching to tracepoint %s: %w", p.name, err)
+		}
+		t.links = append(t.links, l)
+	}
+	t.attachReads()
+	return nil
+}
+
+// attachReads attaches the hooks that see sockets being read. The tracer works without them, and then does not
+// tell the wait in a socket from the time in the program that reads it.
+func (t *Tracer) attachReads() {
+	for _, p := range []struct {
+		name string
+		prog *ebpf.Program
+	}{{hookCopy, t.objs.OnCopyDatagram}, {hookSockRecv, t.objs.OnSockRecv}} {
+		if p.prog.Type() != ebpf.Tracing {
+			continue
+		}
+		l, err := link.AttachTracing(link.TracingOptions{Program: p.prog})
+		if err != nil {
+			t.Missing = append(t.Missing, fmt.Sprintf("tracepoint %s: %v: %s", p.name, err, costOf(p.name)))
+			continue
+		}
+		t.links = append(t.links, l)
+	}
+	const cost = "the wait in a DNS server's receive queue is not told from the time in the server"
+	root, err := cgroup2Mount()
+	if err != nil {
+		t.Missing = append(t.Missing, err.Error()+": "+cost)
+		return
+	}
+	for _, p := range []struct {
+		name   string
+		prog   *ebpf.Program
+		attach ebpf.AttachType
+	}{{hookRecvmsg4, t.objs.OnRecvmsg4, ebpf.AttachCGroupUDP4Recvmsg}, {hookRecvmsg6, t.objs.OnRecvmsg6, ebpf.AttachCGroupUDP6Recvmsg}} {
+		l, err := link.AttachCgroup(link.CgroupOptions{Path: root, Attach: p.attach, Program: p.prog})
+		if err != nil {
+			t.Missing = append(t.Missing, fmt.Sprintf("cgroup/%s at %s: %v: %s", p.name, root, err, cost))
+			continue
+		}
+		t.links = append(t.links, l)
+	}
+}
+
+// cgroup2Mount gives the place where cgroup v2 is mounted.
+func cgroup2Mount() (string, error) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(b)) {
+		// proc(5): ... root mount-point options [optional fields] - type source super-options
+		f := strings.Fields(line)
+		for i := 6; i+1 < len(f); i++ {
+			if f[i] == "-" {
+				if f[i+1] == "cgroup2" && f[3] == "/" {
+					return f[4], nil
+				}
+				break
+			}
+		}
+	}
+	return "", errors.New("cgroup v2 is not mounted")
+}
+
+// Read gives the next event and its payload, waiting for one until a poll interval has passed. Neither outlives the next call.
+// It gives nil, nil, nil when nothing waits, and [os.ErrClosed] after Close.
+func (t *Tracer) Read() (*Event, []byte, error) {
+	err := t.reader.ReadInto(&t.record)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		t.reader.SetDeadline(time.Now().Add(pollInterval))
+		return nil, nil, nil
+	case err != nil:
+		return nil, nil, err
+	}
+	return Decode(t.record.RawSample)
+}
+
+// Losses are events that the tracer did not get, since it was opened.
+type Losses struct {
+	RingFull uint64 // events: no room in the ring buffer, user space was too slow
+	Paged    uint64 // events without payload: it lay in pages that this kernel gives no access to
+	Missed   uint64 // events: a hook was hit while it ran on the same CPU
+}
+
+// Total is the number of events that never came.
+func (l Losses) Total() uint64 { return l.RingFull + l.Missed }
+
+// Losses counts what was lost.
+func (t *Tracer) Losses() (Losses, error) {
+	var l Losses
+	for i, n := range []*uint64{&l.RingFull, &l.Paged} {
+		var perCPU []uint64
+		if err := t.objs.Losses.Lookup(uint32(i), &perCPU); err != nil {
+			return l, fmt.Errorf("reading the kernel side's losses: %w", err)
+		}
+		for _, c := range perCPU {
+			*n += c
+		}
+	}
+	for _, p := range []*ebpf.Program{t.objs.OnNetDevQueue, t.objs.OnNetifReceiveSkb, t.objs.OnKfreeSkb} {
+		if stats, err := p.Stats(); err == nil {
+			l.Missed += stats.RecursionMisses
+		}
+	}
+	return l, nil
+}
+
+// Waiting gives how many bytes wait in the ring buffer.
+func (t *Tracer) Waiting() int { return t.reader.AvailableBytes() }
+
+// Close detaches the program and frees it.
+func (t *Tracer) Close() error {
+	var errs []error
+	for _, l := range t.links {
+		errs = append(errs, l.Close())
+	}
+	t.links = nil
+	if t.reader != nil {
+		errs = append(errs, t.reader.Close())
+	}
+	errs = append(errs, t.objs.Close())
+	return errors.Join(errs...)
+}

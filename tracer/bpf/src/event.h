@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The record that one DNS packet at one hook leaves in the ring buffer. Addresses are 16 bytes (IPv4 in the first four), ports
+ * and lengths in host order. The Go side has the same in event.go, and a test holds the two together.
+ */
+#ifndef DNSTRAIL_EVENT_H
+#define DNSTRAIL_EVENT_H
+
+enum hook {
+	HOOK_XMIT = 1, /* net_dev_queue: leaves by a device */
+	HOOK_RECV = 2, /* netif_receive_skb: arrives at a device */
+	HOOK_DROP = 3, /* kfree_skb */
+	HOOK_COPY = 4, /* skb_copy_datagram_iovec: read from a socket, with the packet */
+	HOOK_READ = 5, /* read from a socket, without the packet: only the two ends are known */
+};
+
+enum event_flags {
+	EVENT_LOCAL = 1 << 0,     /* sent from here: pid, comm and cgroup are the sender's */
+	EVENT_PAGED = 1 << 1,     /* the payload lies in pages that this kernel gives no access to: none was captured */
+	EVENT_FRAGMENT = 1 << 2,  /* first fragment of a fragmented packet */
+	EVENT_CONNTRACK = 1 << 3, /* the conntrack fields are set */
+	EVENT_INNER = 1 << 4,     /* the addresses are those of a packet inside a tunnel */
+	EVENT_VLAN = 1 << 5,      /* the packet carried a VLAN tag in its data */
+	EVENT_TAIL = 1 << 6,      /* a later fragment: no ports, no payload, the IP ID in seq */
+};
+
+struct tuple {
+	__u8 saddr[16];
+	__u8 daddr[16];
+	__u16 sport;
+	__u16 dport;
+};
+
+struct event {
+	__u64 time;      /* ns, CLOCK_MONOTONIC */
+	__u64 skb;       /* the packet's address in the kernel: an identity, for as long as it lives */
+	__u64 location;  /* HOOK_DROP: the kernel address that dropped it */
+	__u64 cgroup;    /* EVENT_LOCAL, HOOK_READ: cgroup v2 ID */
+	__u32 netns;     /* inode number of the network namespace; 0: not known */
+	__u32 ifindex;   /* 0: no device */
+	__u32 iif;       /* ifindex of the device it came in by; 0: sent from here, or just crossed into this namespace */
+	__u32 reason;    /* HOOK_DROP: enum skb_drop_reason */
+	__u32 pid;       /* EVENT_LOCAL, HOOK_READ: thread group ID in the initial PID namespace */
+	__u32 seq;       /* TCP: sequence number */
+	__u32 ct_status; /* EVENT_CONNTRACK: enum ip_conntrack_status */
+	__u32 ip_id;     /* IPv4 identification, IPv6 fragment identification; 0 where there is none */
+	struct tuple addr;
+	struct tuple ct_orig;  /* EVENT_CONNTRACK */
+	struct tuple ct_reply; /* EVENT_CONNTRACK */
+	__u8 hook;
+	__u8 version;   /* 4 or 6 */
+	__u8 proto;     /* 6 or 17 */
+	__u8 flags;
+	__u8 tcp_flags;
+	__u8 ttl;
+	__u16 pad0;
+	__u16 captured;     /* bytes of payload that follow the record */
+	__u16 pad1;
+	__u32 payload;      /* bytes of payload in the packet */
+	char dev[16];
+	char comm[16];
+};
+
+#endif

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * From an sk_buff to addresses, ports and where the DNS payload lies. Everything is bounded: a header that lies about its
+ * length ends the walk, and the packet is not ours.
+ */
+#ifndef DNSTRAIL_PACKET_H
+#define DNSTRAIL_PACKET_H
+
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86DD
+#define ETH_P_8021Q 0x8100
+#define ETH_P_8021AD 0x88A8
+
+#define IPPROTO_HOPOPTS 0
+#define IPPROTO_IPIP 4
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define IPPROTO_IPV6 41
+#define IPPROTO_ROUTING 43
+#define IPPROTO_FRAGMENT 44
+#define IPPROTO_AH 51
+#define IPPROTO_DSTOPTS 60
+
+#define VXLAN_PORT 4789
+#define VXLAN_PORT_LINUX 8472
+#define VXLAN_HEADERS (8 + 8 + 14)
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+
+/* Enough for an IPv6 header and the ports behind it, and for an IPv4 header without options and all of TCP's. */
+#define FIRST_BYTES 44
+
+struct packet {
+	__u32 l4;      /* offset of the UDP or TCP header from skb->head */
+	__u32 payload; /* offset of the payload from skb->head */
+	__u32 length;  /* bytes of payload, by the IP header */
+	__u32 l4_length;
+	__u32 ip_id;
+	__u32 seq;
+	__be16 sport;
+	__be16 dport;
+	__u8 version;
+	__u8 proto;
+	__u8 ttl;
+	__u8 tcp_flags;
+	__u8 flags;
+	__u8 addrs[32]; /* as in the header: source, destination */
+};
+
+/* Reads the IP header at an offset from head, and the ports. False: not TCP or UDP, or not whole. */
+static __always_inline bool parse_ip(const unsigned char *head, __u32 off, struct packet *p, __u8 *b)
+{
+	if (bpf_probe_read_kernel(b, FIRST_BYTES, head + off))
+		return false;
+	if ((b[0] >> 4) == 4) {
+		__u32 hlen = (b[0] & 0x0f) * 4;
+		__u32 total = (__u32)b[2] << 8 | b[3];
+		__u32 frag = ((__u32)b[6] << 8 | b[7]) & 0x3fff;
+
+		if (hlen < 20 || total < hlen)
+			return false;
+		p->proto = b[9];
+		p->l4 = off + hlen;
+		p->l4_length = total - hlen;
+		p->version = 4;
+		p->ttl = b[8];
+		p->ip_id = (__u32)b[4] << 8 | b[5];
+		if (frag & 0x1fff)
+			return false; /* not the first fragment: no ports */
+		if (frag)
+			p->flags |= EVENT_FRAGMENT;
+		if (hlen == 20) {
+			p->sport = *(__be16 *)(b + 20);
+			p->dport = *(__be16 *)(b + 22);
+			return true;
+		}
+		__be16 ports[2];
+		if (bpf_probe_read_kernel(ports, sizeof(ports), head + p->l4))
+			return false;
+		p->sport = ports[0];
+		p->dport = ports[1];
+		return true;
+	}
+	if ((b[0] >> 4) == 6) {
+		p->proto = b[6];
+		p->l4 = off + 40;
+		p->l4_length = (__u32)b[4] << 8 | b[5];
+		p->version = 6;
+		p->ttl = b[7];
+		p->sport = *(__be16 *)(b + 40);
+		p->dport = *(__be16 *)(b + 42);
+		return true;
+	}
+	return false;
+}
+
+/* Steps over IPv6 extension headers (RFC 8200, section 4), at most six. */
+static __always_inline bool skip_extensions(const unsigned char *head, struct packet *p)
+{
+#pragma unroll
+	for (int i = 0; i < 6; i++) {
+		__u8 h[8];
+		__u32 len;
+
+		if (p->proto == IPPROTO_UDP || p->proto == IPPROTO_TCP)
+			break;
+		if (p->proto != IPPROTO_HOPOPTS && p->proto != IPPROTO_ROUTING && p->proto != IPPROTO_DSTOPTS &&
+		    p->proto != IPPROTO_FRAGMENT && p->proto != IPPROTO_AH)
+			return false;
+		if (bpf_probe_read_kernel(h, sizeof(h), head + p->l4))
+			return false;
+		len = ((__u32)h[1] + 1) * 8;
+		if (p->proto == IPPROTO_AH)
+			len = ((__u32)h[1] + 2) * 4;
+		if (p->proto == IPPROTO_FRAGMENT) {
+			len = 8;
+			if ((h[2] << 8 | h[3]) & 0xfff8)
+				return false;
+			if (h[3] & 1)
+				p->flags |= EVENT_FRAGMENT;
+			p->ip_id = (__u32)h[4] << 24 | (__u32)h[5] << 16 | (__u32)h[6] << 8 | h[7];
+		}
+		if (len > p->l4_length)
+			return false;
+		p->proto = h[0];
+		p->l4 += len;
+		p->l4_length -= len;
+	}
+	__be16 ports[2];
+	if (bpf_probe_read_kernel(ports, sizeof(ports), head + p->l4))
+		return false;
+	p->sport = ports[0];
+	p->dport = ports[1];
+	return true;
+}
+
+/* Finds the payload behind the UDP or TCP header of a packet to or from a DNS port. */
+static __always_inline bool find_payload(const unsigned char *head, struct packet *p)
+{
+	if (p->proto == IPPROTO_UDP) {
+		__u8 h[8];
+
+		if (p->l4_length < 8 || bpf_probe_read_kernel(h, sizeof(h), head + p->l4))
+			return false;
+		p->payload = p->l4 + 8;
+		p->length = (__u32)h[4] << 8 | h[5]; /* of the datagram: a first fragment holds less of it */
+		if (p->length < 8)
+			return false;
+		p->length -= 8;
+		if (!(p->flags & EVENT_FRAGMENT) && p->length > p->l4_length - 8)
+			p->length = p->l4_length - 8;
+		return true;
+	}
+	__u8 h[14];
+	__u32 hlen;
+
+	if (p->l4_length < 20 || bpf_probe_read_kernel(h, sizeof(h), head + p->l4))
+		return false;
+	hlen = (h[12] >> 4) * 4;
+	if (hlen < 20 || hlen > p->l4_length)
+		return false;
+	p->seq = (__u32)h[4] << 24 | (__u32)h[5] << 16 | (__u32)h[6] << 8 | h[7];
+	p->tcp_flags = h[13];
+	p->payload = p->l4 + hlen;
+	p->length = p->l4_length - hlen;
+	/* A bare acknowledgement says nothing of DNS. */
+	return p->length || (p->tcp_flags & (TCP_SYN | TCP_RST | TCP_FIN));
+}
+
+#endif
