@@ -1,0 +1,262 @@
+// Package hop turns the kernel's raw events into hops: one DNS packet seen at one place at one time.
+//
+// A hop is an observation, never an inference. What its place in a lookup is, package lookup finds out.
+package hop
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/dnstrail/dnstrail/tracer/bpf"
+	"github.com/dnstrail/dnstrail/tracer/dnswire"
+)
+
+// Kind says what happened to the packet.
+type Kind uint8
+
+// The kinds.
+const (
+	Out  Kind = 1 + iota // left by a device
+	In                   // arrived at a device
+	Drop                 // was dropped by the kernel
+	Read                 // was read from a socket
+)
+
+// String gives the kind as it stands in outputs: `out`, `in`, `drop`, `read`.
+func (k Kind) String() string {
+	switch k {
+	case Out:
+		return "out"
+	case In:
+		return "in"
+	case Drop:
+		return "drop"
+	case Read:
+		return "read"
+	}
+	return fmt.Sprintf("kind-%d", uint8(k))
+}
+
+// Endpoint is an address and a port; IPv4 addresses are mapped into IPv6. It is comparable and holds no pointer.
+type Endpoint struct {
+	Addr [16]byte
+	Port uint16
+}
+
+// EndpointOf gives the endpoint of an address and port.
+func EndpointOf(ap netip.AddrPort) Endpoint {
+	return Endpoint{Addr: ap.Addr().As16(), Port: ap.Port()}
+}
+
+// AddrPort gives the endpoint with an IPv4 address as such.
+func (e Endpoint) AddrPort() netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom16(e.Addr).Unmap(), e.Port)
+}
+
+// IsZero says whether there is no endpoint.
+func (e Endpoint) IsZero() bool { return e == Endpoint{} }
+
+// String gives address:port.
+func (e Endpoint) String() string { return e.AddrPort().String() }
+
+// Process is a process that sent or read a packet.
+type Process struct {
+	PID      uint32 // thread group ID in the initial PID namespace
+	Name     string // the thread group leader's name, at most 15 bytes (the kernel's comm)
+	CgroupID uint64 // cgroup v2 ID; 0 where none
+}
+
+// ConntrackStatus is the kernel's enum ip_conntrack_status (linux/netfilter/nf_conntrack_common.h).
+type ConntrackStatus uint32
+
+// The bits that outputs speak of.
+const (
+	SeenReply ConntrackStatus = 1 << 1
+	Assured   ConntrackStatus = 1 << 2
+	Confirmed ConntrackStatus = 1 << 3
+	SrcNAT    ConntrackStatus = 1 << 4
+	DstNAT    ConntrackStatus = 1 << 5
+	Dying     ConntrackStatus = 1 << 9
+)
+
+// String gives the status in the words of conntrack(8): `UNREPLIED DST_NAT`, `SEEN_REPLY ASSURED`.
+func (s ConntrackStatus) String() string {
+	words := []string{"UNREPLIED"}
+	if s&SeenReply != 0 {
+		words[0] = "SEEN_REPLY"
+	}
+	for _, b := range []struct {
+		bit  ConntrackStatus
+		word string
+	}{{Assured, "ASSURED"}, {SrcNAT, "SRC_NAT"}, {DstNAT, "DST_NAT"}, {Dying, "DYING"}} {
+		if s&b.bit != 0 {
+			words = append(words, b.word)
+		}
+	}
+	if s&Confirmed == 0 {
+		words = append(words, "UNCONFIRMED")
+	}
+	return strings.Join(words, " ")
+}
+
+// Conntrack is the connection-tracking entry of a packet: its two directions as the kernel expects them. Source translation shows in
+// ReplyDst != OrigSrc, destination translation in ReplySrc != OrigDst.
+type Conntrack struct {
+	OrigSrc, OrigDst   Endpoint
+	ReplySrc, ReplyDst Endpoint
+	Status             ConntrackStatus
+}
+
+// String gives both directions and the status.
+func (c *Conntrack) String() string {
+	return fmt.Sprintf("%s>%s / %s>%s %s", c.OrigSrc, c.OrigDst, c.ReplySrc, c.ReplyDst, c.Status)
+}
+
+// Hop is one packet at one place at one time.
+type Hop struct {
+	Time    int64  // ns since 1970-01-01T00:00:00Z
+	SKB     uint64 // identity of the packet in the kernel, 0 for a read without it
+	Kind    Kind
+	Answer  bool   // the packet is an answer
+	Local   bool   // it was sent here: Process is the sender
+	Tracked bool   // Conntrack is set
+	Paged   bool   // its payload could not be read
+	Partial bool   // it is the first fragment of a fragmented packet, or one of several segments
+	Attempt uint8  // which of the lookup's attempts the packet belongs to, from 0; package lookup sets it
+	NetNS   uint32 // inode number of the network namespace, 0 if not known
+	IfIndex uint32 // 0 without a device
+	Dev     [16]byte
+	Src     Endpoint
+	Dst     Endpoint
+
+	Conntrack Conntrack
+
+	Reason   Reason // Drop: why
+	Location uint64 // Drop: the address in the kernel that dropped it
+
+	Process *Process // Local and Read: the sender or reader; shared, not to be changed
+}
+
+// Device gives the device's name; "" without one.
+func (h *Hop) Device() string { return bpf.CString(h.Dev[:]) }
+
+// Packet is a hop with what the packet carries. Its slices live until the next event is read.
+type Packet struct {
+	Hop
+	Transport  uint8 // 6 or 17
+	PayloadLen int   // bytes of payload in the packet
+	Payload    []byte
+	// Head is the DNS header and question; HasHead false on TCP, on a read without packet, and where the payload is none.
+	Head    dnswire.Head
+	HasHead bool
+	// Seq and TCPFlags are TCP's.
+	Seq      uint32
+	TCPFlags uint8
+}
+
+// Decoder turns events into packets. It is for one goroutine.
+type Decoder struct {
+	// Offset is added to the kernel's monotonic time to give wall-clock time, in ns: see [Clock].
+	Offset int64
+
+	processes map[processKey]*Process
+}
+
+type processKey struct {
+	pid    uint32
+	cgroup uint64
+	comm   [16]byte
+}
+
+// maxProcesses bounds the processes remembered, so that each is one allocation and not one a packet.
+const maxProcesses = 8192
+
+// Decode fills p from an event and its payload. False: the packet is not DNS after all.
+func (d *Decoder) Decode(e *bpf.Event, payload []byte, p *Packet) bool {
+	kind := Kind(0)
+	switch e.Hook {
+	case bpf.HookXmit:
+		kind = Out
+	case bpf.HookRecv:
+		kind = In
+	case bpf.HookDrop:
+		kind = Drop
+	case bpf.HookCopy, bpf.HookRead:
+		kind = Read
+	default:
+		return false
+	}
+	*p = Packet{
+		Hop: Hop{
+			Time:    int64(e.Time) + d.Offset,
+			SKB:     e.SKB,
+			Kind:    kind,
+			Local:   e.Flags&bpf.FlagLocal != 0,
+			Tracked: e.Flags&bpf.FlagConntrack != 0,
+			Paged:   e.Flags&bpf.FlagPaged != 0,
+			Partial: e.Flags&bpf.FlagFragment != 0,
+			NetNS:   e.NetNS,
+			IfIndex: e.IfIndex,
+			Dev:     e.Dev,
+			Src:     endpoint(e.Version, e.Addr.SrcAddr, e.Addr.SrcPort),
+			Dst:     endpoint(e.Version, e.Addr.DstAddr, e.Addr.DstPort),
+		},
+		Transport:  e.Proto,
+		PayloadLen: int(e.PayloadLen),
+		Payload:    payload,
+		Seq:        e.Seq,
+		TCPFlags:   e.TCPFlags,
+	}
+	if p.Tracked {
+		p.Conntrack = Conntrack{
+			OrigSrc:  endpoint(e.Version, e.CTOrig.SrcAddr, e.CTOrig.SrcPort),
+			OrigDst:  endpoint(e.Version, e.CTOrig.DstAddr, e.CTOrig.DstPort),
+			ReplySrc: endpoint(e.Version, e.CTReply.SrcAddr, e.CTReply.SrcPort),
+			ReplyDst: endpoint(e.Version, e.CTReply.DstAddr, e.CTReply.DstPort),
+			Status:   ConntrackStatus(e.CTStatus),
+		}
+	}
+	if kind == Drop {
+		p.Reason, p.Location = Reason(e.Reason), e.Location
+	}
+	if p.Local || e.Hook == bpf.HookRead {
+		p.Process = d.process(e)
+	}
+	if e.Proto != protoUDP || e.Hook == bpf.HookRead {
+		return true
+	}
+	head, err := dnswire.ParseHead(payload)
+	if err != nil {
+		return false
+	}
+	p.Head, p.HasHead = head, true
+	p.Answer = head.Flags.Response()
+	return true
+}
+
+const protoUDP = 17
+
+func (d *Decoder) process(e *bpf.Event) *Process {
+	k := processKey{e.PID, e.CgroupID, e.Comm}
+	if p := d.processes[k]; p != nil {
+		return p
+	}
+	if d.processes == nil || len(d.processes) >= maxProcesses {
+		d.processes = make(map[processKey]*Process)
+	}
+	p := &Process{PID: e.PID, Name: bpf.CString(e.Comm[:]), CgroupID: e.CgroupID}
+	d.processes[k] = p
+	return p
+}
+
+func endpoint(version uint8, addr [16]byte, port uint16) Endpoint {
+	if version != 4 {
+		return Endpoint{Addr: addr, Port: port}
+	}
+	e := Endpoint{Port: port}
+	e.Addr[10], e.Addr[11] = 0xff, 0xff
+	binary.NativeEndian.PutUint32(e.Addr[12:], binary.NativeEndian.Uint32(addr[:]))
+	return e
+}

@@ -1,0 +1,196 @@
+package verdict
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/dnstrail/dnstrail/tracer/hop"
+	"github.com/dnstrail/dnstrail/tracer/lookup"
+)
+
+// lost judges a lookup without an answer at the client.
+func (j *Judge) lost(l *lookup.Lookup) Verdict {
+	last, drop := lastHops(l)
+	if drop != nil {
+		return j.dropped(l, last, drop)
+	}
+	v := Verdict{Evidence: evidence(l, last)}
+	switch {
+	case last.Answer:
+		v.Where, v.Cause = ReturnPath, CauseVanished
+		v.Text = "the answer was sent, and last seen at " + place(last)
+	case last.Kind == hop.Read:
+		v.Where, v.Cause, v.Certain = CoreDNS, CauseNoAnswer, true
+		v.Text = fmt.Sprintf("%s read the query and never answered", processName(last.Process, "the server"))
+		if up, cause := failedUpstream(l); up != nil {
+			v.Where, v.Cause, v.Certain = Upstream, cause, false
+			v.Text = fmt.Sprintf("the server read the query and never answered: upstream %s %s", up.Server, upstreamFate(up))
+			v.Evidence = append(v.Evidence, upstreamEvidence(l)...)
+		}
+	case last.Kind == hop.In && last.NetNS != l.ClientNetNS && !j.isNode(last.NetNS):
+		v.Where, v.Cause, v.Certain = CoreDNSSocket, CauseNotRead, j.ReadsSeen
+		v.Text = "delivered to the server's socket and never read: the server is stopped or overloaded"
+		if !j.ReadsSeen {
+			v.Where, v.Cause = CoreDNS, CauseNoAnswer
+			v.Text = "delivered to the server, which never answered"
+		}
+	case j.services[l.Server] && last.Dst == l.Server && j.isNode(last.NetNS) && last.Kind == hop.Out:
+		v.Where, v.Cause = Service, CauseUntranslated
+		v.Text = fmt.Sprintf("the service address %s was not translated to a server's", l.Server.AddrPort())
+	case last.Kind == hop.Out && last.NetNS == l.ClientNetNS && !j.isNode(last.NetNS):
+		v.Where, v.Cause = PodLink, CauseVanished
+		v.Text = "left the client and was not seen at the node"
+	case last.Kind == hop.Out:
+		v.Where, v.Cause = BetweenNodes, CauseNoReply
+		v.Text = fmt.Sprintf("left this node at %s towards %s, and nothing came back; what lies beyond is not watched here", last.Device(), last.Dst.AddrPort())
+	default:
+		v.Where, v.Cause = Node, CauseVanished
+		v.Text = "last seen at " + place(last)
+	}
+	return v
+}
+
+// lastHops gives the last hop of the attempt that came farthest, and the drop that ended it, if one did.
+func lastHops(l *lookup.Lookup) (last, drop *hop.Hop) {
+	last = &l.Hops[0]
+	for i := range l.Hops {
+		h := &l.Hops[i]
+		switch {
+		case h.Kind == hop.Drop && h.Reason.Harmless():
+		case h.Kind == hop.Drop:
+			drop = h
+		case h.Answer && h.Kind == hop.Read:
+		default:
+			last = h
+			// What goes on after a drop was not ended by it, unless it is another attempt's packet.
+			if drop != nil && (drop.Attempt == h.Attempt || h.Answer) && drop.Answer == h.Answer {
+				drop = nil
+			}
+		}
+	}
+	if drop != nil && drop == &l.Hops[0] {
+		last = drop
+	}
+	return last, drop
+}
+
+// dropCauses translates the kernel's reasons; others are CauseDropped with the kernel's own word in the text.
+var dropCauses = map[string]struct {
+	cause Cause
+	text  string
+}{
+	"NETFILTER_DROP":     {CausePolicyDrop, "dropped by a firewall rule or network policy"},
+	"BPF_CGROUP_EGRESS":  {CausePolicyDrop, "dropped by an eBPF policy of its cgroup"},
+	"TC_INGRESS":         {CausePolicyDrop, "dropped by a tc filter or eBPF policy on ingress"},
+	"TC_EGRESS":          {CausePolicyDrop, "dropped by a tc filter or eBPF policy on egress"},
+	"XDP":                {CausePolicyDrop, "dropped by an XDP program"},
+	"SOCKET_FILTER":      {CausePolicyDrop, "dropped by a filter on the socket"},
+	"SECURITY_HOOK":      {CausePolicyDrop, "dropped by a security module"},
+	"XFRM_POLICY":        {CausePolicyDrop, "dropped by an IPsec policy"},
+	"IP_OUTNOROUTES":     {CauseNoRoute, "there is no route"},
+	"IP_INNOROUTES":      {CauseNoRoute, "there is no route"},
+	"IP_INADDRERRORS":    {CauseNoRoute, "no route for its address, or forwarding is off"},
+	"IP_INVALID_DEST":    {CauseNoRoute, "its destination cannot be routed"},
+	"IPV6DISABLED":       {CauseNoRoute, "IPv6 is off on the device"},
+	"NEIGH_FAILED":       {CauseNeighbour, "the next hop's link-layer address could not be found"},
+	"NEIGH_CREATEFAIL":   {CauseNeighbour, "no neighbor entry could be made"},
+	"NEIGH_QUEUEFULL":    {CauseNeighbour, "too many packets wait for the next hop's link-layer address"},
+	"NEIGH_DEAD":         {CauseNeighbour, "the neighbor entry was removed"},
+	"NEIGH_HH_FILLFAIL":  {CauseNeighbour, "the link-layer header could not be made"},
+	"IP_RPFILTER":        {CauseRPFilter, "dropped by reverse-path filtering"},
+	"IP_LOCAL_SOURCE":    {CauseRPFilter, "its source is an address of the node itself"},
+	"PKT_TOO_BIG":        {CauseTooBig, "larger than the next device's MTU"},
+	"FRAG_REASM_TIMEOUT": {CauseTooBig, "its other fragments never came"},
+	"NO_SOCKET":          {CauseNoListener, "no socket listens there"},
+	"SOCKET_RCVBUFF":     {CauseBufferFull, "the socket's receive buffer was full"},
+	"PROTO_MEM":          {CauseBufferFull, "the kernel's memory for UDP was used up"},
+	"SOCKET_BACKLOG":     {CauseBufferFull, "the socket's backlog was full"},
+	"SOCKET_CLOSE":       {CauseSocketClosed, "the socket was closed with the packet unread"},
+	"QUEUE_PURGE":        {CauseSocketClosed, "the socket was closed with the packet unread"},
+	"QDISC_DROP":         {CauseQueueFull, "dropped by the device's queue"},
+	"QDISC_OVERLIMIT":    {CauseQueueFull, "the device's queue was full"},
+	"QDISC_CONGESTED":    {CauseQueueFull, "the device's queue was congested"},
+	"FULL_RING":          {CauseQueueFull, "the device's ring was full"},
+	"CPU_BACKLOG":        {CauseQueueFull, "the CPU's backlog of received packets was full"},
+}
+
+func (j *Judge) dropped(l *lookup.Lookup, last, drop *hop.Hop) Verdict {
+	reason := drop.Reason.String()
+	v := Verdict{Certain: true, Drop: reason, Cause: CauseDropped, Evidence: append([]string{fmt.Sprintf("drop %s at %s", reason, place(drop))}, evidence(l, last)...)}
+	text := "dropped by the kernel, " + reason
+	if c, ok := dropCauses[reason]; ok {
+		v.Cause, text = c.cause, fmt.Sprintf("%s (%s)", c.text, reason)
+	}
+	atClient := l.ClientNetNS != 0 && drop.NetNS == l.ClientNetNS
+	switch {
+	case drop.Answer && atClient && (v.Cause == CauseNoListener || v.Cause == CauseSocketClosed):
+		v.Where, v.Cause = Client, CauseClientGone
+		v.Text = "the answer came, and the client's socket was gone (" + reason + ")"
+		return v
+	case drop.Answer:
+		v.Where = ReturnPath
+		v.Text = fmt.Sprintf("the answer was lost at %s: %s", at(drop), text)
+		return v
+	case atClient && drop.IfIndex == 0, atClient && last == drop:
+		v.Where = Client
+	case atClient:
+		v.Where = PodLink
+	case j.isNode(drop.NetNS) || passedOn(l, drop):
+		v.Where = Node
+	case l.ServerNetNS != 0 && drop.NetNS != l.ServerNetNS && drop.NetNS != 0:
+		v.Where = Node
+	default:
+		v.Where = CoreDNSSocket
+	}
+	v.Text = fmt.Sprintf("the query was lost at %s: %s", at(drop), text)
+	return v
+}
+
+// passedOn says whether the namespace of a drop passes queries on: it was to be routed, not delivered.
+func passedOn(l *lookup.Lookup, drop *hop.Hop) bool {
+	switch drop.Reason.String() {
+	case "NO_SOCKET", "SOCKET_RCVBUFF", "SOCKET_CLOSE", "QUEUE_PURGE", "SOCKET_FILTER", "UDP_CSUM", "PROTO_MEM":
+		return false
+	}
+	for i := range l.Hops {
+		if h := &l.Hops[i]; h.NetNS == drop.NetNS && h.Kind == hop.Out && !h.Local {
+			return true
+		}
+	}
+	return false
+}
+
+func at(h *hop.Hop) string {
+	if d := h.Device(); d != "" {
+		return d
+	}
+	return "its sender"
+}
+
+func processName(p *hop.Process, otherwise string) string {
+	if p == nil || p.Name == "" {
+		return otherwise
+	}
+	return fmt.Sprintf("%s (pid %d)", p.Name, p.PID)
+}
+
+// evidence is what every verdict of a lost lookup rests on: the last hop, and the connection-tracking entry it had.
+func evidence(l *lookup.Lookup, last *hop.Hop) []string {
+	e := []string{"last seen at " + place(last)}
+	var ct *hop.Conntrack
+	for i := range l.Hops {
+		if l.Hops[i].Tracked {
+			ct = &l.Hops[i].Conntrack
+		}
+	}
+	if ct != nil {
+		e = append(e, "conntrack "+ct.String())
+	}
+	var devs []string
+	for i := range l.Hops {
+		if h := &l.Hops[i]; h.Kind != hop.Drop {
+			devs = append(devs, h.Device())
+		}
+	}
+	return append(e, fmt.Sprintf("%d attempts, hops %s", l.Attempts, strings.Join(devs, " ")))
+}

@@ -1,0 +1,123 @@
+package verdict
+
+import (
+	"github.com/dnstrail/dnstrail/tracer/hop"
+	"github.com/dnstrail/dnstrail/tracer/lookup"
+)
+
+// Segment is the way between two neighboring hops.
+type Segment struct {
+	Name     string // low in cardinality
+	Stage    Where
+	From, To *hop.Hop
+}
+
+// Segments gives the ways between neighboring hops of each attempt, in order of time, appended to dst.
+func (j *Judge) Segments(dst []Segment, l *lookup.Lookup) []Segment {
+	for attempt := range uint8(l.Attempts) {
+		var prev *hop.Hop
+		for i := range l.Hops {
+			h := &l.Hops[i]
+			if h.Attempt != attempt || (h.Kind == hop.Drop && h.Reason.Harmless()) {
+				continue
+			}
+			if prev != nil {
+				name, stage := j.segment(l, prev, h)
+				dst = append(dst, Segment{Name: name, Stage: stage, From: prev, To: h})
+			}
+			prev = h
+		}
+	}
+	return dst
+}
+
+func (j *Judge) segment(l *lookup.Lookup, a, b *hop.Hop) (string, Where) {
+	if b.Kind == hop.Drop {
+		return "dropped", j.way(l, a, b)
+	}
+	if !a.Answer && b.Answer {
+		if a.NetNS == b.NetNS && b.Local {
+			return "DNS server", CoreDNS
+		}
+		return "beyond this node", BetweenNodes
+	}
+	stage := j.way(l, a, b)
+	if !a.Answer {
+		return names[stage], stage
+	}
+	switch stage {
+	case CoreDNSSocket:
+		return "client socket", Client
+	default:
+		return "return: " + names[stage], ReturnPath
+	}
+}
+
+var names = map[Where]string{
+	Client:        "client",
+	PodLink:       "pod link",
+	Node:          "node",
+	Service:       "service translation",
+	BetweenNodes:  "node to node",
+	CoreDNSSocket: "DNS server's socket",
+}
+
+// way gives the stage between two hops of one direction.
+func (j *Judge) way(l *lookup.Lookup, a, b *hop.Hop) Where {
+	switch {
+	case b.Kind == hop.Read:
+		return CoreDNSSocket
+	case a.NetNS == b.NetNS:
+		switch {
+		case !a.Answer && a.Dst != b.Dst, a.Answer && a.Src != b.Src:
+			return Service
+		case a.NetNS == l.ClientNetNS && !j.isNode(a.NetNS):
+			return Client
+		}
+		return Node
+	case j.isNode(a.NetNS) && j.isNode(b.NetNS):
+		return BetweenNodes
+	}
+	return PodLink
+}
+
+// Timing is where the time of a lookup went, in ns; the three parts add up to Total. A part that was not seen is -1.
+type Timing struct {
+	Total, ToServer, Server, Return int64
+	// ServerSeen is false where the server is out of sight: then Server includes the network between.
+	ServerSeen bool
+}
+
+// Times splits the time of a lookup's answered attempt; of a lost one Total alone is known.
+func Times(l *lookup.Lookup) Timing {
+	t := Timing{Total: l.End() - l.Start(), ToServer: -1, Server: -1, Return: -1}
+	if !l.AnswerSeen {
+		return t
+	}
+	answer := -1
+	for i := range l.Hops {
+		if l.Hops[i].Answer && l.Hops[i].Kind != hop.Drop {
+			answer = i
+			break
+		}
+	}
+	if answer <= 0 {
+		return t
+	}
+	arrived := -1
+	for i := range answer {
+		if h := &l.Hops[i]; !h.Answer && h.Kind != hop.Drop {
+			arrived = i
+		}
+	}
+	if arrived < 0 {
+		return t
+	}
+	sent, end := l.Start(), l.Hops[len(l.Hops)-1].Time
+	t.ToServer = l.Hops[arrived].Time - sent
+	t.Server = l.Hops[answer].Time - l.Hops[arrived].Time
+	t.Return = end - l.Hops[answer].Time
+	t.ServerSeen = l.Hops[answer].Local
+	t.Total = end - sent
+	return t
+}

@@ -1,0 +1,214 @@
+// Package verdict says how a lookup ended: where, why, on what evidence, and whether that was seen or concluded. It is computed here, once, and
+// shown in rows, spans and metrics.
+//
+// A false "lost" is worse than none: what this node could not see, a verdict says it could not see.
+package verdict
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/dnstrail/dnstrail/tracer/dnswire"
+	"github.com/dnstrail/dnstrail/tracer/hop"
+	"github.com/dnstrail/dnstrail/tracer/lookup"
+)
+
+// Where is the stage at which a lookup ended: the one after the last hop that was seen.
+type Where string
+
+// The stages, in the order in which a lookup passes them.
+const (
+	Client        Where = "client"
+	PodLink       Where = "pod-link"
+	Node          Where = "node"
+	Service       Where = "service"
+	BetweenNodes  Where = "between-nodes"
+	CoreDNSSocket Where = "coredns-socket"
+	CoreDNS       Where = "coredns"
+	Upstream      Where = "upstream"
+	ReturnPath    Where = "return-path"
+	Answered      Where = "answered"
+)
+
+// Cause is why it ended there, as one of a list of short words.
+type Cause string
+
+// The causes.
+const (
+	CauseAnswered     Cause = "answered"
+	CauseLate         Cause = "answered-late"
+	CausePolicyDrop   Cause = "policy-drop"
+	CauseNoRoute      Cause = "no-route"
+	CauseNeighbour    Cause = "neighbour-unresolved"
+	CauseRPFilter     Cause = "rp-filter"
+	CauseTooBig       Cause = "too-big"
+	CauseNoListener   Cause = "no-listener"
+	CauseBufferFull   Cause = "receive-buffer-full"
+	CauseSocketClosed Cause = "socket-closed"
+	CauseClientGone   Cause = "client-gone"
+	CauseQueueFull    Cause = "queue-full"
+	CauseDropped      Cause = "dropped"
+	CauseNotRead      Cause = "not-read"
+	CauseNoAnswer     Cause = "no-answer"
+	CauseRefused      Cause = "refused"
+	CauseServerError  Cause = "server-failure"
+	CauseTimeout      Cause = "timeout"
+	CauseNoReply      Cause = "no-reply-seen"
+	CauseVanished     Cause = "not-seen-further"
+	CauseUntranslated Cause = "not-translated"
+	CauseWrongSource  Cause = "unexpected-source"
+	CauseEvicted      Cause = "not-watched-to-the-end"
+)
+
+// Verdict is how a lookup ended.
+type Verdict struct {
+	Where Where
+	Cause Cause
+	// Text is where and why as a sentence without its full stop; "" for an answer as it should be.
+	Text string
+	// Certain is true where what it says was seen, false where it was concluded.
+	Certain bool
+	// Evidence is what it rests on: hops, drop reasons, conntrack states.
+	Evidence []string
+	// Drop is the kernel's reason, where one decided; "" else.
+	Drop string
+}
+
+// Lost says that the client got no answer.
+func (v *Verdict) Lost() bool {
+	return v.Where != Answered && v.Cause != CauseServerError && v.Cause != CauseRefused
+}
+
+// Judge judges lookups. It remembers what it learns of the network: which namespaces forward packets, and which addresses are translated. It is for one goroutine.
+type Judge struct {
+	// ReadsSeen says that the hooks are attached that see a server read its socket: only then can a query be called unread.
+	ReadsSeen bool
+
+	nodes    map[uint32]bool       // namespaces that forward
+	services map[hop.Endpoint]bool // addresses that were seen translated
+}
+
+// bounds of what a Judge remembers.
+const (
+	maxNodes    = 4096
+	maxServices = 4096
+)
+
+// learn notes what the lookup's hops tell of the network.
+func (j *Judge) learn(l *lookup.Lookup) {
+	if j.nodes == nil {
+		j.nodes, j.services = make(map[uint32]bool), make(map[hop.Endpoint]bool)
+	}
+	for i := 1; i < len(l.Hops); i++ {
+		a, b := &l.Hops[i-1], &l.Hops[i]
+		if a.Answer != b.Answer || a.NetNS != b.NetNS {
+			continue
+		}
+		// What comes in by one device and leaves by another is forwarded: a pod does not.
+		if a.Kind == hop.In && b.Kind == hop.Out && !b.Local && a.IfIndex != b.IfIndex && len(j.nodes) < maxNodes {
+			j.nodes[a.NetNS] = true
+		}
+		if !a.Answer && a.Dst != b.Dst && a.Kind != hop.Read && b.Kind != hop.Read && len(j.services) < maxServices {
+			j.services[a.Dst] = true
+		}
+	}
+}
+
+// isNode says whether a namespace is known to forward packets.
+func (j *Judge) isNode(netns uint32) bool { return j.nodes[netns] }
+
+// place names a hop for people: device, direction, namespace.
+func place(h *hop.Hop) string {
+	dev := h.Device()
+	if dev == "" {
+		dev = "no device"
+	}
+	if h.Kind == hop.Read {
+		dev = "socket"
+	}
+	return fmt.Sprintf("%s %s netns %d", dev, h.Kind, h.NetNS)
+}
+
+// Place names a hop as outputs do: device, direction, network namespace; `eth0 out netns 4026532201`.
+func Place(h *hop.Hop) string { return place(h) }
+
+// Of judges a lookup.
+func (j *Judge) Of(l *lookup.Lookup) Verdict {
+	j.learn(l)
+	if l.Ending == lookup.Answered {
+		return j.answered(l)
+	}
+	v := j.lost(l)
+	if l.Ending == lookup.Evicted {
+		v.Cause, v.Certain = CauseEvicted, false
+		v.Text = "the tracer's table of lookups in flight was full: not watched to the end"
+	}
+	if l.EventsLost > 0 {
+		v.Certain = false
+		v.Evidence = append(v.Evidence, fmt.Sprintf("%d kernel events were lost meanwhile: hops may be missing", l.EventsLost))
+	}
+	return v
+}
+
+func (j *Judge) answered(l *lookup.Lookup) Verdict {
+	v := Verdict{Where: Answered, Cause: CauseAnswered, Certain: true}
+	if l.Late {
+		v.Cause = CauseLate
+		v.Text = "answered after it had been reported as lost"
+	}
+	switch l.Body.Rcode {
+	case dnswire.RcodeSuccess, dnswire.RcodeNXDomain:
+		return v
+	}
+	rcode := dnswire.RcodeString(l.Body.Rcode)
+	v.Evidence = append(v.Evidence, "answer "+rcode)
+	switch l.Body.Rcode {
+	case dnswire.RcodeRefused:
+		v.Where, v.Cause, v.Text = CoreDNS, CauseRefused, "the server answered REFUSED"
+	default:
+		v.Where, v.Cause, v.Text = CoreDNS, CauseServerError, "the server answered "+rcode
+	}
+	if up, cause := failedUpstream(l); up != nil {
+		v.Where, v.Cause, v.Certain = Upstream, cause, false
+		v.Text = fmt.Sprintf("the server answered %s: upstream %s %s", rcode, up.Server, upstreamFate(up))
+		v.Evidence = append(v.Evidence, upstreamEvidence(l)...)
+	}
+	return v
+}
+
+// failedUpstream gives the last upstream query of a lookup if none of them was answered well.
+func failedUpstream(l *lookup.Lookup) (*lookup.Upstream, Cause) {
+	var last *lookup.Upstream
+	cause := CauseTimeout
+	for _, up := range l.Upstreams {
+		if up.Answered && (up.Rcode == dnswire.RcodeSuccess || up.Rcode == dnswire.RcodeNXDomain) {
+			return nil, ""
+		}
+		last = up
+		if up.Answered {
+			cause = CauseServerError
+			if up.Rcode == dnswire.RcodeRefused {
+				cause = CauseRefused
+			}
+		}
+	}
+	return last, cause
+}
+
+func upstreamFate(up *lookup.Upstream) string {
+	switch {
+	case up.Answered:
+		return "answered " + dnswire.RcodeString(up.Rcode)
+	case up.Dropped != 0:
+		return "was not reached: " + up.Dropped.String()
+	}
+	return "did not answer"
+}
+
+func upstreamEvidence(l *lookup.Lookup) []string {
+	var e []string
+	for _, up := range l.Upstreams {
+		e = append(e, fmt.Sprintf("upstream %s asked after %s: %s", up.Server, time.Duration(up.Start-l.Start()).Round(time.Microsecond), upstreamFate(up)))
+	}
+	return e
+}
