@@ -104,8 +104,10 @@ clean: ## Remove what was built
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+.PHONY: jaeger $(BIN)/jaeger
+jaeger: $(BIN)/jaeger ## Build bin/jaeger, a real Jaeger for the tests and the demo
 $(BIN)/jaeger:
-	@echo "==> building Jaeger from its Go module (about five minutes, once)"
+	@test -x $@ || echo "==> building Jaeger from its Go module (about five minutes, once)"
 	@test/progress.sh test/jaeger/build.sh $@
 
 .PHONY: need-demo need-system need-bench need-clang
