@@ -371,3 +371,23 @@ func ParseTraceID(text string) (link.TraceID, error) {
 	}
 	return id, nil
 }
+
+// Self gives the part of a span's time that none of its children covers.
+func (n *Node) Self() time.Duration {
+	self := n.Span.Duration()
+	covered := n.Span.Start
+	for _, c := range n.Children { // by start time
+		from, to := c.Span.Start, c.Span.End
+		if from.Before(covered) {
+			from = covered
+		}
+		if to.After(n.Span.End) {
+			to = n.Span.End
+		}
+		if to.After(from) {
+			self -= to.Sub(from)
+			covered = to
+		}
+	}
+	return self
+}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/dnstrail/dnstrail/link/semconv"
 )
@@ -110,7 +109,7 @@ func (t *Trace) coreDNSVerdict(v Verdict) (Verdict, bool) {
 		return v, false // what happened at the client does not change by what CoreDNS did
 	case written:
 		said.Where, said.Cause, said.Certainty = "return-path", "answer-lost", Inferred
-		said.Text = fmt.Sprintf("CoreDNS answered %s after %v; the answer did not come back to the client", rcode, round(s.Duration()))
+		said.Text = fmt.Sprintf("CoreDNS answered %s after %.3g ms; the answer did not come back to the client", rcode, s.Duration().Seconds()*1e3)
 		said.Evidence = append(slices.Clone(v.Evidence), "CoreDNS's own span: an answer was written")
 	default:
 		said.Where, said.Cause = "coredns", cmp.Or(s.String(semconv.ErrorType), "no-answer-written")
@@ -121,14 +120,4 @@ func (t *Trace) coreDNSVerdict(v Verdict) (Verdict, bool) {
 		said.Evidence = append(slices.Clone(v.Evidence), "CoreDNS's own span: no answer was written")
 	}
 	return said, true
-}
-
-func round(d time.Duration) time.Duration {
-	switch {
-	case d >= time.Second:
-		return d.Round(time.Millisecond)
-	case d >= time.Millisecond:
-		return d.Round(10 * time.Microsecond)
-	}
-	return d.Round(time.Microsecond)
 }

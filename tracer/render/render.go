@@ -1,0 +1,305 @@
+// Package render draws one lookup's trace on a terminal, for somebody who was woken by it.
+//
+// What is wanted first comes first: the name and how it ended, then, of a lost lookup, where and why; of an answered one, what
+// took the time. Then who asked whom. Then every span as one line of a tree: what, how long, and a bar drawn to scale.
+package render
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mattn/go-runewidth"
+	"golang.org/x/term"
+
+	"github.com/dnstrail/dnstrail/link/semconv"
+	"github.com/dnstrail/dnstrail/tracer/store"
+)
+
+// DefaultWidth is the width drawn for when the terminal does not say, in cells.
+const DefaultWidth = 100
+
+// MinWidth is the smallest width drawn for.
+const MinWidth = 72
+
+// Options say how to draw. The zero value draws 100 cells wide, without colour, in Unicode, with times in UTC.
+type Options struct {
+	// Width is the number of cells; 0 means [DefaultWidth], less than [MinWidth] means MinWidth.
+	Width int
+	// Colour says whether to use ANSI colours.
+	Colour bool
+	// ASCII avoids all other characters in what is drawn (names are shown as they are).
+	ASCII bool
+	// Location is the time zone of times of day; nil means UTC.
+	Location *time.Location
+}
+
+// For gives the options for f: colour, and its own width up to [DefaultWidth], only if it is a terminal; no colour where NO_COLOR is set and not empty (no-color.org) or
+// TERM is "dumb"; no Unicode where the locale has none; times in the local zone.
+func For(f *os.File) Options {
+	o := Options{Location: time.Local, ASCII: !unicodeLocale()}
+	if fd := int(f.Fd()); term.IsTerminal(fd) {
+		o.Colour = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+		if w, _, err := term.GetSize(fd); err == nil {
+			o.Width = min(w, DefaultWidth)
+		}
+	}
+	return o
+}
+
+// unicodeLocale tells by the variables of POSIX, the first that is set; none set, as in most containers, means yes.
+func unicodeLocale() bool {
+	locale := cmp.Or(os.Getenv("LC_ALL"), os.Getenv("LC_CTYPE"), os.Getenv("LANG"))
+	l := strings.ToUpper(locale)
+	return l == "" || strings.Contains(l, "UTF-8") || strings.Contains(l, "UTF8") || l == "C" || l == "POSIX"
+}
+
+// Trace draws t to w and ends with a newline. The error is w's.
+func Trace(w io.Writer, t *store.Trace, o Options) error {
+	if o.Width == 0 {
+		o.Width = DefaultWidth
+	}
+	o.Width = max(o.Width, MinWidth)
+	if o.Location == nil {
+		o.Location = time.UTC
+	}
+	d := &drawing{Options: o, t: t, verdict: t.Verdict(), g: &unicodeGlyphs}
+	if o.ASCII {
+		d.g = &asciiGlyphs
+	}
+	d.header()
+	d.out.WriteByte('\n')
+	d.tree()
+	_, err := io.WriteString(w, d.out.String())
+	return err
+}
+
+// drawing is one trace on its way to the terminal.
+type drawing struct {
+	Options
+	t       *store.Trace
+	verdict store.Verdict
+	g       *glyphs
+	out     strings.Builder
+}
+
+func (d *drawing) line() *line { return &line{limit: d.Width, colour: d.Colour, g: d.g} }
+
+func (d *drawing) put(l *line) {
+	d.out.WriteString(strings.TrimRight(l.out.String(), " "))
+	d.out.WriteByte('\n')
+}
+
+// labelWidth is the width of the words that the lines of the header begin with.
+const labelWidth = 9
+
+// field writes a labelled paragraph of the header.
+func (d *drawing) field(label string, s style, text string) {
+	for i, part := range wrap(text, d.Width-2-labelWidth) {
+		l := d.line().add(plain, "  ")
+		if i == 0 {
+			l.add(faint, label)
+		}
+		d.put(l.pad(2+labelWidth).add(s, part))
+	}
+}
+
+func (d *drawing) header() {
+	t, v := d.t, d.verdict
+	word, s := outcome(t, v)
+	took := "  in " + Duration(t.Duration())
+	if v.Lost() {
+		took = "  no answer in " + Duration(t.Duration())
+	}
+	if c := t.Client(); c != nil && c.Int(semconv.Attempts) > 1 {
+		took += fmt.Sprintf(", %d attempts", c.Int(semconv.Attempts))
+	}
+	name := clean(cmp.Or(t.Name(), "?"))
+	room := d.Width - len(word) - 2 - 1 - len(t.Type()) - runewidth.StringWidth(took)
+	short := runewidth.Truncate(name, max(10, room), d.g.ellipsis)
+	d.put(d.line().add(s, word).add(plain, "  ").add(strong, short).add(plain, " ").add(strong, t.Type()).add(plain, took))
+	if short != name {
+		d.field("name", plain, name)
+	}
+
+	if v.Lost() {
+		d.stages()
+		where := "at " + v.Where
+		if v.Cause != "" {
+			where += ": " + v.Cause
+		}
+		if v.Certainty != "" {
+			where += " (" + v.Certainty + ")"
+		}
+		d.field("lost", bad, where)
+		d.field("why", plain, v.Text)
+		label := "seen"
+		for _, e := range v.Evidence {
+			d.field(label, plain, e)
+			label = ""
+		}
+	} else if text := d.mostly(); text != "" {
+		d.field("mostly", warning, text)
+	}
+
+	d.field("client", plain, d.asker())
+	d.field("path", plain, d.path())
+	joined := "both sides joined"
+	switch {
+	case t.Linked():
+	case t.Client() == nil && t.Server() == nil:
+		joined = "neither the tracer's nor CoreDNS's own span is here"
+	case t.Client() == nil:
+		joined = "CoreDNS's side alone"
+	default:
+		joined = "the tracer's side alone"
+	}
+	d.field("trace", faint, strings.Join([]string{
+		t.ID.String(), joined, t.Start().In(d.Location).Format("2006-01-02 15:04:05.000 MST"),
+	}, " "+d.g.dot+" "))
+	for _, note := range d.notes() {
+		d.field("note", warning, note)
+	}
+}
+
+// outcome gives the word that comes first, and how it looks.
+func outcome(t *store.Trace, v store.Verdict) (string, style) {
+	rcode := t.Rcode()
+	switch {
+	case v.Lost():
+		return "LOST", bad
+	case rcode == "NOERROR":
+		return rcode, good
+	case rcode == "NXDOMAIN":
+		return rcode, warning
+	case rcode != "":
+		return rcode, bad
+	case v.Where == store.Answered:
+		return "ANSWERED", good
+	}
+	return "UNKNOWN", warning
+}
+
+// stages writes the stages in one line: which of them the lookup passed, where it was lost, and what it did not reach.
+func (d *drawing) stages() {
+	seen := map[string]bool{"client": d.t.Client() != nil, "coredns": d.t.Server() != nil}
+	for _, s := range d.t.Spans {
+		seen[s.Attributes.String(semconv.Segment)] = true
+		if isUpstream(s) {
+			seen["upstream"] = true
+		}
+	}
+	lost := slices.Index(store.Stages, d.verdict.Where)
+	l := d.line().add(plain, " ")
+	for i, stage := range store.Stages {
+		if stage == "upstream" && !seen[stage] && i != lost {
+			continue // most lookups need none
+		}
+		if l.width+3+len(stage) > d.Width {
+			d.put(l)
+			l = d.line().add(plain, " ")
+		}
+		switch {
+		case i == lost:
+			l.add(plain, " ").add(bad, d.g.lost+stage)
+		case i < lost || seen[stage]:
+			l.add(plain, " ").add(good, d.g.passed).add(plain, stage)
+		default:
+			l.add(plain, " ").add(faint, d.g.unseen+stage)
+		}
+	}
+	d.put(l)
+}
+
+func (d *drawing) asker() string {
+	who := d.t.Asker()
+	parts := []string{who.String()}
+	if who.Workload != "" {
+		parts[0] += " (" + who.Workload + ")"
+	}
+	if who.Node != "" && who.Pod != "" {
+		parts[0] += " on " + who.Node
+	}
+	if who.Process != "" {
+		process := who.Process
+		if who.PID != 0 {
+			process += fmt.Sprintf("[%d]", who.PID)
+		}
+		parts = append(parts, process)
+	}
+	return strings.Join(parts, " "+d.g.dot+" ")
+}
+
+func (d *drawing) path() string {
+	from, to := d.t.Asker(), d.t.Asked()
+	var parts []string
+	if from.Address.IsValid() {
+		parts = append(parts, from.Address.String())
+	}
+	if to.Address.IsValid() {
+		parts = append(parts, to.Address.String())
+	}
+	path := strings.Join(parts, " "+d.g.to+" ")
+	if tr := d.t.Transport(); tr != "" {
+		path += " " + tr
+	}
+	if to.Pod != "" {
+		path += " " + d.g.to + " " + to.String()
+		if to.Node != "" {
+			path += " on " + to.Node
+		}
+	}
+	return path
+}
+
+// mostly names the one step that took most of the time, if there is one.
+func (d *drawing) mostly() string {
+	total := d.t.Duration()
+	var most *store.Node
+	var own time.Duration
+	walk(d.t.Roots, func(n *store.Node) {
+		if self := n.Self(); self > own {
+			most, own = n, self
+		}
+	})
+	if most == nil || total <= 0 || own*2 < total || most.Span == d.t.Client() {
+		return ""
+	}
+	return fmt.Sprintf("%s, %s of %s (%.0f %%)", strings.Join(strings.Fields(d.label(most).text()), " "), Duration(own), Duration(total), 100*float64(own)/float64(total))
+}
+
+func (d *drawing) notes() []string {
+	var notes []string
+	if c := d.t.Client(); c != nil {
+		if lost := c.Int(semconv.HopsLost); lost > 0 {
+			notes = append(notes, fmt.Sprintf("%d kernel events were lost while this lookup was in flight: hops may be missing", lost))
+		}
+		if d.t.Server() == nil && !d.verdict.Lost() {
+			notes = append(notes, "CoreDNS sent no span: it has no dnstrail plugin, did not keep this lookup, or its spans are still on their way")
+		}
+	}
+	missing := 0
+	for _, s := range d.t.Missing() {
+		if s.Parent != d.t.ID.ClientSpanID() { // the client's span is told of above
+			missing++
+		}
+	}
+	if missing > 0 {
+		notes = append(notes, fmt.Sprintf("the parents of %d spans have not come", missing))
+	}
+	if d.t.Copy() {
+		notes = append(notes, "a copy: the lookup lies at the boundary of two epochs of the trace link and was sent under both trace IDs")
+	}
+	return notes
+}
+
+func walk(nodes []*store.Node, visit func(*store.Node)) {
+	for _, n := range nodes {
+		visit(n)
+		walk(n.Children, visit)
+	}
+}

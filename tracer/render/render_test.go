@@ -1,0 +1,88 @@
+package render
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mattn/go-runewidth"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/dnstrail/dnstrail/tracer/store"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func read(t *testing.T, name string) *store.Trace {
+	t.Helper()
+	js, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	td, err := (&ptrace.JSONUnmarshaler{}).UnmarshalTraces(js)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return store.NewTrace(store.FromOTLP(td))
+}
+
+func TestGolden(t *testing.T) {
+	inputs, err := filepath.Glob("testdata/*.json")
+	if err != nil || len(inputs) == 0 {
+		t.Fatalf("no traces: %v", err)
+	}
+	for _, input := range inputs {
+		for suffix, o := range map[string]Options{".txt": {}, ".72.txt": {Width: 72, ASCII: true}, ".colour.txt": {Colour: true}} {
+			golden := strings.TrimSuffix(input, ".json") + suffix
+			t.Run(filepath.Base(golden), func(t *testing.T) {
+				var out strings.Builder
+				if err := Trace(&out, read(t, input), o); err != nil {
+					t.Fatal(err)
+				}
+				if *update {
+					if err := os.WriteFile(golden, []byte(out.String()), 0o644); err != nil {
+						t.Fatal(err)
+					}
+				}
+				want, err := os.ReadFile(golden)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if out.String() != string(want) {
+					t.Errorf("not as %s (-update writes it anew):\n%s", golden, out.String())
+				}
+				if !o.Colour {
+					for l := range strings.Lines(out.String()) {
+						if w := runewidth.StringWidth(strings.TrimSuffix(l, "\n")); w > max(o.Width, 72) && (o.Width != 0 || w > DefaultWidth) {
+							t.Errorf("%d cells wide: %s", w, l)
+						}
+						if strings.ContainsAny(strings.TrimSuffix(l, "\n"), "\x1b\x07\r\x00") {
+							t.Errorf("a control character reaches the terminal: %q", l)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestDuration(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0 ns", 999: "999 ns", 1000: "1.00 µs", 18_249: "18.2 µs", 99_940: "99.9 µs", 99_960: "100 µs", 999_400: "999 µs", 999_600: "1.00 ms",
+		12_412_345: "12.4 ms", 999_700_000: "1.00 s", 5_001_000_000: "5.00 s", 65_000_000_000: "65.0 s", 1_000_000_000_000: "1000 s", -18_249: "-18.2 µs",
+	} {
+		if got := Duration(d); got != want {
+			t.Errorf("%d ns: %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestWrap(t *testing.T) {
+	got := strings.Join(wrap("a quick brown foxjumpedover it", 7), "|")
+	if want := "a quick|brown|foxjump|edover|it"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

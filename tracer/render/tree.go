@@ -1,0 +1,300 @@
+package render
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/dnstrail/dnstrail/link/semconv"
+	"github.com/dnstrail/dnstrail/tracer/store"
+)
+
+const (
+	timeWidth = 8
+	barShare  = 30 // of 100 cells
+)
+
+// isUpstream tells a plugin's upstream attempt.
+func isUpstream(s *store.Span) bool { return s.Kind == store.KindClient && s.From(semconv.ScopePlugin) }
+
+// piece is text with what it means.
+type piece struct {
+	style style
+	text  string
+}
+
+type label []piece
+
+func (l label) text() string {
+	var b strings.Builder
+	for _, p := range l {
+		b.WriteString(p.text)
+	}
+	return b.String()
+}
+
+// label gives what stands before the time and the bar.
+func (d *drawing) label(n *store.Node) label {
+	s := n.Span
+	switch {
+	case s == d.t.Client():
+		return label{{strong, "client"}, {plain, "  " + d.t.Asker().String()}}
+	case isUpstream(s):
+		return d.upstream(s)
+	case s.Kind == store.KindServer && s.From(semconv.ScopePlugin):
+		l := label{{strong, "CoreDNS"}}
+		if pod := s.String(semconv.K8SPodName); pod != "" {
+			l = append(l, piece{plain, "  " + cmp.Or(s.String(semconv.K8SNamespaceName), "?") + "/" + pod})
+		}
+		if written, known := s.Attributes.Bool(semconv.ResponseWritten); known && !written {
+			return append(l, piece{bad, "  no answer written"})
+		}
+		if rcode := s.String(semconv.ResponseCode); rcode != "" {
+			l = append(l, piece{faint, "  " + rcode})
+		}
+		return l
+	case s.From(semconv.ScopePlugin):
+		l := label{{plain, cmp.Or(s.Attributes.String(semconv.PluginName), s.Name)}}
+		if l[0].text == "cache" {
+			if status := d.cacheStatus(); status != "" {
+				l = append(l, piece{faint, "  " + status})
+			}
+		}
+		if s.Status == store.StatusError {
+			l = append(l, piece{bad, "  " + cmp.Or(s.Attributes.String(semconv.ErrorType), s.Message, "error")})
+		}
+		return l
+	}
+	l := label{{plain, s.Name}}
+	from, to := s.Attributes.String(semconv.SegmentFrom), s.Attributes.String(semconv.SegmentTo)
+	switch {
+	case from != "" && to != "":
+		l = append(l, piece{faint, "  " + from + " " + d.g.to + " " + to})
+	case to != "":
+		l = append(l, piece{faint, "  " + d.g.to + " " + to})
+	case from != "":
+		l = append(l, piece{faint, "  " + from})
+	}
+	if reason := s.Attributes.String(semconv.DropReason); reason != "" {
+		l = append(l, piece{bad, "  " + reason})
+	}
+	return l
+}
+
+func (d *drawing) upstream(s *store.Span) label {
+	l := label{{plain, "upstream"}}
+	if peer := s.Peer(); peer.IsValid() {
+		l = append(l, piece{plain, " " + peer.String()})
+	}
+	if transport := s.Attributes.String(semconv.NetworkTransport); transport != "" {
+		l = append(l, piece{plain, " " + transport})
+	}
+	if connection := s.Attributes.String(semconv.UpstreamConnection); connection != "" {
+		l = append(l, piece{faint, " (" + connection + ")"})
+	}
+	rcode, failed := s.Attributes.String(semconv.ResponseCode), s.Attributes.String(semconv.ErrorType)
+	if truncated, _ := s.Attributes.Bool(semconv.ResponseTruncated); truncated {
+		rcode = strings.TrimSpace(rcode + " truncated")
+	}
+	switch {
+	case failed != "" || s.Status == store.StatusError:
+		return append(l, piece{bad, "  " + cmp.Or(failed, rcode, s.Message, "failed")})
+	case rcode != "":
+		return append(l, piece{faint, "  " + rcode})
+	}
+	return l
+}
+
+// cacheStatus gives what the cache had, where a span tells.
+func (d *drawing) cacheStatus() string {
+	for _, s := range d.t.Servers() {
+		if status := s.Attributes.String(semconv.CacheStatus); status != "" {
+			return status
+		}
+	}
+	return ""
+}
+
+func barStyle(s *store.Span, failed bool) style {
+	switch {
+	case failed:
+		return bad
+	case isUpstream(s):
+		return remote
+	case s.From(semconv.ScopePlugin):
+		return server
+	}
+	return network
+}
+
+func (d *drawing) tree() {
+	barWidth := d.Width * barShare / 100
+	labels := d.Width - barWidth - timeWidth - 2
+	scale := d.scale()
+
+	head := d.line().pad(labels+timeWidth+2).add(faint, ruler(d.g, barWidth, Duration(scale.length)))
+	d.put(head)
+	for _, root := range d.t.Roots {
+		d.node(root, "", "", labels, barWidth, scale)
+	}
+}
+
+// ruler draws the scale: both ends, with the length at the right one.
+func ruler(g *glyphs, width int, length string) string {
+	left := "0 "
+	fill := width - len(left) - 2 - len([]rune(length)) - 1
+	return left + g.edge + strings.Repeat(g.rule, max(0, fill)) + g.edge2 + " " + length
+}
+
+// scale is the time that the bars span.
+type scale struct {
+	start  time.Time
+	length time.Duration
+}
+
+// scale covers all spans: those that end after the client has its answer, too.
+func (d *drawing) scale() scale {
+	first, last := d.t.Spans[0].Start, d.t.Spans[0].End
+	for _, s := range d.t.Spans {
+		if s.Start.Before(first) {
+			first = s.Start
+		}
+		if s.End.After(last) {
+			last = s.End
+		}
+	}
+	return scale{first, last.Sub(first)}
+}
+
+// node draws a span and those below it.
+func (d *drawing) node(n *store.Node, before, mark string, labels, barWidth int, sc scale) {
+	s := n.Span
+	l := d.line()
+	l.limit = labels
+	l.add(faint, before+mark)
+	for _, p := range d.label(n) {
+		l.add(p.style, p.text)
+	}
+	asks := s == d.t.Client()
+	how := solid
+	switch {
+	case len(n.Children) > 0:
+		how = hollow
+	case asks && d.verdict.Lost():
+		how = inVain
+	}
+	failed := s.Status == store.StatusError && !asks
+	d.finish(l, labels, s.Duration(), barStyle(s, failed), d.bar(s.Start, s.End, barWidth, sc, how))
+
+	switch mark {
+	case d.g.branch:
+		before += d.g.through
+	case d.g.last:
+		before += d.g.blank
+	}
+	rows := rowsOf(n)
+	if asks {
+		rows = d.withGaps(s, rows)
+	}
+	for i, r := range rows {
+		m := d.g.branch
+		if i == len(rows)-1 {
+			m = d.g.last
+		}
+		if r.node != nil {
+			d.node(r.node, before, m, labels, barWidth, sc)
+			continue
+		}
+		l := d.line()
+		l.limit = labels
+		l.add(faint, before+m).add(r.label.style, r.label.text)
+		d.finish(l, labels, r.to.Sub(r.from), r.label.style, d.bar(r.from, r.to, barWidth, sc, inVain))
+	}
+}
+
+// row is a span below another, or, without a node, a time in which nothing was seen.
+type row struct {
+	node     *store.Node
+	from, to time.Time
+	label    piece
+}
+
+func rowsOf(n *store.Node) []row {
+	rows := make([]row, len(n.Children))
+	for i, c := range n.Children {
+		rows[i] = row{node: c, from: c.Span.Start, to: c.Span.End}
+	}
+	return rows
+}
+
+// A gapShare'th of the client's time, if nothing was seen in it, is a line of its own: it is when a client waits before it asks again.
+const gapShare = 5
+
+// withGaps puts lines between a client's segments where nothing was seen, and at the end of a lost lookup.
+func (d *drawing) withGaps(s *store.Span, rows []row) []row {
+	var out []row
+	seen := s.Start
+	for _, r := range rows {
+		if len(out) > 0 && r.from.Sub(seen) >= s.Duration()/gapShare && s.Duration() > 0 {
+			out = append(out, row{from: seen, to: r.from, label: piece{faint, "nothing seen"}})
+		}
+		if r.to.After(seen) {
+			seen = r.to
+		}
+		out = append(out, r)
+	}
+	if d.verdict.Lost() {
+		if seen.After(s.End) {
+			seen = s.End
+		}
+		out = append(out, row{from: seen, to: s.End, label: piece{bad, d.g.lost + " lost at " + d.verdict.Where}})
+	}
+	return out
+}
+
+func (d *drawing) finish(l *line, labels int, took time.Duration, s style, bar string) {
+	l.pad(labels)
+	l.limit, l.full = 0, false
+	l.add(plain, fmt.Sprintf(" %*s ", timeWidth, Duration(took))).add(s, bar)
+	d.put(l)
+}
+
+// fill is how a bar is drawn.
+type fill int
+
+const (
+	solid  fill = iota // time that this span itself tells of
+	hollow             // time that the spans below it tell of
+	inVain             // time spent waiting for what did not come
+)
+
+// bar draws from..to within the scale. Its left end is exact to a cell, the length of a solid one to an eighth; nothing is too short to be seen.
+func (d *drawing) bar(from, to time.Time, width int, sc scale, how fill) string {
+	if sc.length <= 0 {
+		return d.g.bar[1]
+	}
+	eighths := func(t time.Time) int {
+		return int(float64(t.Sub(sc.start)) / float64(sc.length) * float64(width*8))
+	}
+	begin, end := eighths(from), min(eighths(to), width*8)
+	left := min(begin/8, width-1)
+	indent := strings.Repeat(" ", left)
+	if how != solid {
+		cell := d.g.span
+		if how == inVain {
+			cell = d.g.wait
+		}
+		return indent + strings.Repeat(cell, max(1, (end+4)/8-left))
+	}
+	length := end - left*8
+	if end-begin < 8 {
+		length = end - begin // within its first cell: how long it is, not where it ends
+	}
+	length = max(1, length)
+	bar := indent + strings.Repeat(d.g.bar[0], length/8)
+	if rest := length % 8; rest > 0 {
+		bar += d.g.bar[rest]
+	}
+	return bar
+}
