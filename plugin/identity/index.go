@@ -16,8 +16,8 @@ type Index struct {
 
 	lastEvent atomic.Int64 // nanoseconds since 1970
 
-	mu   sync.Mutex // held by writers
-	gone map[*Client]struct{}
+	mu   sync.Mutex            // held by writers
+	gone map[*Client]time.Time // pods that were deleted, and until when they are still found
 }
 
 var (
@@ -27,7 +27,7 @@ var (
 
 // NewIndex makes an index that knows nothing: every address is [Unknown] until a source has read all it has.
 func NewIndex() *Index {
-	x := &Index{gone: map[*Client]struct{}{}}
+	x := &Index{gone: map[*Client]time.Time{}}
 	x.addrs.seed = key{rand.Uint64(), rand.Uint64()}
 	x.uids.seed = key{rand.Uint64(), rand.Uint64()}
 	x.miss.Store(unknownClient)
@@ -83,21 +83,16 @@ func (x *Index) synced() { x.miss.Store(externalClient) }
 
 func (x *Index) heard(now time.Time) { x.lastEvent.Store(now.UnixNano()) }
 
-// put makes c known under its UID and its addresses, in place of old (nil if there was none). An address that another client has is taken over
-// unless that one is alive and started later. Callers hold mu.
+// put makes c known under its UID and its addresses, in place of old (nil if there was none). Callers hold mu.
 func (x *Index) put(old, c *Client) {
 	if c.uid != (uid{}) {
 		x.uids.put(keyOf(c.uid), c)
 	}
 	for a := range c.Addrs() {
 		k := keyOf(a.As16())
-		cur := x.addrs.get(k)
-		if cur != nil && cur != old && cur.start > c.start {
-			if _, dead := x.gone[cur]; !dead {
-				continue
-			}
+		if cur := x.addrs.get(k); cur == nil || cur == old || x.yields(cur, c) {
+			x.addrs.put(k, c)
 		}
-		x.addrs.put(k, c)
 	}
 	if old == nil {
 		return
@@ -108,6 +103,12 @@ func (x *Index) put(old, c *Client) {
 	for a := range old.Addrs() {
 		x.addrs.remove(keyOf(a.As16()), old) // nothing, where c has taken it
 	}
+}
+
+// yields says whether an address goes from cur to c: cur is gone, or started no later, or is the node on which c is the cache. Callers hold mu.
+func (x *Index) yields(cur, c *Client) bool {
+	_, gone := x.gone[cur]
+	return gone || cur.start <= c.start || cur.Kind() == Node && c.Kind() == NodeLocalDNS && cur.Node() == c.Node()
 }
 
 // drop forgets c. Callers hold mu.
