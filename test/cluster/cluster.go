@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -47,7 +48,7 @@ type Agents int
 const (
 	AgentOnHost  Agents = iota // one, which sees every namespace of the lab: a node that holds the whole cluster
 	AgentPerNode               // one a node, confined to the node's and its pods' namespaces
-	NoAgent                    // none: see [Cluster.StartAgents]
+	NoAgent                    // none: see [Cluster.StartAgents] and [Cluster.StartNodeAgents]
 )
 
 // Cluster is a running lab with dnstrail in it.
@@ -215,54 +216,60 @@ func (k *Cluster) startCoreDNS(ctx context.Context) (err error) {
 	})
 }
 
-// StartAgents starts the agents as the configuration says: those that it does not start where that is [NoAgent].
+// StartAgents starts the agents as the configuration says: one on the host where that is [NoAgent].
 func (k *Cluster) StartAgents(ctx context.Context) error {
-	bin, err := filepath.Abs(filepath.Join(k.config.Bin, "dnstrail"))
-	if err != nil {
-		return err
+	if k.config.Agents == AgentPerNode {
+		return k.StartNodeAgents(ctx)
 	}
-	start := func(args ...string) error {
-		port, err := freePort()
-		if err != nil {
-			return err
-		}
-		metrics := net.JoinHostPort("127.0.0.1", port)
-		sample := k.config.Sample
-		if sample == "" {
-			sample = "1"
-		}
-		args = append([]string{"agent", "--identity-file", k.IdentityFile, "--sample", sample, "--metrics-address", metrics}, args...)
-		p, err := k.Lab.Start(lab.Command{
-			Path: bin, Args: append(args, k.config.AgentArgs...),
-			Env: append([]string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + k.config.Collector, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}, k.config.Env...),
-		})
-		if err != nil {
-			return err
-		}
-		k.Agents, k.AgentMetrics = append(k.Agents, p), append(k.AgentMetrics, metrics)
-		return wait(ctx, "dnstrail agent", p, func() error {
-			conn, err := net.Dial("tcp", metrics)
-			if err != nil {
-				return err
-			}
-			return conn.Close()
-		})
-	}
-	if k.config.Agents != AgentPerNode {
-		return start("--socket", filepath.Join(k.dir, "agent.sock"))
-	}
+	return k.startAgent(ctx, "--socket", filepath.Join(k.dir, "agent.sock"))
+}
+
+// StartNodeAgents starts an agent a node, confined to the node and the pods that it has now.
+func (k *Cluster) StartNodeAgents(ctx context.Context) error {
 	for _, n := range k.Nodes() {
-		args := []string{"--node", n.Name, "--socket", filepath.Join(k.dir, n.Name+".sock"), "--netns", fmt.Sprint(n.Inode())}
+		args := []string{"--node", n.Name, "--socket", filepath.Join(k.dir, n.Name+".sock"), "--netns", strconv.FormatUint(n.Inode(), 10)}
 		for _, p := range k.Pods() {
 			if p.Node == n {
-				args = append(args, "--netns", fmt.Sprint(p.Inode()))
+				args = append(args, "--netns", strconv.FormatUint(p.Inode(), 10))
 			}
 		}
-		if err := start(args...); err != nil {
+		if err := k.startAgent(ctx, args...); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (k *Cluster) startAgent(ctx context.Context, args ...string) error {
+	bin, err := filepath.Abs(filepath.Join(k.config.Bin, "dnstrail"))
+	if err != nil {
+		return err
+	}
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	metrics := net.JoinHostPort("127.0.0.1", port)
+	sample := k.config.Sample
+	if sample == "" {
+		sample = "1"
+	}
+	args = append([]string{"agent", "--identity-file", k.IdentityFile, "--sample", sample, "--metrics-address", metrics}, args...)
+	p, err := k.Lab.Start(lab.Command{
+		Path: bin, Args: append(args, k.config.AgentArgs...),
+		Env: append([]string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + k.config.Collector, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}, k.config.Env...),
+	})
+	if err != nil {
+		return err
+	}
+	k.Agents, k.AgentMetrics = append(k.Agents, p), append(k.AgentMetrics, metrics)
+	return wait(ctx, "dnstrail agent", p, func() error {
+		conn, err := net.Dial("tcp", metrics)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
 }
 
 // wait tries until ready gives nil, the process ends, or ten seconds have passed.
