@@ -119,6 +119,7 @@ const (
 	VerdictText      = "dnstrail.verdict.text"
 	VerdictCertainty = "dnstrail.verdict.certainty"
 	VerdictEvidence  = "dnstrail.verdict.evidence"
+	VerdictAnswered  = "dnstrail.verdict.answered"
 
 	Attempts          = "dnstrail.attempts"
 	Segment           = "dnstrail.segment"
@@ -200,6 +201,7 @@ var All = []Attribute{
 	{VerdictText, "string", Own, "Where and why, as a sentence."},
 	{VerdictCertainty, "string", Own, "`certain` where it was seen, `inferred` where it was concluded."},
 	{VerdictEvidence, "string[]", Own, "What the verdict rests on."},
+	{VerdictAnswered, "boolean", Own, "True where the client got an answer, of whatever rcode; of an agent elsewhere, where the answer left towards the client."},
 	{Attempts, "int", Own, "How many times the client sent the query."},
 	{Segment, "string", Own, "The stage that a segment spans, in the words of dnstrail.verdict.where."},
 	{SegmentFrom, "string", Own, "The hop at which a segment starts: device, direction, network namespace."},

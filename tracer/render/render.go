@@ -67,7 +67,7 @@ func Trace(w io.Writer, t *store.Trace, o Options) error {
 	if o.Location == nil {
 		o.Location = time.UTC
 	}
-	d := &drawing{Options: o, t: t, verdict: t.Verdict(), g: &unicodeGlyphs}
+	d := &drawing{Options: o, t: t, roots: t.Nested(), verdict: t.Verdict(), g: &unicodeGlyphs}
 	if o.ASCII {
 		d.g = &asciiGlyphs
 	}
@@ -82,6 +82,7 @@ func Trace(w io.Writer, t *store.Trace, o Options) error {
 type drawing struct {
 	Options
 	t       *store.Trace
+	roots   []*store.Node
 	verdict store.Verdict
 	g       *glyphs
 	out     strings.Builder
@@ -261,7 +262,7 @@ func (d *drawing) mostly() string {
 	total := d.t.Duration()
 	var most *store.Node
 	var own time.Duration
-	walk(d.t.Roots, func(n *store.Node) {
+	walk(d.roots, func(n *store.Node) {
 		if self := n.Self(); self > own {
 			most, own = n, self
 		}

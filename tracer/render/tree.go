@@ -67,7 +67,10 @@ func (d *drawing) label(n *store.Node) label {
 		return l
 	}
 	l := label{{plain, s.Name}}
-	from, to := s.Attributes.String(semconv.SegmentFrom), s.Attributes.String(semconv.SegmentTo)
+	from, to := device(s.Attributes.String(semconv.SegmentFrom)), device(s.Attributes.String(semconv.SegmentTo))
+	if at := s.String(semconv.K8SNodeName); at != "" && s.From(semconv.ScopeTracer) && d.elsewhere(s) {
+		l[0].text = at + ": " + l[0].text
+	}
 	switch {
 	case from != "" && to != "":
 		l = append(l, piece{faint, "  " + from + " " + d.g.to + " " + to})
@@ -80,6 +83,21 @@ func (d *drawing) label(n *store.Node) label {
 		l = append(l, piece{bad, "  " + reason})
 	}
 	return l
+}
+
+// elsewhere tells whether an agent on another node than the client's made the span.
+func (d *drawing) elsewhere(s *store.Span) bool {
+	c := d.t.Client()
+	return c != nil && !s.SameSender(c) && s.String(semconv.K8SNodeName) != c.String(semconv.K8SNodeName)
+}
+
+// device gives the device of a place: "eth0" of "eth0 out netns 4026532201". The way tells the rest; the whole stands in the span.
+func device(place string) string {
+	words := strings.Fields(place)
+	if len(words) == 4 && words[2] == "netns" {
+		return words[0]
+	}
+	return place
 }
 
 func (d *drawing) upstream(s *store.Span) label {
@@ -135,7 +153,7 @@ func (d *drawing) tree() {
 
 	head := d.line().pad(labels+timeWidth+2).add(faint, ruler(d.g, barWidth, Duration(scale.length)))
 	d.put(head)
-	for _, root := range d.t.Roots {
+	for _, root := range d.roots {
 		d.node(root, "", "", labels, barWidth, scale)
 	}
 }

@@ -267,6 +267,11 @@ func TestVerdictOverSeveralPrograms(t *testing.T) {
 		}
 		return s
 	}
+	slow := func(s *Span, more ...Attribute) *Span {
+		s.End = s.Start.Add(6 * time.Second)
+		s.Attributes = append(s.Attributes, more...)
+		return s
+	}
 	for _, tc := range []struct {
 		name             string
 		spans            []*Span
@@ -281,6 +286,13 @@ func TestVerdictOverSeveralPrograms(t *testing.T) {
 		{"the other node knows less", []*Span{client(said("coredns", "no-answer", Inferred)), agent(said("node", "x", Inferred))}, "coredns", Inferred, false},
 		{"CoreDNS answered, so it was lost on its way back", []*Span{client(said("between-nodes", "not-seen", Inferred)), server(true)}, "return-path", Inferred, true},
 		{"CoreDNS dropped it", []*Span{client(said("between-nodes", "not-seen", Inferred)), server(false)}, "coredns", Certain, true},
+		{"CoreDNS knows which plugin", []*Span{client(said("coredns", "no-answer", Certain)), server(false)}, "coredns", Certain, true},
+		{"CoreDNS took longer than the client waited", []*Span{client(said("coredns", "no-answer", Certain)), slow(server(true))}, "coredns", Certain, true},
+		{"its upstreams did", []*Span{client(said("coredns", "no-answer", Certain)), slow(server(true), Attribute{semconv.UpstreamAttempts, int64(3)})}, "upstream", Certain, true},
+		{"nothing was seen to leave", []*Span{client(said("coredns", "no-answer", Certain)), server(true)}, "coredns", Certain, false},
+		{"the answer left the other node", []*Span{client(said("between-nodes", "no-reply-seen", Inferred)), agent(said("answered", "answered", Certain))}, "return-path", Inferred, true},
+		{"a query of CoreDNS's own is another matter", []*Span{client(said("between-nodes", "no-reply-seen", Inferred)), agent(append(said("return-path", "dropped", Certain), Attribute{semconv.Segment, "upstream"}))}, "between-nodes", Inferred, false},
+		{"SERVFAIL is an answer", []*Span{client(append(said("upstream", "timeout", Inferred), Attribute{semconv.VerdictAnswered, true})), server(true)}, "upstream", Inferred, false},
 		{"the client was gone", []*Span{client(said("client", "socket-closed", Inferred)), server(true)}, "client", Inferred, false},
 		{"no tracer", []*Span{server(true)}, "answered", Inferred, true},
 		{"no tracer, dropped", []*Span{server(false)}, "coredns", Certain, true},

@@ -90,6 +90,22 @@ func (s *Span) String(key string) string { v, _ := s.Get(key).(string); return v
 // Int gives the integer under key in the span, or else in its resource; 0 if neither has it.
 func (s *Span) Int(key string) int64 { v, _ := s.Get(key).(int64); return v }
 
+// SameSender tells whether both spans were made by the same scope for the same resource, as far as these tell.
+func (s *Span) SameSender(other *Span) bool {
+	if s.Resource == other.Resource && s.Scope == other.Scope {
+		return true
+	}
+	if s.Resource == nil || other.Resource == nil || s.Scope == nil || other.Scope == nil || s.Scope.Name != other.Scope.Name {
+		return false
+	}
+	for _, key := range []string{semconv.ServiceName, semconv.K8SNodeName, semconv.K8SPodName, semconv.K8SPodUID, semconv.HostName} {
+		if s.Resource.Attributes.Get(key) != other.Resource.Attributes.Get(key) {
+			return false
+		}
+	}
+	return true
+}
+
 // From tells whether the span was made by the program with that instrumentation scope: see [semconv.ScopeTracer].
 func (s *Span) From(scope string) bool { return s.Scope != nil && s.Scope.Name == scope }
 

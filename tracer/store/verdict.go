@@ -6,13 +6,17 @@ import (
 	"slices"
 
 	"github.com/dnstrail/dnstrail/link/semconv"
+	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
 // Answered is the word of [semconv.VerdictWhere] for a lookup that got its answer.
-const Answered = "answered"
+const Answered = string(verdict.Answered)
 
 // Stages are the other words of [semconv.VerdictWhere], in the order in which a lookup passes them.
-var Stages = []string{"client", "pod-link", "node", "service", "between-nodes", "coredns-socket", "coredns", "upstream", "return-path"}
+var Stages = []string{
+	string(verdict.Client), string(verdict.PodLink), string(verdict.Node), string(verdict.Service), string(verdict.BetweenNodes),
+	string(verdict.CoreDNSSocket), string(verdict.CoreDNS), string(verdict.Upstream), string(verdict.ReturnPath),
+}
 
 // The words of [semconv.VerdictCertainty].
 const (
@@ -28,19 +32,29 @@ type Verdict struct {
 	Text      string
 	Certainty string
 	Evidence  []string
+	// Replied says that the client got an answer: SERVFAIL is one, and Where and Cause may still say what failed.
+	Replied bool
 	// Joined says that it follows from spans of several programs, not from one's word alone.
 	Joined bool
 }
 
 // Lost tells whether the lookup got no answer.
-func (v Verdict) Lost() bool { return v.Where != "" && v.Where != Answered }
+func (v Verdict) Lost() bool { return v.Where != "" && !v.Replied }
+
+// settled tells whether nobody can know better: it was seen, and not inside CoreDNS, which knows more of itself.
+func (v Verdict) settled() bool {
+	return v.Lost() && v.Certainty == Certain && v.Where != string(verdict.CoreDNS)
+}
 
 func verdictOf(s *Span) Verdict {
-	return Verdict{
+	v := Verdict{
 		Where: s.Attributes.String(semconv.VerdictWhere), Cause: s.Attributes.String(semconv.VerdictCause),
 		Text: s.Attributes.String(semconv.VerdictText), Certainty: s.Attributes.String(semconv.VerdictCertainty),
 		Evidence: s.Attributes.Strings(semconv.VerdictEvidence),
 	}
+	answered, known := s.Attributes.Bool(semconv.VerdictAnswered)
+	v.Replied = v.Where == Answered || known && answered
+	return v
 }
 
 // Verdict joins what the tracer on the client's node, those on other nodes and CoreDNS itself have to say.
@@ -54,19 +68,28 @@ func (t *Trace) Verdict() Verdict {
 	if client != nil {
 		v = verdictOf(client)
 	}
-	if v.Where == Answered || v.Lost() && v.Certainty == Certain {
+	if v.Replied || v.settled() {
 		return v
 	}
 	for _, s := range t.Spans {
-		if s == client || !s.From(semconv.ScopeTracer) {
-			continue
+		if s == client || !s.From(semconv.ScopeTracer) || s.Attributes.String(semconv.Segment) == string(verdict.Upstream) {
+			continue // a server's own query has a verdict of its own
 		}
-		if other := verdictOf(s); other.Lost() && further(other, v) {
+		other := verdictOf(s)
+		switch {
+		case other.Replied && v.Where != string(verdict.Client):
+			// Where it watched, the answer went on towards the client, who did not get it.
+			v = Verdict{
+				Where: string(verdict.ReturnPath), Cause: string(verdict.CauseVanished), Certainty: Inferred, Joined: true,
+				Text:     "the answer left " + cmp.Or(s.String(semconv.K8SNodeName), s.String(semconv.HostName), "the server's node") + " towards the client and did not come back to it",
+				Evidence: append(slices.Clone(v.Evidence), other.Evidence...),
+			}
+		case other.Lost() && further(other, v):
 			other.Joined = true
 			v = other
 		}
 	}
-	if v.Lost() && v.Certainty == Certain {
+	if v.settled() {
 		return v
 	}
 	if said, ok := t.coreDNSVerdict(v); ok {
@@ -103,16 +126,26 @@ func (t *Trace) coreDNSVerdict(v Verdict) (Verdict, bool) {
 	case !known:
 		return v, false
 	case written && v.Where == "":
-		said.Where, said.Certainty = Answered, Inferred
+		said.Where, said.Certainty, said.Replied = Answered, Inferred, true
 		said.Text = fmt.Sprintf("CoreDNS answered %s; no tracer saw whether the answer arrived", rcode)
-	case written && v.Where == "client":
+	case written && v.Where == string(verdict.Client):
 		return v, false // what happened at the client does not change by what CoreDNS did
+	case written && t.Client() != nil && s.End.After(t.Client().End):
+		said.Where, said.Cause = string(verdict.CoreDNS), string(verdict.CauseTimeout)
+		said.Text = fmt.Sprintf("CoreDNS answered %s after %.3g s; the client had stopped waiting", rcode, s.Duration().Seconds())
+		if s.Attributes.Int(semconv.UpstreamAttempts) > 0 {
+			said.Where = string(verdict.Upstream)
+			said.Text += fmt.Sprintf("; %d upstream attempts took %.3g s", s.Attributes.Int(semconv.UpstreamAttempts), s.Attributes.Float(semconv.UpstreamDuration))
+		}
+		said.Evidence = append(slices.Clone(v.Evidence), "CoreDNS's own span: it ended after the client's")
+	case written && v.Certainty == Certain:
+		return v, false // a kernel that saw nothing leave is closer to it than CoreDNS's belief that it wrote
 	case written:
-		said.Where, said.Cause, said.Certainty = "return-path", "answer-lost", Inferred
+		said.Where, said.Cause, said.Certainty = string(verdict.ReturnPath), string(verdict.CauseVanished), Inferred
 		said.Text = fmt.Sprintf("CoreDNS answered %s after %.3g ms; the answer did not come back to the client", rcode, s.Duration().Seconds()*1e3)
 		said.Evidence = append(slices.Clone(v.Evidence), "CoreDNS's own span: an answer was written")
 	default:
-		said.Where, said.Cause = "coredns", cmp.Or(s.String(semconv.ErrorType), "no-answer-written")
+		said.Where, said.Cause = string(verdict.CoreDNS), cmp.Or(s.String(semconv.ErrorType), string(verdict.CauseNoAnswer))
 		said.Text = "CoreDNS read the query and wrote no answer"
 		if by != "" {
 			said.Text += ": plugin " + by + " ended it"
