@@ -113,6 +113,10 @@ const (
 	ResponseTruncated  = "dnstrail.response.truncated"
 	ResponseFlags      = "dnstrail.response.flags"
 	RequestSize        = "dnstrail.request.size"
+	KeepReason         = "dnstrail.keep.reason"
+	SpansOmitted       = "dnstrail.spans.omitted"
+
+	ResponseExtendedErrors = "dnstrail.response.extended_errors"
 
 	VerdictWhere     = "dnstrail.verdict.where"
 	VerdictCause     = "dnstrail.verdict.cause"
@@ -196,6 +200,9 @@ var All = []Attribute{
 	{ResponseTruncated, "boolean", Own, "True where the answer carried TC."},
 	{ResponseFlags, "string", Own, "The flags of the answer, as dig writes them: `qr rd ra`."},
 	{RequestSize, "int", Own, "Bytes of the query."},
+	{KeepReason, "string", Own, "Why CoreDNS kept the trace: `ratio`, `parent`, `client`, `name`, `error`, `slow`, or `refresh` for a background refresh."},
+	{SpansOmitted, "int", Own, "How many spans of the query were left out, because it had too many."},
+	{ResponseExtendedErrors, "string[]", Own, "The extended DNS errors of the answer (RFC 8914)."},
 	{VerdictWhere, "string", Own, "The stage where the lookup ended: `answered`, `client`, `pod-link`, `node`, `service`, `between-nodes`, `coredns-socket`, `coredns`, `upstream`, `return-path`."},
 	{VerdictCause, "string", Own, "Why, as one of a list of short words."},
 	{VerdictText, "string", Own, "Where and why, as a sentence."},

@@ -1,0 +1,25 @@
+package dnstrail
+
+import "github.com/miekg/dns"
+
+// observer gives the function that counts finished queries by client.
+func (c *config) observer() func(*query, *result, bool) {
+	if c.noStats {
+		return func(*query, *result, bool) {}
+	}
+	m := clients.with(c.metrics)
+	domain := c.domain
+	return func(q *query, res *result, kept bool) {
+		o := clientQuery{
+			client: q.client, server: q.server, plugin: res.answeredBy, written: res.rcode >= 0, total: res.total, upstream: res.upstream,
+		}
+		if o.written {
+			o.rcode = rcodeName(res.rcode)
+			o.searchMiss = res.rcode == dns.RcodeNameError && searchPathMiss(q.name, domain)
+		}
+		if kept {
+			o.traceID = q.traceID
+		}
+		m.observe(&o)
+	}
+}
