@@ -86,7 +86,7 @@ func (n *Namespace) FillConntrack() (Undo, error) {
 		return nil
 	}
 	if count, err := n.sysctlInt("net/netfilter/nf_conntrack_count"); err != nil || count < limit {
-		return nil, fmt.Errorf("connection tracking of %s holds %d of %d (%v, %v)", n.Name, count, limit, err, undo())
+		return nil, errors.Join(fmt.Errorf("connection tracking of %s holds %d of %d", n.Name, count, limit), err, undo())
 	}
 	return undo, nil
 }

@@ -173,7 +173,7 @@ func (n *Namespace) WithoutRoute(dst netip.Prefix) (Undo, error) {
 	}, nil
 }
 
-// AddRoute adds a route until undone. Together with a gateway that nobody has, it makes a neighbour that never resolves.
+// AddRoute adds a route until undone. Together with a gateway that nobody has, it makes a neighbor that never resolves.
 func (n *Namespace) AddRoute(dst netip.Prefix, via netip.Addr) (Undo, error) {
 	if err := n.addRoute(dst, via); err != nil {
 		return nil, err

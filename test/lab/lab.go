@@ -183,13 +183,13 @@ func (l *Lab) Down() error {
 		l.spawner.close()
 	}
 	for _, p := range l.pods {
-		errs = append(errs, p.Namespace.close())
+		errs = append(errs, p.close())
 	}
 	for _, n := range l.nodes {
-		errs = append(errs, n.Namespace.close())
+		errs = append(errs, n.close())
 	}
 	if l.Upstream != nil {
-		errs = append(errs, l.Upstream.Namespace.close())
+		errs = append(errs, l.Upstream.close())
 	}
 	errs = append(errs, l.Underlay.close(), l.host.close())
 	return errors.Join(errs...)

@@ -204,7 +204,7 @@ func TestFaults(t *testing.T) {
 		{"IPv4 only", func() (Undo, error) { return l.Underlay.Drop(DropRule{Hook: Switched, IPv4: true}) }, false},
 		{"no route to the pods", func() (Undo, error) { return node1.WithoutRoute(node2.PodsV4) }, false},
 		{"no route in the pod", func() (Undo, error) { return client.WithoutRoute(netip.MustParsePrefix("0.0.0.0/0")) }, false},
-		{"neighbour that nobody is", func() (Undo, error) {
+		{"neighbor that nobody is", func() (Undo, error) {
 			return client.AddRoute(netip.PrefixFrom(ServiceV4, 32), gateway)
 		}, false},
 	} {

@@ -141,7 +141,7 @@ func (n *Namespace) Dial(ctx context.Context, network, address string) (net.Conn
 	var c net.Conn
 	err := n.Do(func() (err error) {
 		var d net.Dialer
-		c, err = d.DialContext(ctx, network, address) // a literal address is dialled on the calling thread
+		c, err = d.DialContext(ctx, network, address) // a literal address is dialed on the calling thread
 		return err
 	})
 	if err != nil {

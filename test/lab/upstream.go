@@ -16,8 +16,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Behaviour is how the upstream treats a name.
-type Behaviour struct {
+// Behavior is how the upstream treats a name.
+type Behavior struct {
 	Delay  time.Duration // answers that much later
 	Rcode  int           // dns.RcodeSuccess, ...
 	Silent bool          // never answers
@@ -42,7 +42,7 @@ type UpstreamQuery struct {
 
 // Upstream is an authoritative DNS server outside the cluster, at [UpstreamV4] and [UpstreamV6], port 53. It runs in this process,
 // in a network namespace of its own. It answers for every name under example., example.com., example.net. and example.org., and NXDOMAIN for all others.
-// Labels of a name, or [Upstream.Set], ask for other behaviour:
+// Labels of a name, or [Upstream.Set], ask for other behavior:
 //
 //	delay-250ms  lose-2  silent  nxdomain  servfail  refused  nodata  size-4000  tc  wrong-id  wrong-question  ttl-5
 type Upstream struct {
@@ -51,7 +51,7 @@ type Upstream struct {
 	servers []*dns.Server
 
 	mu      sync.Mutex
-	set     map[string]Behaviour
+	set     map[string]Behavior
 	lost    map[string]int
 	queries []UpstreamQuery
 	total   uint64
@@ -65,7 +65,7 @@ func (l *Lab) raiseUpstream() (*Upstream, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &Upstream{Namespace: ns, set: map[string]Behaviour{}, lost: map[string]int{}}
+	u := &Upstream{Namespace: ns, set: map[string]Behavior{}, lost: map[string]int{}}
 	l.Upstream = u // so that Down lets go of the namespace
 	if err := l.plug(ns, "upstream", netip.PrefixFrom(UpstreamV4, 24), netip.PrefixFrom(UpstreamV6, 64)); err != nil {
 		return u, err
@@ -110,8 +110,8 @@ func (u *Upstream) shutdown() error {
 	return errors.Join(errs...)
 }
 
-// Set sets the behaviour for one name, whatever its case, and all types.
-func (u *Upstream) Set(name string, b Behaviour) {
+// Set sets the behavior for one name, whatever its case, and all types.
+func (u *Upstream) Set(name string, b Behavior) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.set[strings.ToLower(dns.Fqdn(name))] = b
@@ -139,7 +139,7 @@ func (u *Upstream) Total() uint64 {
 }
 
 // note records a query and gives how its name is treated.
-func (u *Upstream) note(q UpstreamQuery) (Behaviour, bool) {
+func (u *Upstream) note(q UpstreamQuery) (Behavior, bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.total++
@@ -150,7 +150,7 @@ func (u *Upstream) note(q UpstreamQuery) (Behaviour, bool) {
 	name := strings.ToLower(q.Name)
 	b, ok := u.set[name]
 	if !ok {
-		b = behaviourOf(name)
+		b = behaviorOf(name)
 	}
 	if b.Lose > 0 {
 		u.lost[name]++
@@ -161,9 +161,9 @@ func (u *Upstream) note(q UpstreamQuery) (Behaviour, bool) {
 
 var knownZones = []string{"example.", "example.com.", "example.net.", "example.org."}
 
-// behaviourOf reads the behaviour from the labels of a name in lower case.
-func behaviourOf(name string) Behaviour {
-	b := Behaviour{}
+// behaviorOf reads the behavior from the labels of a name in lower case.
+func behaviorOf(name string) Behavior {
+	b := Behavior{}
 	if !slices.ContainsFunc(knownZones, func(z string) bool { return dns.IsSubDomain(z, name) }) {
 		b.Rcode = dns.RcodeNameError
 	}
@@ -221,7 +221,7 @@ func (u *Upstream) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
 	_ = w.WriteMsg(b.answer(r, transport)) // the client is gone
 }
 
-func (b Behaviour) answer(r *dns.Msg, transport string) *dns.Msg {
+func (b Behavior) answer(r *dns.Msg, transport string) *dns.Msg {
 	q := r.Question[0]
 	m := new(dns.Msg).SetRcode(r, b.Rcode)
 	m.Authoritative, m.RecursionAvailable = true, true

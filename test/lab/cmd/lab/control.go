@@ -12,8 +12,9 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/dnstrail/dnstrail/test/lab"
 	"golang.org/x/sys/unix"
+
+	"github.com/dnstrail/dnstrail/test/lab"
 )
 
 // request is what `lab exec` and its kin send to `lab up`: one JSON object, then the command's standard input. The answer is a
