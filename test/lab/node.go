@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync/atomic"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -141,6 +143,9 @@ func (n *Namespace) addVeth(bridge, name string, peer *Namespace, addrs ...netip
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
+	// The kernel tells a bridge at once that the carrier of its port is up, but takes up to a second where the two ends of the veth
+	// happen to have one index (net/core/link_watch.c, linkwatch_urgent_event).
+	attrs.Index = int(vethIndex.Add(1))
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(peer.fd)}
 	if err := n.nl.LinkAdd(veth); err != nil {
 		return fmt.Errorf("add veth %s from %s to %s: %w", name, n.Name, peer.Name, err)
@@ -155,7 +160,31 @@ func (n *Namespace) addVeth(bridge, name string, peer *Namespace, addrs ...netip
 	if err := n.nl.LinkSetUp(veth); err != nil {
 		return fmt.Errorf("bring up %s in %s: %w", name, n.Name, err)
 	}
-	return peer.upWith("eth0", addrs...)
+	if err := peer.upWith("eth0", addrs...); err != nil {
+		return err
+	}
+	return n.awaitUp(name)
+}
+
+// vethIndex is the index of the last veth: far above those that the kernel gives.
+var vethIndex atomic.Int32
+
+func init() { vethIndex.Store(1 << 16) }
+
+// awaitUp waits until a bridge's port passes packets.
+func (n *Namespace) awaitUp(port string) error {
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		l, err := n.nl.LinkByName(port)
+		if err != nil {
+			return fmt.Errorf("%s in %s: %w", port, n.Name, err)
+		}
+		if l.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%s in %s is %s after 5 s", port, n.Name, l.Attrs().OperState)
+		}
+	}
 }
 
 func (n *Namespace) upWith(link string, addrs ...netip.Prefix) error {
