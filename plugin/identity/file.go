@@ -201,7 +201,7 @@ func (f *File) watch(ctx context.Context, interval time.Duration) {
 		}
 		if err := f.load(); err != nil {
 			f.failures.Add(1)
-			f.warn(fmt.Errorf("%w; what was read before stays", err))
+			f.warn(err)
 			continue
 		}
 		f.reloads.Add(1)

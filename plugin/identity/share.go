@@ -67,6 +67,7 @@ type shared struct {
 		Close()
 	}
 	key    string
+	name   string
 	users  int
 	linger *time.Timer // runs while nobody uses it
 }
@@ -86,13 +87,8 @@ func (s *Source) Kubernetes() *Kubernetes { k, _ := s.shared.source.(*Kubernetes
 // File is the source if it is a file, else nil.
 func (s *Source) File() *File { f, _ := s.shared.source.(*File); return f }
 
-// Name tells the source in a few words, for logs and labels: "kubernetes", or the file's path.
-func (s *Source) Name() string {
-	if f := s.File(); f != nil {
-		return f.path
-	}
-	return "kubernetes"
-}
+// Name tells the source in a few words, for logs and labels: "kubernetes" or "file", and what else was asked for if it is not the default.
+func (s *Source) Name() string { return s.shared.name }
 
 // Release ends the use. The source is closed after [Linger] if nobody uses it by then. More than one call is one.
 func (s *Source) Release() {
@@ -125,7 +121,13 @@ func AcquireKubernetes(c KubernetesConfig) (*Source, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &shared{source: NewKubernetes(o)}, nil
+		name := "kubernetes"
+		for _, part := range []string{c.Kubeconfig, c.Context, c.Node, strings.Join(c.Labels, ",")} {
+			if part != "" {
+				name += " " + part
+			}
+		}
+		return &shared{source: NewKubernetes(o), name: name}, nil
 	})
 }
 
@@ -136,7 +138,7 @@ func AcquireFile(path string, warn func(error)) (*Source, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &shared{source: f}, nil
+		return &shared{source: f, name: "file " + path}, nil
 	})
 }
 
