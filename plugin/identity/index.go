@@ -64,7 +64,7 @@ func (x *Index) LookupUID(s string) *Client {
 
 // Size gives how many addresses and how many pod UIDs the index holds.
 func (x *Index) Size() (addrs, uids int) {
-	return int(x.addrs.size.Load()), int(x.uids.size.Load())
+	return int(x.addrs.live.Load()), int(x.uids.live.Load())
 }
 
 // Synced says whether the source has read all it has at least once: only then is an address that is not there [External].

@@ -352,7 +352,15 @@ func TestSourceDoesWithoutWhatItMayNotRead(t *testing.T) {
 	meta.PrependReactor("list", "*", forbid)
 	k := NewKubernetes(KubernetesOptions{Core: fakeCore{api.CoreV1()}, Metadata: meta})
 	t.Cleanup(k.Close)
-	eventually(t, "the pods are read", k.Index().Synced)
+	eventually(t, "the pods are read and the rest is refused", func() bool {
+		refused := 0
+		for _, w := range k.Watches() {
+			if w.Forbidden {
+				refused++
+			}
+		}
+		return k.Index().Synced() && refused == 3
+	})
 	if got := k.at("10.0.0.1"); got.WorkloadKind() != "Deployment" || got.Workload() != "web" {
 		t.Errorf("got %+v", got.Describe())
 	}
