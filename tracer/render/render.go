@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/dnstrail/dnstrail/link/semconv"
+	"github.com/dnstrail/dnstrail/tracer/explain"
 	"github.com/dnstrail/dnstrail/tracer/store"
 )
 
@@ -60,6 +61,26 @@ func unicodeLocale() bool {
 
 // Trace draws t to w and ends with a newline. The error is w's.
 func Trace(w io.Writer, t *store.Trace, o Options) error {
+	d := newDrawing(t, t.Verdict(), o)
+	d.header()
+	d.out.WriteByte('\n')
+	d.tree()
+	_, err := io.WriteString(w, d.out.String())
+	return err
+}
+
+// Story draws what [Trace] draws and tells the lookup in words below it. The error is w's.
+func Story(w io.Writer, s explain.Story, o Options) error {
+	d := newDrawing(s.Trace, s.Verdict, o)
+	d.header()
+	d.out.WriteByte('\n')
+	d.tree()
+	d.words(s)
+	_, err := io.WriteString(w, d.out.String())
+	return err
+}
+
+func newDrawing(t *store.Trace, v store.Verdict, o Options) *drawing {
 	if o.Width == 0 {
 		o.Width = DefaultWidth
 	}
@@ -67,15 +88,63 @@ func Trace(w io.Writer, t *store.Trace, o Options) error {
 	if o.Location == nil {
 		o.Location = time.UTC
 	}
-	d := &drawing{Options: o, t: t, roots: t.Nested(), verdict: t.Verdict(), g: &unicodeGlyphs}
+	d := &drawing{Options: o, t: t, roots: t.Nested(), verdict: v, g: &unicodeGlyphs}
 	if o.ASCII {
 		d.g = &asciiGlyphs
 	}
-	d.header()
+	return d
+}
+
+// words tells what happened, step by step, and what to look at next.
+func (d *drawing) words(s explain.Story) {
 	d.out.WriteByte('\n')
-	d.tree()
-	_, err := io.WriteString(w, d.out.String())
-	return err
+	d.put(d.line().add(strong, "What happened"))
+	const at = 11
+	for _, step := range s.Steps {
+		indent, style := at+2, plain
+		if step.Inside {
+			indent += 2
+		}
+		if step.Failed {
+			style = bad
+		}
+		text := step.Text
+		if step.Took >= step.At/20 && step.Took > 0 { // how long it took matters where it took a while
+			text += " (" + Duration(step.Took) + ")"
+		}
+		for i, part := range wrap(text, d.Width-indent) {
+			l := d.line()
+			if i == 0 {
+				l.add(faint, fmt.Sprintf("%*s", at, since(step.At)))
+			}
+			d.put(l.pad(indent).add(style, part))
+		}
+	}
+	if len(s.Advice) == 0 {
+		return
+	}
+	d.out.WriteByte('\n')
+	d.put(d.line().add(strong, "What to look at next"))
+	for _, text := range s.Advice {
+		for i, part := range wrap(text, d.Width-4) {
+			l := d.line()
+			if i == 0 {
+				l.add(plain, "  "+d.g.dot)
+			}
+			d.put(l.pad(4).add(plain, part))
+		}
+	}
+}
+
+// since writes a time after the lookup began.
+func since(at time.Duration) string {
+	switch {
+	case at == 0:
+		return "0"
+	case at < 0:
+		return Duration(at)
+	}
+	return "+" + Duration(at)
 }
 
 // drawing is one trace on its way to the terminal.
@@ -98,37 +167,64 @@ func (d *drawing) put(l *line) {
 // labelWidth is the width of the words that the lines of the header begin with.
 const labelWidth = 9
 
-// field writes a labelled paragraph of the header.
-func (d *drawing) field(label string, s style, text string) {
-	for i, part := range wrap(text, d.Width-2-labelWidth) {
+// paragraph writes a field of the header.
+func (d *drawing) paragraph(f field) {
+	for i, part := range wrap(f.text, d.Width-2-labelWidth) {
 		l := d.line().add(plain, "  ")
 		if i == 0 {
-			l.add(faint, label)
+			l.add(faint, f.label)
 		}
-		d.put(l.pad(2+labelWidth).add(s, part))
+		d.put(l.pad(2+labelWidth).add(f.style, part))
 	}
 }
 
+// field is a labelled paragraph of the header.
+type field struct {
+	label string
+	style style
+	text  string
+}
+
 func (d *drawing) header() {
-	t, v := d.t, d.verdict
-	word, s := outcome(t, v)
-	took := "  in " + Duration(t.Duration())
-	if v.Lost() {
-		took = "  no answer in " + Duration(t.Duration())
+	word, s := outcome(d.t, d.verdict)
+	took := "  " + d.took()
+	name := clean(cmp.Or(d.t.Name(), "?"))
+	room := d.Width - len(word) - 2 - 1 - len(d.t.Type()) - runewidth.StringWidth(took)
+	short := runewidth.Truncate(name, max(10, room), d.g.ellipsis)
+	d.put(d.line().add(s, word).add(plain, "  ").add(strong, short).add(plain, " ").add(strong, d.t.Type()).add(plain, took))
+	if short != name {
+		d.paragraph(field{"name", plain, name})
 	}
-	if c := t.Client(); c != nil && c.Int(semconv.Attempts) > 1 {
+	if d.verdict.Lost() {
+		d.stageLine()
+	}
+	for _, f := range d.fields() {
+		d.paragraph(f)
+	}
+}
+
+// took tells how long it took, and in how many attempts.
+func (d *drawing) took() string {
+	took := "in " + Duration(d.t.Duration())
+	if d.verdict.Lost() {
+		took = "no answer in " + Duration(d.t.Duration())
+	}
+	if c := d.t.Client(); c != nil && c.Int(semconv.Attempts) > 1 {
 		took += fmt.Sprintf(", %d attempts", c.Int(semconv.Attempts))
 	}
-	name := clean(cmp.Or(t.Name(), "?"))
-	room := d.Width - len(word) - 2 - 1 - len(t.Type()) - runewidth.StringWidth(took)
-	short := runewidth.Truncate(name, max(10, room), d.g.ellipsis)
-	d.put(d.line().add(s, word).add(plain, "  ").add(strong, short).add(plain, " ").add(strong, t.Type()).add(plain, took))
-	if short != name {
-		d.field("name", plain, name)
-	}
+	return took
+}
 
-	if v.Lost() {
-		d.stages()
+// fields gives the header's paragraphs, in the order in which they are wanted.
+func (d *drawing) fields() []field {
+	t, v := d.t, d.verdict
+	var fields []field
+	add := func(label string, s style, text string) {
+		if text != "" {
+			fields = append(fields, field{label, s, text})
+		}
+	}
+	if v.Where != "" && v.Where != store.Answered {
 		where := "at " + v.Where
 		if v.Cause != "" {
 			where += ": " + v.Cause
@@ -136,19 +232,25 @@ func (d *drawing) header() {
 		if v.Certainty != "" {
 			where += " (" + v.Certainty + ")"
 		}
-		d.field("lost", bad, where)
-		d.field("why", plain, v.Text)
-		label := "seen"
+		label := "lost"
+		if v.Replied {
+			label = "failed"
+		}
+		add(label, bad, where)
+		add("why", plain, v.Text)
+		label = "seen"
 		for _, e := range v.Evidence {
-			d.field(label, plain, e)
+			add(label, plain, e)
 			label = ""
 		}
-	} else if text := d.mostly(); text != "" {
-		d.field("mostly", warning, text)
+	} else if !v.Joined {
+		add("note", plain, v.Text)
 	}
-
-	d.field("client", plain, d.asker())
-	d.field("path", plain, d.path())
+	if !v.Lost() {
+		add("mostly", warning, d.mostly())
+	}
+	add("client", plain, d.asker())
+	add("path", plain, d.path())
 	joined := "both sides joined"
 	switch {
 	case t.Linked():
@@ -159,12 +261,13 @@ func (d *drawing) header() {
 	default:
 		joined = "the tracer's side alone"
 	}
-	d.field("trace", faint, strings.Join([]string{
+	add("trace", faint, strings.Join([]string{
 		t.ID.String(), joined, t.Start().In(d.Location).Format("2006-01-02 15:04:05.000 MST"),
 	}, " "+d.g.dot+" "))
 	for _, note := range d.notes() {
-		d.field("note", warning, note)
+		add("note", warning, note)
 	}
+	return fields
 }
 
 // outcome gives the word that comes first, and how it looks.
@@ -185,32 +288,48 @@ func outcome(t *store.Trace, v store.Verdict) (string, style) {
 	return "UNKNOWN", warning
 }
 
-// stages writes the stages in one line: which of them the lookup passed, where it was lost, and what it did not reach.
-func (d *drawing) stages() {
+// stage is one of the stages that a lookup passes.
+type stage struct {
+	name         string
+	passed, lost bool
+}
+
+// stages gives the stages in order: which of them the lookup passed, where it was lost, and what it did not reach.
+func (d *drawing) stages() []stage {
 	seen := map[string]bool{"client": d.t.Client() != nil, "coredns": d.t.Server() != nil}
 	for _, s := range d.t.Spans {
-		seen[s.Attributes.String(semconv.Segment)] = true
+		if s.Attributes.String(semconv.DropReason) == "" {
+			seen[s.Attributes.String(semconv.Segment)] = true
+		}
 		if isUpstream(s) {
 			seen["upstream"] = true
 		}
 	}
 	lost := slices.Index(store.Stages, d.verdict.Where)
-	l := d.line().add(plain, " ")
-	for i, stage := range store.Stages {
-		if stage == "upstream" && !seen[stage] && i != lost {
+	var list []stage
+	for i, name := range store.Stages {
+		if name == "upstream" && !seen[name] && i != lost {
 			continue // most lookups need none
 		}
-		if l.width+3+len(stage) > d.Width {
+		list = append(list, stage{name: name, lost: i == lost, passed: i != lost && (i < lost || seen[name])})
+	}
+	return list
+}
+
+func (d *drawing) stageLine() {
+	l := d.line().add(plain, " ")
+	for _, s := range d.stages() {
+		if l.width+2+len(s.name) > d.Width {
 			d.put(l)
 			l = d.line().add(plain, " ")
 		}
 		switch {
-		case i == lost:
-			l.add(plain, " ").add(bad, d.g.lost+stage)
-		case i < lost || seen[stage]:
-			l.add(plain, " ").add(good, d.g.passed).add(plain, stage)
+		case s.lost:
+			l.add(plain, " ").add(bad, d.g.lost+s.name)
+		case s.passed:
+			l.add(plain, " ").add(good, d.g.passed).add(plain, s.name)
 		default:
-			l.add(plain, " ").add(faint, d.g.unseen+stage)
+			l.add(plain, " ").add(faint, d.g.unseen+s.name)
 		}
 	}
 	d.put(l)

@@ -11,6 +11,7 @@ import (
 	"github.com/mattn/go-runewidth"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
+	"github.com/dnstrail/dnstrail/tracer/explain"
 	"github.com/dnstrail/dnstrail/tracer/store"
 )
 
@@ -35,11 +36,15 @@ func TestGolden(t *testing.T) {
 		t.Fatalf("no traces: %v", err)
 	}
 	for _, input := range inputs {
-		for suffix, o := range map[string]Options{".txt": {}, ".72.txt": {Width: 72, ASCII: true}, ".colour.txt": {Colour: true}} {
+		for suffix, o := range map[string]Options{".txt": {}, ".72.txt": {Width: 72, ASCII: true}, ".colour.txt": {Colour: true}, ".explain.txt": {}} {
 			golden := strings.TrimSuffix(input, ".json") + suffix
 			t.Run(filepath.Base(golden), func(t *testing.T) {
 				var out strings.Builder
-				if err := Trace(&out, read(t, input), o); err != nil {
+				draw := func() error { return Trace(&out, read(t, input), o) }
+				if suffix == ".explain.txt" {
+					draw = func() error { return Story(&out, explain.Tell(read(t, input), nil), o) }
+				}
+				if err := draw(); err != nil {
 					t.Fatal(err)
 				}
 				if *update {

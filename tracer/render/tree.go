@@ -146,6 +146,17 @@ func barStyle(s *store.Span, failed bool) style {
 	return network
 }
 
+// flat is one line of the tree.
+type flat struct {
+	before, mark string // what is drawn before the label
+	depth        int
+	label        label
+	from, to     time.Time
+	style        style
+	how          fill
+	span         *store.Span // nil of a time in which nothing was seen
+}
+
 func (d *drawing) tree() {
 	barWidth := d.Width * barShare / 100
 	labels := d.Width - barWidth - timeWidth - 2
@@ -153,9 +164,27 @@ func (d *drawing) tree() {
 
 	head := d.line().pad(labels+timeWidth+2).add(faint, ruler(d.g, barWidth, Duration(scale.length)))
 	d.put(head)
-	for _, root := range d.roots {
-		d.node(root, "", "", labels, barWidth, scale)
+	for _, f := range d.flatten() {
+		l := d.line()
+		l.limit = labels
+		l.add(faint, f.before+f.mark)
+		for _, p := range f.label {
+			l.add(p.style, p.text)
+		}
+		l.pad(labels)
+		l.limit, l.full = 0, false
+		l.add(plain, fmt.Sprintf(" %*s ", timeWidth, Duration(max(0, f.to.Sub(f.from))))).add(f.style, d.bar(f.from, f.to, barWidth, scale, f.how))
+		d.put(l)
 	}
+}
+
+// flatten gives the lines of the tree from top to bottom.
+func (d *drawing) flatten() []flat {
+	var lines []flat
+	for _, root := range d.roots {
+		lines = d.node(lines, root, "", "", 0)
+	}
+	return lines
 }
 
 // ruler draws the scale: both ends, with the length at the right one.
@@ -185,15 +214,9 @@ func (d *drawing) scale() scale {
 	return scale{first, last.Sub(first)}
 }
 
-// node draws a span and those below it.
-func (d *drawing) node(n *store.Node, before, mark string, labels, barWidth int, sc scale) {
+// node appends a span and those below it.
+func (d *drawing) node(lines []flat, n *store.Node, before, mark string, depth int) []flat {
 	s := n.Span
-	l := d.line()
-	l.limit = labels
-	l.add(faint, before+mark)
-	for _, p := range d.label(n) {
-		l.add(p.style, p.text)
-	}
 	asks := s == d.t.Client()
 	how := solid
 	switch {
@@ -203,7 +226,7 @@ func (d *drawing) node(n *store.Node, before, mark string, labels, barWidth int,
 		how = inVain
 	}
 	failed := s.Status == store.StatusError && !asks
-	d.finish(l, labels, s.Duration(), barStyle(s, failed), d.bar(s.Start, s.End, barWidth, sc, how))
+	lines = append(lines, flat{before, mark, depth, d.label(n), s.Start, s.End, barStyle(s, failed), how, s})
 
 	switch mark {
 	case d.g.branch:
@@ -221,14 +244,12 @@ func (d *drawing) node(n *store.Node, before, mark string, labels, barWidth int,
 			m = d.g.last
 		}
 		if r.node != nil {
-			d.node(r.node, before, m, labels, barWidth, sc)
+			lines = d.node(lines, r.node, before, m, depth+1)
 			continue
 		}
-		l := d.line()
-		l.limit = labels
-		l.add(faint, before+m).add(r.label.style, r.label.text)
-		d.finish(l, labels, r.to.Sub(r.from), r.label.style, d.bar(r.from, r.to, barWidth, sc, inVain))
+		lines = append(lines, flat{before, m, depth + 1, label{r.label}, r.from, r.to, r.label.style, inVain, nil})
 	}
+	return lines
 }
 
 // row is a span below another, or, without a node, a time in which nothing was seen.
@@ -269,13 +290,6 @@ func (d *drawing) withGaps(s *store.Span, rows []row) []row {
 		out = append(out, row{from: seen, to: s.End, label: piece{bad, d.g.lost + " lost at " + d.verdict.Where}})
 	}
 	return out
-}
-
-func (d *drawing) finish(l *line, labels int, took time.Duration, s style, bar string) {
-	l.pad(labels)
-	l.limit, l.full = 0, false
-	l.add(plain, fmt.Sprintf(" %*s ", timeWidth, Duration(took))).add(s, bar)
-	d.put(l)
 }
 
 // fill is how a bar is drawn.

@@ -407,3 +407,17 @@ func (n *Node) Self() time.Duration {
 	}
 	return self
 }
+
+// Translated gives the address and port that the query really went to: where the connection-tracking entry expects the reply from. Invalid if the tracer saw none.
+func (t *Trace) Translated() netip.AddrPort {
+	c := t.Client()
+	if c == nil {
+		return netip.AddrPort{}
+	}
+	server, _, _ := strings.Cut(c.String(semconv.ConntrackReply), ">")
+	ap, err := netip.ParseAddrPort(server)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return ap
+}

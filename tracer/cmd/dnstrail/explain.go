@@ -1,0 +1,259 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/dnstrail/dnstrail/link"
+	"github.com/dnstrail/dnstrail/tracer/explain"
+	"github.com/dnstrail/dnstrail/tracer/render"
+	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/traceapi"
+)
+
+// How far around a lookup, and how many, others are asked for: they tell which nodes were watched.
+const (
+	explainAround = 30 * time.Second
+	explainOthers = 200
+	// explainSearch bounds the traces of a service that a search looks through.
+	explainSearch = 2000
+)
+
+type explainFlags struct {
+	jaeger string
+	file   string
+	lost   bool
+	last   int
+	since  time.Duration
+	name   string
+	client string
+	output string
+}
+
+func newExplainCommand() *cobra.Command {
+	var f explainFlags
+	cmd := &cobra.Command{
+		Use:   "explain {TRACE_ID | --lost}",
+		Short: "Tell one lookup in full: where it went, what took the time, where it was lost and what to look at next",
+		Long: `explain draws one lookup's trace and tells it in words. It asks a Jaeger or a "dnstrail store", where what CoreDNS and the agents of all
+nodes saw of a lookup comes together, or reads OTLP JSON from a file.`,
+		Example: `  dnstrail explain 4bf92f3577b34da6a3ce929d0e0e4736 --jaeger http://jaeger-query:16686
+  dnstrail explain --lost                      # the last lookup that got no answer
+  dnstrail explain --lost --last 5 --client shop/cart-7f9c5d4b8-x2x7k
+  dnstrail explain --lost -o html > lookup.html
+  dnstrail explain 4bf92f3577b34da6a3ce929d0e0e4736 --file traces.json`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args) },
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&f.jaeger, "jaeger", "http://127.0.0.1:16686", "URL of the query API of a Jaeger or a dnstrail store")
+	fs.StringVar(&f.file, "file", "", "read OTLP JSON from this file instead, - for standard input")
+	fs.BoolVar(&f.lost, "lost", false, "the lookups that got no answer, the last first")
+	fs.IntVar(&f.last, "last", 1, "with --lost: how many")
+	fs.DurationVar(&f.since, "since", time.Hour, "with --lost: how far back to look")
+	fs.StringVar(&f.name, "name", "", "with --lost: only of this name")
+	fs.StringVar(&f.client, "client", "", "with --lost: only of this client: namespace/pod, pod or address")
+	fs.StringVarP(&f.output, "output", "o", "text", "text, html (one page that needs nothing else) or json")
+	cmd.MarkFlagsMutuallyExclusive("jaeger", "file")
+	if err := cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "html", "json"}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // the flag stands above
+	}
+	return cmd
+}
+
+func (f *explainFlags) run(cmd *cobra.Command, args []string) error {
+	switch {
+	case f.lost == (len(args) == 1):
+		return errors.New("want a trace ID or --lost, one of the two")
+	case f.last < 1:
+		return fmt.Errorf("--last %d: want at least 1", f.last)
+	case f.since <= 0:
+		return fmt.Errorf("--since %s: want more than 0", f.since)
+	case !slices.Contains([]string{"text", "html", "json"}, f.output):
+		return fmt.Errorf("--output %q: want text, html or json", f.output)
+	case f.output == "html" && f.last > 1:
+		return errors.New("--output html is a page of one lookup: leave --last out")
+	}
+	if !f.lost {
+		for _, flag := range []string{"last", "since", "name", "client"} {
+			if cmd.Flags().Changed(flag) {
+				return fmt.Errorf("--%s goes with --lost", flag)
+			}
+		}
+	}
+	var found, others []*store.Trace
+	var err error
+	if f.lost {
+		found, others, err = f.search(cmd)
+	} else {
+		found, others, err = f.one(cmd, args[0])
+	}
+	if err != nil {
+		return err
+	}
+	for i, t := range found {
+		if i > 0 && f.output == "text" {
+			fmt.Fprintln(cmd.OutOrStdout())
+		}
+		if err := f.write(cmd.OutOrStdout(), explain.Tell(t, others)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// one gives the trace with that ID, and others of its time where its verdict wants them.
+func (f *explainFlags) one(cmd *cobra.Command, arg string) (found, others []*store.Trace, err error) {
+	id, err := store.ParseTraceID(arg)
+	if err != nil {
+		return nil, nil, err
+	}
+	if f.file != "" {
+		if others, err = readTraces(cmd, f.file); err != nil {
+			return nil, nil, err
+		}
+		i := slices.IndexFunc(others, func(t *store.Trace) bool { return t.ID == id })
+		if i < 0 {
+			return nil, nil, fmt.Errorf("trace %v is not among the %d of %s", id, len(others), f.file)
+		}
+		return others[i : i+1], others, nil
+	}
+	c, err := traceapi.NewClient(f.jaeger, nil)
+	if err != nil {
+		return nil, nil, fmt.Errorf("--jaeger: %w", err)
+	}
+	t, err := c.Trace(cmd.Context(), id)
+	if err != nil {
+		return nil, nil, err
+	}
+	if t.Verdict().Lost() {
+		others, err = all(cmd.Context(), c, t.Start().Add(-explainAround), t.Start().Add(explainAround), explainOthers)
+	}
+	return []*store.Trace{t}, others, err
+}
+
+// search gives the lookups that were lost, the last first.
+func (f *explainFlags) search(cmd *cobra.Command) (found, others []*store.Trace, err error) {
+	now := time.Now()
+	filter := store.Filter{Name: f.name, Client: f.client, Lost: new(true)}
+	if f.file != "" {
+		others, err = readTraces(cmd, f.file)
+		if cmd.Flags().Changed("since") {
+			filter.Since = now.Add(-f.since)
+		}
+	} else {
+		var c *traceapi.Client
+		if c, err = traceapi.NewClient(f.jaeger, nil); err != nil {
+			return nil, nil, fmt.Errorf("--jaeger: %w", err)
+		}
+		others, err = all(cmd.Context(), c, now.Add(-f.since), now, explainSearch)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	shadows := store.Shadows(others)
+	for _, t := range others {
+		if !shadows[t.ID] && filter.Match(t) {
+			found = append(found, t)
+		}
+	}
+	slices.SortFunc(found, func(a, b *store.Trace) int { return b.Start().Compare(a.Start()) })
+	if len(found) == 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "none of the %d lookups looked through was lost\n", len(others)-len(shadows))
+	}
+	return found[:min(f.last, len(found))], others, nil
+}
+
+// all gives the newest traces of every service between from and to.
+func all(ctx context.Context, c *traceapi.Client, from, to time.Time, perService int) ([]*store.Trace, error) {
+	services, err := c.Services(ctx)
+	if err != nil {
+		return nil, err
+	}
+	seen := map[link.TraceID]bool{}
+	var traces []*store.Trace
+	for _, service := range services {
+		some, err := c.Newest(ctx, service, from, to, perService)
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range some {
+			if !seen[t.ID] {
+				seen[t.ID] = true
+				traces = append(traces, t)
+			}
+		}
+	}
+	return traces, nil
+}
+
+// readTraces reads OTLP JSON, one document or several after another, as the collector's file exporter writes them; or an answer of Jaeger's API.
+func readTraces(cmd *cobra.Command, name string) ([]*store.Trace, error) {
+	in := cmd.InOrStdin()
+	if name != "-" {
+		file, err := os.Open(name) // #nosec G304 -- the user's own choice
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = file.Close() }()
+		in = file
+	}
+	byID := map[link.TraceID][]*store.Span{}
+	var order []link.TraceID
+	for dec, n := json.NewDecoder(bufio.NewReader(in)), 1; ; n++ {
+		var doc json.RawMessage
+		if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return nil, fmt.Errorf("%s, document %d: %w", name, n, err)
+		}
+		var wrapped struct {
+			Result json.RawMessage `json:"result"`
+		}
+		if json.Unmarshal(doc, &wrapped) == nil && wrapped.Result != nil {
+			doc = wrapped.Result
+		}
+		td, err := (&ptrace.JSONUnmarshaler{}).UnmarshalTraces(doc)
+		if err != nil {
+			return nil, fmt.Errorf("%s, document %d: not OTLP JSON: %w", name, n, err)
+		}
+		for _, s := range store.FromOTLP(td) {
+			if byID[s.TraceID] == nil {
+				order = append(order, s.TraceID)
+			}
+			byID[s.TraceID] = append(byID[s.TraceID], s)
+		}
+	}
+	traces := make([]*store.Trace, len(order))
+	for i, id := range order {
+		traces[i] = store.NewTrace(byID[id])
+	}
+	return traces, nil
+}
+
+func (f *explainFlags) write(w io.Writer, s explain.Story) error {
+	switch f.output {
+	case "html":
+		return render.Page(w, s, render.Options{Location: time.Local})
+	case "json":
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		enc.SetEscapeHTML(false)
+		return enc.Encode(s)
+	}
+	o := render.Options{Location: time.Local}
+	if file, ok := w.(*os.File); ok {
+		o = render.For(file)
+	}
+	return render.Story(w, s, o)
+}

@@ -1,0 +1,154 @@
+package explain
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+
+	"github.com/dnstrail/dnstrail/link/semconv"
+	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/verdict"
+)
+
+// scene is what advice may name.
+type scene struct {
+	where                string
+	node, pod, namespace string // the client's
+	service, server      string // the address asked, and what it was translated to; "" if not known
+	transport            string
+	upstreams            []string // that failed
+	name, qtype          string
+}
+
+func newScene(t *store.Trace, v store.Verdict) scene {
+	who := t.Asker()
+	s := scene{
+		where: v.Where, node: cmp.Or(who.Node, "the client's node"), pod: who.Pod, namespace: who.Namespace,
+		transport: cmp.Or(t.Transport(), "udp"), name: t.Name(), qtype: t.Type(),
+	}
+	if to := t.Asked().Address; to.IsValid() {
+		s.service = to.Addr().String()
+	}
+	if to := t.Translated(); to.IsValid() {
+		s.server = to.Addr().String()
+	}
+	for _, sp := range t.Spans {
+		if sp.Kind == store.KindClient && sp.From(semconv.ScopePlugin) && sp.Status == store.StatusError && sp.Peer().IsValid() {
+			if up := sp.Peer().Addr().String(); !strings.Contains(strings.Join(s.upstreams, " "), up) {
+				s.upstreams = append(s.upstreams, up)
+			}
+		}
+	}
+	return s
+}
+
+// here names the machine that the stage is on.
+func (s *scene) here() string {
+	switch verdict.Where(s.where) {
+	case verdict.CoreDNSSocket, verdict.CoreDNS:
+		return "the CoreDNS pod's node"
+	}
+	return s.node
+}
+
+// exec gives the words that run a command in the client's pod.
+func (s *scene) exec(command string) string {
+	if s.pod == "" {
+		return command
+	}
+	return fmt.Sprintf("kubectl exec -n %s %s -- %s", s.namespace, s.pod, command)
+}
+
+func (s *scene) target() string { return cmp.Or(s.server, s.service, "the DNS server's address") }
+
+// causes tells, for a cause, what to look at. A cause means the same at every stage; where to look is in the scene.
+var causes = map[verdict.Cause]func(*scene) []string{
+	verdict.CausePolicyDrop: func(s *scene) []string {
+		return []string{
+			"rules that drop port 53 on " + s.here() + ": nft list ruleset; iptables-save -c | grep -E 'DROP|REJECT'",
+			"network policies of both ends: kubectl get networkpolicy -A (egress of " + cmp.Or(s.namespace, "the client") + " to kube-system, UDP and TCP 53)",
+		}
+	},
+	verdict.CauseNoRoute: func(s *scene) []string {
+		return []string{"the route on " + s.here() + ": ip route get " + s.target(), "the pod's own: " + s.exec("ip route get "+cmp.Or(s.service, s.target()))}
+	},
+	verdict.CauseNeighbour: func(s *scene) []string {
+		return []string{"the neighbor entries on " + s.here() + ": ip neigh show nud failed; the next hop is down, or does not answer ARP (IPv6: neighbor solicitation)", "the route that leads there: ip route get " + s.target()}
+	},
+	verdict.CauseRPFilter: func(s *scene) []string {
+		return []string{"reverse-path filtering on " + s.here() + ": sysctl -a | grep '\\.rp_filter' (1 drops what comes in by another device than its answer would leave by)"}
+	},
+	verdict.CauseTooBig: func(s *scene) []string {
+		return []string{"the MTU of every device on the way: ip -d link (an overlay takes 50 bytes and more)", "the EDNS buffer size: CoreDNS's bufsize plugin with 1232, so that large answers are truncated and asked for by TCP instead of being cut to fragments"}
+	},
+	verdict.CauseNoListener: func(s *scene) []string {
+		return []string{"who listens at " + s.target() + " port 53: ss -lun in the CoreDNS pod", "whether that address is a running CoreDNS: kubectl get endpointslices -n kube-system -l kubernetes.io/service-name=kube-dns; kubectl get pods -n kube-system -l k8s-app=kube-dns -o wide"}
+	},
+	verdict.CauseBufferFull: func(s *scene) []string {
+		return []string{"whether CoreDNS gets enough CPU: throttling (container_cpu_cfs_throttled_periods_total), queries a second and replicas", "the socket's queue and its drops: ss -lunm sport = 53 in the CoreDNS pod; the limit: sysctl net.core.rmem_default"}
+	},
+	verdict.CauseNotRead: func(s *scene) []string {
+		return []string{"the state of the CoreDNS process: ps -o stat,wchan,args -C coredns (T: stopped; D: waiting for the disk)", "whether it gets any CPU: throttling, other load on its node"}
+	},
+	verdict.CauseSocketClosed: func(s *scene) []string {
+		return []string{"whether CoreDNS restarted then: kubectl get pods -n kube-system -l k8s-app=kube-dns (RESTARTS), kubectl logs --previous"}
+	},
+	verdict.CauseClientGone: func(s *scene) []string {
+		return []string{"how long the client waits: options timeout and attempts in its /etc/resolv.conf, or its own deadline; the answer came after that", "what took the time: see the longest step above"}
+	},
+	verdict.CauseQueueFull: func(s *scene) []string {
+		return []string{"the queues on " + s.here() + ": tc -s qdisc; cat /proc/net/softnet_stat (second column: dropped)"}
+	},
+	verdict.CauseNoAnswer: func(s *scene) []string {
+		return []string{"why CoreDNS wrote no answer: its log; plugins that drop on purpose (acl with drop, erratic, ratelimit); a panic (coredns_panics_total)", "the Corefile: kubectl get configmap -n kube-system coredns -o yaml"}
+	},
+	verdict.CauseUntranslated: func(s *scene) []string {
+		return []string{"whether kube-proxy (or its replacement) runs on " + s.node + " and has rules for " + cmp.Or(s.service, "the service") + ": nft list ruleset | grep " + cmp.Or(s.service, "ADDRESS"), "whether the service has ready endpoints: kubectl get endpointslices -n kube-system -l kubernetes.io/service-name=kube-dns"}
+	},
+	verdict.CauseNoReply: func(s *scene) []string {
+		return []string{
+			fmt.Sprintf("what lies between the nodes: firewalls and security groups must pass %s 53 from %s to %s, both ways; that ping or TCP 80 pass says nothing about it", strings.ToUpper(s.transport), s.node, s.target()),
+			"whether it arrives: run the dnstrail agent on the other node too, or there: tcpdump -ni any port 53 and host " + s.target(),
+		}
+	},
+	verdict.CauseVanished: func(s *scene) []string {
+		return []string{
+			"the last place it was seen, above, and what comes after it: a virtual switch, a CNI's eBPF program, another node",
+			fmt.Sprintf("for a way between nodes: firewalls and security groups must pass %s 53 both ways", strings.ToUpper(s.transport)),
+		}
+	},
+	verdict.CauseTimeout: func(s *scene) []string {
+		up := "the upstreams of the Corefile's forward"
+		if len(s.upstreams) > 0 {
+			up = strings.Join(s.upstreams, ", ")
+		}
+		return []string{"whether the upstream answers from the CoreDNS pod's network: dig @" + up + " " + s.name + " " + s.qtype, "forward's health checks and failover: coredns_forward_healthcheck_broken_total, coredns_proxy_request_duration_seconds"}
+	},
+	verdict.CauseServerError: func(s *scene) []string {
+		return []string{"CoreDNS's log, with the plugins errors and log on, for " + s.name, "the upstreams that it asked: see the steps above"}
+	},
+	verdict.CauseRefused: func(s *scene) []string {
+		return []string{"which server refuses: CoreDNS has no server block or plugin for " + s.name + ", an acl blocks the client, or the upstream refused"}
+	},
+	verdict.CauseWrongSource: func(s *scene) []string {
+		return []string{"a translation on the way back that is missing: the client asked " + cmp.Or(s.service, "one address") + " and another one answered; look for asymmetric routes and for conntrack entries that were flushed: conntrack -L -p udp --dport 53"}
+	},
+	verdict.CauseEvicted: func(*scene) []string {
+		return []string{"the agent's --max-in-flight: more lookups were unanswered at once than it holds"}
+	},
+	verdict.CauseDropped: func(s *scene) []string {
+		return []string{"the kernel's reason, above, on " + s.here() + ": its meaning stands in include/net/dropreason-core.h; counters: nstat -az"}
+	},
+}
+
+// advice gives what to look at next for a lookup that did not end well.
+func advice(t *store.Trace, v store.Verdict) []string {
+	if v.Where == "" || v.Where == store.Answered {
+		return nil
+	}
+	s := newScene(t, v)
+	if tell := causes[verdict.Cause(v.Cause)]; tell != nil {
+		return tell(&s)
+	}
+	return nil
+}

@@ -1,0 +1,272 @@
+// Package explain tells one lookup in words: what happened, in order of time, and, of a lookup that was lost, what to look at next.
+package explain
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dnstrail/dnstrail/link/semconv"
+	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/verdict"
+)
+
+// Story is a lookup told in words.
+type Story struct {
+	Trace   *store.Trace
+	Verdict store.Verdict
+	Steps   []Step
+	// Advice is what to look at next; empty for a lookup that was answered well.
+	Advice []string
+}
+
+// Step is one thing that happened.
+type Step struct {
+	At     time.Duration // since the lookup began; negative where another host's clock is behind
+	Took   time.Duration // 0 for an instant
+	Text   string        // a sentence without its full stop
+	Failed bool
+	Inside bool // it happened inside CoreDNS
+}
+
+// Tell tells t. Others are further traces of about the same time, which may show whether another node was watched; none need be given.
+func Tell(t *store.Trace, others []*store.Trace) Story {
+	s := Story{Trace: t, Verdict: t.VerdictAmong(others)}
+	s.begin()
+	for _, sp := range t.Spans {
+		s.span(sp)
+	}
+	s.end()
+	slices.SortStableFunc(s.Steps, func(a, b Step) int { return cmp.Compare(a.At, b.At) })
+	s.Advice = advice(t, s.Verdict)
+	return s
+}
+
+func (s *Story) add(at time.Time, took time.Duration, failed bool, format string, args ...any) {
+	s.Steps = append(s.Steps, Step{At: at.Sub(s.Trace.Start()), Took: took, Text: fmt.Sprintf(format, args...), Failed: failed})
+}
+
+func asker(t *store.Trace) string {
+	who := t.Asker()
+	if who.Process == "" {
+		return who.String()
+	}
+	return fmt.Sprintf("%s[%d] in %s", who.Process, who.PID, who)
+}
+
+func (s *Story) begin() {
+	t := s.Trace
+	text := fmt.Sprintf("%s asks for %s %s", asker(t), cmp.Or(t.Name(), "?"), t.Type())
+	if to := t.Asked(); to.Address.IsValid() {
+		text += ", of " + to.Address.String()
+	}
+	if tr := t.Transport(); tr != "" {
+		text += " over " + tr
+	}
+	s.add(t.Start(), 0, false, "%s", text)
+}
+
+func (s *Story) end() {
+	t, v := s.Trace, s.Verdict
+	c := t.Client()
+	if c == nil {
+		return
+	}
+	who := cmp.Or(t.Asker().Process, "the client")
+	switch {
+	case v.Lost():
+		s.add(c.End, 0, true, "no answer has come to %s: lost at %s", who, v.Where)
+	default:
+		s.add(c.End, 0, false, "%s has its answer, %s", who, cmp.Or(t.Rcode(), "of unknown rcode"))
+	}
+}
+
+// span adds the steps that a span tells of.
+func (s *Story) span(sp *store.Span) {
+	switch {
+	case sp == s.Trace.Client():
+	case sp.From(semconv.ScopePlugin):
+		n := len(s.Steps)
+		s.pluginSpan(sp)
+		for i := range s.Steps[n:] {
+			s.Steps[n+i].Inside = true
+		}
+	case sp.Attributes.String(semconv.Segment) != "":
+		s.segment(sp)
+	}
+}
+
+func (s *Story) pluginSpan(sp *store.Span) {
+	switch sp.Kind {
+	case store.KindServer:
+		name := "CoreDNS"
+		if pod := sp.String(semconv.K8SPodName); pod != "" {
+			name += " (" + pod + ")"
+		}
+		s.add(sp.Start, 0, false, "%s takes the query", name)
+		by := ""
+		if plugin := sp.Attributes.String(semconv.AnsweredBy); plugin != "" {
+			by = ", by its plugin " + plugin
+		}
+		if written, known := sp.Attributes.Bool(semconv.ResponseWritten); known && !written {
+			s.add(sp.End, 0, true, "CoreDNS ends the query without an answer%s", by)
+			return
+		}
+		rcode := sp.Attributes.String(semconv.ResponseCode)
+		s.add(sp.End, 0, sp.Status == store.StatusError, "CoreDNS answers %s%s, after %s", cmp.Or(rcode, "something"), by, duration(sp.Duration()))
+	case store.KindClient:
+		s.upstream(sp)
+	default:
+		text := "plugin " + cmp.Or(sp.Attributes.String(semconv.PluginName), sp.Name)
+		if text == "plugin cache" {
+			if status := s.cacheStatus(); status != "" {
+				text += ": " + status
+			}
+		}
+		s.add(sp.Start, sp.Duration(), sp.Status == store.StatusError, "%s", text)
+	}
+}
+
+func (s *Story) cacheStatus() string {
+	for _, server := range s.Trace.Servers() {
+		if status := server.Attributes.String(semconv.CacheStatus); status != "" {
+			return status
+		}
+	}
+	return ""
+}
+
+func (s *Story) upstream(sp *store.Span) {
+	text := "CoreDNS asks upstream"
+	if peer := sp.Peer(); peer.IsValid() {
+		text += " " + peer.String()
+	}
+	if transport := sp.Attributes.String(semconv.NetworkTransport); transport != "" {
+		text += " over " + transport
+	}
+	if connection := sp.Attributes.String(semconv.UpstreamConnection); connection != "" {
+		text += " on a " + connection + " connection"
+	}
+	failed := sp.Status == store.StatusError
+	outcome := cmp.Or(sp.Attributes.String(semconv.ErrorType), sp.Attributes.String(semconv.ResponseCode), sp.Message)
+	if outcome == "" && failed {
+		outcome = "failed"
+	}
+	if outcome != "" {
+		text += ": " + outcome
+	}
+	s.add(sp.Start, sp.Duration(), failed, "%s", text)
+}
+
+// segment tells where a packet got to.
+func (s *Story) segment(sp *store.Span) {
+	stage := sp.Attributes.String(semconv.Segment)
+	if stage == string(verdict.Upstream) {
+		return // CoreDNS's own attempt tells of it
+	}
+	_, to := sp.Attributes.String(semconv.SegmentFrom), sp.Attributes.String(semconv.SegmentTo)
+	who := "the query"
+	if stage == string(verdict.ReturnPath) || stage == string(verdict.Client) && strings.Contains(sp.Name, "socket") {
+		who = "the answer"
+	}
+	at := ""
+	if c := s.Trace.Client(); c != nil && !sp.SameSender(c) {
+		if node := sp.String(semconv.K8SNodeName); node != "" {
+			at = " on " + node
+		}
+	}
+	reason := sp.Attributes.String(semconv.DropReason)
+	switch {
+	case reason != "":
+		s.add(sp.End, 0, true, "the kernel%s drops %s at %s: %s", at, who, device(to), reason)
+	case sp.Name == "DNS server":
+		s.add(sp.End, 0, false, "the answer leaves the DNS server by %s%s, %s after the query was there", device(to), at, duration(sp.Duration()))
+	case sp.Name == "beyond this node":
+		s.add(sp.End, 0, false, "the answer comes back at %s%s, %s after the query left", device(to), at, duration(sp.Duration()))
+	default:
+		text := who + " " + arrival(to) + at
+		if stage == string(verdict.Service) {
+			if tuple := sp.Attributes.String(semconv.ConntrackReply); tuple != "" {
+				if server, _, ok := strings.Cut(tuple, ">"); ok && who == "the query" {
+					text += ", translated to " + server
+				}
+			}
+		}
+		s.add(sp.End, sp.Duration(), false, "%s", text)
+	}
+}
+
+// arrival tells what a place, "eth0 out netns 4026532201", is the place of.
+func arrival(place string) string {
+	words := strings.Fields(place)
+	if len(words) != 4 || words[2] != "netns" {
+		return "gets to " + cmp.Or(place, "an unknown place")
+	}
+	switch words[1] {
+	case "out":
+		return "leaves by " + words[0]
+	case "in":
+		return "arrives at " + words[0]
+	case "read":
+		return "is read from the socket"
+	}
+	return words[1] + " at " + words[0]
+}
+
+func device(place string) string {
+	if words := strings.Fields(place); len(words) == 4 && words[2] == "netns" {
+		return words[0]
+	}
+	return place
+}
+
+// duration is short, as it stands within a sentence.
+func duration(d time.Duration) string {
+	switch {
+	case d >= time.Second:
+		return d.Round(10 * time.Millisecond).String()
+	case d >= time.Millisecond:
+		return d.Round(10 * time.Microsecond).String()
+	}
+	return d.Round(100 * time.Nanosecond).String()
+}
+
+// MarshalJSON writes the story with its trace ID and question; times are in seconds. The schema's version is its first field.
+func (s Story) MarshalJSON() ([]byte, error) {
+	type step struct {
+		At     float64 `json:"at"`
+		Took   float64 `json:"took,omitempty"`
+		Text   string  `json:"text"`
+		Failed bool    `json:"failed,omitempty"`
+	}
+	out := struct {
+		Version   int       `json:"version"`
+		TraceID   string    `json:"traceId"`
+		Start     time.Time `json:"start"`
+		Duration  float64   `json:"duration"`
+		Name      string    `json:"name"`
+		Type      string    `json:"type"`
+		Rcode     string    `json:"rcode,omitempty"`
+		Client    string    `json:"client"`
+		Lost      bool      `json:"lost"`
+		Where     string    `json:"where"`
+		Cause     string    `json:"cause,omitempty"`
+		Text      string    `json:"text,omitempty"`
+		Certainty string    `json:"certainty,omitempty"`
+		Evidence  []string  `json:"evidence,omitempty"`
+		Steps     []step    `json:"steps"`
+		Advice    []string  `json:"advice,omitempty"`
+	}{
+		Version: 1, TraceID: s.Trace.ID.String(), Start: s.Trace.Start().UTC(), Duration: s.Trace.Duration().Seconds(),
+		Name: s.Trace.Name(), Type: s.Trace.Type(), Rcode: s.Trace.Rcode(), Client: s.Trace.Asker().String(),
+		Lost: s.Verdict.Lost(), Where: s.Verdict.Where, Cause: s.Verdict.Cause, Text: s.Verdict.Text, Certainty: s.Verdict.Certainty, Evidence: s.Verdict.Evidence,
+		Advice: s.Advice,
+	}
+	for _, st := range s.Steps {
+		out.Steps = append(out.Steps, step{st.At.Seconds(), st.Took.Seconds(), st.Text, st.Failed})
+	}
+	return json.Marshal(out)
+}
