@@ -265,6 +265,9 @@ func (s Story) MarshalJSON() ([]byte, error) {
 		Lost: s.Verdict.Lost(), Where: s.Verdict.Where, Cause: s.Verdict.Cause, Text: s.Verdict.Text, Certainty: s.Verdict.Certainty, Evidence: s.Verdict.Evidence,
 		Advice: s.Advice,
 	}
+	if s.Verdict.Lost() {
+		out.Rcode = "" // CoreDNS's, which the client did not get
+	}
 	for _, st := range s.Steps {
 		out.Steps = append(out.Steps, step{st.At.Seconds(), st.Took.Seconds(), st.Text, st.Failed})
 	}
