@@ -135,6 +135,7 @@ const (
 	ConntrackOriginal = "dnstrail.conntrack.original"
 	ConntrackReply    = "dnstrail.conntrack.reply"
 	ConntrackStatus   = "dnstrail.conntrack.status"
+	Inferred          = "dnstrail.inferred"
 )
 
 // All is every attribute that dnstrail sends. An attribute that is a template stands here with its prefix.
@@ -219,4 +220,5 @@ var All = []Attribute{
 	{ConntrackOriginal, "string", Own, "The connection-tracking entry's original tuple."},
 	{ConntrackReply, "string", Own, "The connection-tracking entry's reply tuple: what the translation made of it."},
 	{ConntrackStatus, "string", Own, "The entry's status: `UNREPLIED`, `SEEN_REPLY`, `ASSURED`, ..."},
+	{Inferred, "boolean", Own, "True on a span whose place in the trace was concluded, not seen: a server's upstream query."},
 }

@@ -212,3 +212,11 @@ func upstreamEvidence(l *lookup.Lookup) []string {
 	}
 	return e
 }
+
+// Certainty gives the value of dnstrail.verdict.certainty.
+func (v *Verdict) Certainty() string {
+	if v.Certain {
+		return "certain"
+	}
+	return "inferred"
+}
