@@ -40,10 +40,11 @@ const (
 
 // Tracer is the loaded and attached program. Its methods are for one goroutine, but for Close and Losses.
 type Tracer struct {
-	objs   objectObjects
-	links  []link.Link // kept: a link that is collected as garbage is detached
-	reader *ringbuf.Reader
-	record ringbuf.Record
+	objs    objectObjects
+	links   []link.Link // kept: a link that is collected as garbage is detached
+	reader  *ringbuf.Reader
+	record  ringbuf.Record
+	recvmsg int // of the hooks that see a server's read, how many are attached
 	// Missing are the hooks that could not be attached and what that costs, in words for the user.
 	Missing []string
 }
@@ -182,7 +183,7 @@ func (t *Tracer) attachReads() {
 		t.links = append(t.links, l)
 	}
 	const cost = "the wait in a DNS server's receive queue is not told from the time in the server"
-	root, err := cgroup2Mount()
+	root, err := Cgroup2Mount()
 	if err != nil {
 		t.Missing = append(t.Missing, err.Error()+": "+cost)
 		return
@@ -198,11 +199,12 @@ func (t *Tracer) attachReads() {
 			continue
 		}
 		t.links = append(t.links, l)
+		t.recvmsg++
 	}
 }
 
-// cgroup2Mount gives the place where cgroup v2 is mounted.
-func cgroup2Mount() (string, error) {
+// Cgroup2Mount gives the place where cgroup v2 is mounted, an error if it is not.
+func Cgroup2Mount() (string, error) {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return "", err
@@ -265,6 +267,9 @@ func (t *Tracer) Losses() (Losses, error) {
 	}
 	return l, nil
 }
+
+// ReadsSeen says whether every read of a DNS server's UDP socket is seen.
+func (t *Tracer) ReadsSeen() bool { return t.recvmsg == 2 }
 
 // Waiting gives how many bytes wait in the ring buffer.
 func (t *Tracer) Waiting() int { return t.reader.AvailableBytes() }

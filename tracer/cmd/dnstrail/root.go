@@ -14,6 +14,7 @@ translation, to the DNS server and back, and says in words where a lookup was lo
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
 	}
+	root.AddCommand(newAgentCommand(), newObserveCommand())
 	root.AddCommand(newStoreCommand(), newExplainCommand())
 	return root
 }

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dnstrail/dnstrail/tracer/export"
+	"github.com/dnstrail/dnstrail/tracer/pipeline"
+)
+
+// exportGrace bounds how long the last spans are waited for at the end.
+const exportGrace = 5 * time.Second
+
+type agentFlags struct {
+	watch    watchFlags
+	sample   string
+	slow     time.Duration
+	endpoint string
+	metrics  string
+	socket   string
+}
+
+func newAgentCommand() *cobra.Command {
+	var f agentFlags
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Watch this node and send every lookup as spans",
+		Long: `agent watches this node's DNS lookups and sends them as OpenTelemetry spans, each under the trace ID that CoreDNS's dnstrail plugin derives, too. It
+honors the OTEL_EXPORTER_OTLP_* environment; a collector that is away costs spans, which are counted, and nothing else.`,
+		Example: `  dnstrail agent --endpoint http://127.0.0.1:4317
+  OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf dnstrail agent --sample 0.01`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+	}
+	fs := cmd.Flags()
+	f.watch.register(fs)
+	fs.StringVar(&f.sample, "sample", "1", "share of lookups to send, 0 to 1, by trace ID: the plugin with the same share keeps the same ones")
+	fs.DurationVar(&f.slow, "slow", time.Second, "send lookups that took this long whatever --sample says; 0: do not")
+	fs.StringVar(&f.endpoint, "endpoint", "", "OTLP endpoint as a URL, before OTEL_EXPORTER_OTLP_ENDPOINT")
+	fs.StringVar(&f.metrics, "metrics-address", "", "address for /metrics, for example 127.0.0.1:9154; none if empty")
+	fs.StringVar(&f.socket, "socket", "", "Unix socket on which observe and explain ask for the past; none if empty")
+	return cmd
+}
+
+func (f *agentFlags) run(cmd *cobra.Command) error {
+	ratio, err := export.ParseRatio(f.sample)
+	if err != nil {
+		return fmt.Errorf("--sample: %w", err)
+	}
+	o, closeAll, err := f.watch.options()
+	if err != nil {
+		return err
+	}
+	defer closeAll()
+	client, err := export.NewClient(f.endpoint)
+	if err != nil {
+		return err
+	}
+	exporter, err := export.New(client, export.Options{Sample: ratio, Slow: f.slow, Guard: f.watch.guard, Node: f.watch.node, Host: hostname(), Version: version()})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), exportGrace)
+		defer cancel()
+		if err := exporter.Close(ctx); err != nil {
+			fmt.Fprintln(cmd.ErrOrStderr(), "dnstrail:", err)
+		}
+		s := exporter.Stats()
+		fmt.Fprintf(cmd.ErrOrStderr(), "dnstrail: spans: %d made, %d sent, %d dropped, %d failed\n", s.Made, s.Sent, s.Dropped, s.Failed)
+	}()
+	o.Result = func(r pipeline.Result) { exporter.Add(r.Lookup, r.Verdict, r.Judge, r.Origin) }
+	o.Tick = exporter.Tick
+	p, err := pipeline.Open(o)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	for _, m := range p.Missing() {
+		fmt.Fprintln(cmd.ErrOrStderr(), "dnstrail: without", m)
+	}
+	err = errors.Join(p.Run(cmd.Context()))
+	footer(cmd.ErrOrStderr(), p.Stats())
+	return err
+}

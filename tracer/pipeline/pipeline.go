@@ -1,0 +1,170 @@
+// Package pipeline runs the tracer: kernel events in, judged lookups out. It is what `dnstrail agent` and `dnstrail observe` share.
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/dnstrail/dnstrail/plugin/identity"
+	"github.com/dnstrail/dnstrail/tracer/bpf"
+	"github.com/dnstrail/dnstrail/tracer/hop"
+	"github.com/dnstrail/dnstrail/tracer/lookup"
+	"github.com/dnstrail/dnstrail/tracer/origin"
+	"github.com/dnstrail/dnstrail/tracer/verdict"
+)
+
+// Options say what a [Pipeline] watches and where its results go.
+type Options struct {
+	BPF    bpf.Options
+	Lookup lookup.Options // Emit and Losses are the pipeline's
+	// Index knows the pods; nil knows nobody.
+	Index *identity.Index
+	// Result gets each judged lookup, Tick is called every few milliseconds. Both run on the pipeline's goroutine; what Result gets lives until it returns.
+	Result func(Result)
+	Tick   func(now time.Time)
+}
+
+// Result is a lookup that has ended, or of which more became known.
+type Result struct {
+	Lookup  *lookup.Lookup
+	Verdict *verdict.Verdict
+	Judge   *verdict.Judge
+	Origin  *origin.Origin
+}
+
+// Stats are the pipeline's own counts, losses among them.
+type Stats struct {
+	Events      uint64 // kernel events read
+	Undecodable uint64 // of them, not DNS after all, or their payload out of reach
+	Kernel      bpf.Losses
+	Lookup      lookup.Stats
+}
+
+// Lost counts the kernel events that never came.
+func (s *Stats) Lost() uint64 { return s.Kernel.Total() }
+
+// Pipeline is a running tracer. Its methods are for one goroutine.
+type Pipeline struct {
+	o       Options
+	tracer  *bpf.Tracer
+	decoder hop.Decoder
+	asm     *lookup.Assembler
+	judge   verdict.Judge
+	origins origin.Resolver
+	stats   Stats
+}
+
+// How often the clock's offset and the losses are read anew, and how often Tick is called at least.
+const (
+	clockInterval = 2 * time.Second
+	tickInterval  = 20 * time.Millisecond
+	lossInterval  = 200 * time.Millisecond
+)
+
+// Open loads and attaches the tracer; [bpf.Open] says how that can fail.
+func Open(o Options) (*Pipeline, error) {
+	t, err := bpf.Open(o.BPF)
+	if err != nil {
+		return nil, err
+	}
+	p := &Pipeline{o: o, tracer: t}
+	p.judge.ReadsSeen = t.ReadsSeen()
+	p.origins.Index = o.Index
+	if root, err := bpf.Cgroup2Mount(); err == nil {
+		if c, err := origin.OpenCgroups(root); err == nil {
+			p.origins.Cgroups = c
+		}
+	}
+	if p.decoder.Offset, err = hop.ClockOffset(); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	o.Lookup.Emit = p.emit
+	o.Lookup.Losses = p.stats.Lost
+	p.asm = lookup.New(o.Lookup)
+	return p, nil
+}
+
+// Missing says which optional hooks could not be had, and what that costs.
+func (p *Pipeline) Missing() []string { return p.tracer.Missing }
+
+// Run reads events until ctx ends; then it gives what is still in flight, and returns nil.
+func (p *Pipeline) Run(ctx context.Context) error {
+	var packet hop.Packet
+	now := time.Now()
+	nextTick, nextClock, nextLoss := now, now.Add(clockInterval), now
+	for n := 0; ; n++ {
+		e, payload, err := p.tracer.Read()
+		switch {
+		case errors.Is(err, os.ErrClosed):
+			return nil
+		case err != nil:
+			return err
+		case e != nil:
+			p.stats.Events++
+			if p.decoder.Decode(e, payload, &packet) {
+				p.asm.Add(&packet)
+			} else {
+				p.stats.Undecodable++
+			}
+			if n&0xff != 0 {
+				continue // the clock is not read for every event
+			}
+		}
+		now = time.Now()
+		if now.Before(nextTick) {
+			continue
+		}
+		nextTick = now.Add(tickInterval)
+		if e == nil {
+			// Only with nothing left to read is it known that nothing more has come.
+			p.asm.Sweep(now.UnixNano())
+		}
+		if now.After(nextLoss) {
+			nextLoss = now.Add(lossInterval)
+			p.readLosses()
+		}
+		if now.After(nextClock) {
+			nextClock = now.Add(clockInterval)
+			if p.decoder.Offset, err = hop.ClockOffset(); err != nil {
+				return err
+			}
+		}
+		if p.o.Tick != nil {
+			p.o.Tick(now)
+		}
+		if ctx.Err() != nil {
+			p.readLosses()
+			p.asm.Flush()
+			return nil
+		}
+	}
+}
+
+func (p *Pipeline) readLosses() {
+	if l, err := p.tracer.Losses(); err == nil {
+		p.stats.Kernel = l
+	}
+}
+
+func (p *Pipeline) emit(l *lookup.Lookup) {
+	v := p.judge.Of(l)
+	p.o.Result(Result{Lookup: l, Verdict: &v, Judge: &p.judge, Origin: p.origins.Of(l, time.Unix(0, l.End()))})
+}
+
+// Stats gives the counts as of the last loss reading.
+func (p *Pipeline) Stats() Stats {
+	s := p.stats
+	s.Lookup = p.asm.Stats()
+	return s
+}
+
+// Close detaches the tracer.
+func (p *Pipeline) Close() error {
+	err := p.tracer.Close()
+	if p.origins.Cgroups != nil {
+		err = errors.Join(err, p.origins.Cgroups.Close())
+	}
+	return err
+}
