@@ -227,7 +227,8 @@ func (a *Assembler) addAnswer(p *hop.Packet, message []byte) *Lookup {
 	p.Hop.Attempt = uint8(l.Attempts - 1)
 	a.keep(l, &p.Hop)
 	if p.Kind == hop.Drop {
-		if !p.Reason.Harmless() && !l.Delivered {
+		if !p.Reason.Harmless() && (!l.Delivered || (l.deliveredSKB == p.SKB && !l.ReadByClient)) {
+			l.Delivered = false // it came, and there was nobody to take it
 			l.Ending = Dropped
 			a.schedule(l, p.Time+int64(a.o.DropWait))
 		}
@@ -261,6 +262,7 @@ func (a *Assembler) addAnswer(p *hop.Packet, message []byte) *Lookup {
 			break
 		}
 		l.deliver()
+		l.deliveredSKB = p.SKB
 		a.waitForClient(l)
 	case p.Kind == hop.Out:
 		l.deliver()

@@ -86,6 +86,7 @@ type Lookup struct {
 	// EventsLost counts kernel events that were lost while the lookup was in flight: hops may be missing.
 	EventsLost uint64
 
+	deliveredSKB uint64
 	lossesBefore uint64
 	lastQuery    int64 // time of the last attempt's first hop
 	deadline     int64
