@@ -63,6 +63,13 @@ test-system: build need-system $(BIN)/jaeger ## The lab, end to end, as root
 test-left-out:
 	@echo "==> left out, because it needs root: the lab, the end-to-end tests, the link rate, the fault matrix (make test-system)"
 
+.PHONY: test-kube
+test-kube: ## The Kubernetes source against a real API server and etcd, built first (some minutes). Not part of make test. DNSTRAIL_KUBE_PODS=100000 fills it
+	@test -x $(BIN)/kube-apiserver || echo "==> building kube-apiserver and etcd from their Go modules (about six minutes, once)"
+	@test/progress.sh test/kube/build.sh $(BIN)
+	$(call say,the Kubernetes source against a real API server)
+	@DNSTRAIL_KUBE=$(BIN) go test -count=1 -v -timeout 60m -run TestRealAPIServer ./plugin/identity
+
 .PHONY: lint
 lint: $(CACHE)/bin/golangci-lint-$(GOLANGCI_LINT_VERSION) ## gofmt, go vet, golangci-lint
 	$(call say,lint)

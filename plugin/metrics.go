@@ -63,12 +63,14 @@ func newClientVecs() *clientVecs {
 	}
 }
 
-// durations describes a histogram of seconds: native buckets at CoreDNS's resolution, bounded in number, and every second one of CoreDNS's
-// classic buckets, for what cannot read native ones.
+// durationBuckets are every second one of CoreDNS's own ([plugin.TimeBuckets]), in seconds.
+var durationBuckets = [...]float64{0.00025, 0.001, 0.004, 0.016, 0.064, 0.256, 1.024, 4.096}
+
+// durations describes a histogram of seconds: native buckets at CoreDNS's resolution, bounded in number, and classic ones for what cannot read those.
 func durations(name, help string) prometheus.HistogramOpts {
 	return prometheus.HistogramOpts{
 		Namespace: plugin.Namespace, Subsystem: subsystem, Name: name, Help: help,
-		Buckets:                         prometheus.ExponentialBuckets(0.00025, 4, 8), // 0.25 ms to 4.1 s
+		Buckets:                         durationBuckets[:],
 		NativeHistogramBucketFactor:     plugin.NativeHistogramBucketFactor,
 		NativeHistogramMaxBucketNumber:  100,
 		NativeHistogramMinResetDuration: time.Hour,

@@ -74,8 +74,8 @@ type clientName [5]string
 type clientSeries struct {
 	name     clientName
 	vecs     *clientVecs
-	duration prometheus.Observer
-	upstream atomic.Pointer[prometheus.Observer] // made when needed, as the ones below: most clients never fail
+	duration *histogram
+	upstream atomic.Pointer[histogram] // made when needed, as the ones below: most clients never fail
 	misses   atomic.Pointer[prometheus.Counter]
 	requests atomic.Pointer[[]requestCounter]
 
@@ -147,22 +147,42 @@ func (m *clientMetrics) observe(q *clientQuery) {
 	if c.unanswered != nil {
 		c.unanswered.Inc()
 	}
-	observe(s.duration, q.total, q.traceID)
+	s.duration.observe(q.total, q.traceID)
 	if q.upstream > 0 {
-		observe(s.upstreamOf(), q.upstream, q.traceID)
+		s.upstreamOf().observe(q.upstream, q.traceID)
 	}
 	if q.searchMiss {
 		s.missesOf().Inc()
 	}
 }
 
-// observe adds a duration to a histogram; a trace that is kept becomes the exemplar of its bucket.
-func observe(o prometheus.Observer, d time.Duration, trace link.TraceID) {
-	if trace != (link.TraceID{}) {
-		o.(prometheus.ExemplarObserver).ObserveWithExemplar(d.Seconds(), prometheus.Labels{"trace_id": trace.String()})
+// exemplarEvery is how often a bucket gets a new exemplar: more often than anybody reads them, and not at each query, which would cost
+// more than all other metrics together.
+const exemplarEvery = time.Second
+
+// histogram is a client's histogram and, for each of its classic buckets, when it last got an exemplar (in nanoseconds since 1970).
+type histogram struct {
+	prometheus.Observer
+	exemplars [len(durationBuckets) + 1]atomic.Int64
+}
+
+// observe adds a duration; a trace that is kept may become the exemplar of its bucket.
+func (h *histogram) observe(d time.Duration, trace link.TraceID) {
+	v := d.Seconds()
+	if trace == (link.TraceID{}) {
+		h.Observe(v)
 		return
 	}
-	o.Observe(d.Seconds())
+	bucket := 0
+	for bucket < len(durationBuckets) && v > durationBuckets[bucket] {
+		bucket++
+	}
+	last, now := h.exemplars[bucket].Load(), time.Now().UnixNano()
+	if now-last < int64(exemplarEvery) || !h.exemplars[bucket].CompareAndSwap(last, now) {
+		h.Observe(v)
+		return
+	}
+	h.Observer.(prometheus.ExemplarObserver).ObserveWithExemplar(v, prometheus.Labels{"trace_id": trace.String()})
 }
 
 // seriesOf gives the series that a client is counted under.
@@ -226,7 +246,7 @@ func (o *clientOptions) name(c *identity.Client) clientName {
 
 // newSeries makes the series of a client. Of a client that asks, requests and duration always exist.
 func (t *clientTable) newSeries(name clientName) *clientSeries {
-	s := &clientSeries{name: name, vecs: t.vecs, duration: t.vecs.duration.WithLabelValues(name[:]...)}
+	s := &clientSeries{name: name, vecs: t.vecs, duration: &histogram{Observer: t.vecs.duration.WithLabelValues(name[:]...)}}
 	s.requests.Store(&[]requestCounter{})
 	return s
 }
@@ -273,13 +293,12 @@ func (s *clientSeries) with(more ...string) []string {
 	return out
 }
 
-func (s *clientSeries) upstreamOf() prometheus.Observer {
-	if p := s.upstream.Load(); p != nil {
-		return *p
+func (s *clientSeries) upstreamOf() *histogram {
+	if h := s.upstream.Load(); h != nil {
+		return h
 	}
-	o := s.vecs.upstream.WithLabelValues(s.name[:]...)
-	s.upstream.Store(&o)
-	return o
+	s.upstream.CompareAndSwap(nil, &histogram{Observer: s.vecs.upstream.WithLabelValues(s.name[:]...)})
+	return s.upstream.Load()
 }
 
 func (s *clientSeries) missesOf() prometheus.Counter {

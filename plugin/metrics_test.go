@@ -281,6 +281,36 @@ func TestExemplarsCarryTheTrace(t *testing.T) {
 	}
 }
 
+func TestExemplarsAreRationed(t *testing.T) {
+	table := newClientTable()
+	m := table.with(clientOptions{})
+	q := answered(pod("ns", "a", "a-1"))
+	for i := range 1000 {
+		q.traceID, q.total = link.TraceID{1, byte(i >> 8), byte(i)}, time.Duration(i%2*8+2)*time.Millisecond // two buckets
+		m.observe(q)
+	}
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(table)
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "coredns_dnstrail_client_request_duration_seconds" {
+			continue
+		}
+		for _, metric := range f.GetMetric() {
+			h := metric.GetHistogram()
+			if h.GetSampleCount() == 0 {
+				continue // of the rest
+			}
+			if n := len(h.GetExemplars()); n != 2 || h.GetSampleCount() != 1000 {
+				t.Errorf("%d exemplars of %d queries, want one a bucket and second: 2 of 1000", n, h.GetSampleCount())
+			}
+		}
+	}
+}
+
 // Queries count while clients come and go and the metrics are read: for -race.
 func TestMetricsUnderChurn(t *testing.T) {
 	table := newClientTable()
