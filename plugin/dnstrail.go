@@ -40,7 +40,7 @@ type Dnstrail struct {
 	exporter *exporter       // nil if spans go nowhere
 	keep     keeper
 	names    namePolicy
-	observe  func(q *query, res *result, kept bool) // never nil
+	observe  func(q *query, kept bool) // never nil
 }
 
 // Name implements plugin.Handler.

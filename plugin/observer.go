@@ -3,15 +3,16 @@ package dnstrail
 import "github.com/miekg/dns"
 
 // observer gives the function that counts finished queries by client.
-func (c *config) observer() func(*query, *result, bool) {
+func (c *config) observer() func(*query, bool) {
 	if c.noStats {
-		return func(*query, *result, bool) {}
+		return func(*query, bool) {}
 	}
 	m := clients.with(c.metrics)
 	domain := c.domain
-	return func(q *query, res *result, kept bool) {
+	return func(q *query, kept bool) {
+		res := &q.result
 		o := clientQuery{
-			client: q.client, server: q.server, plugin: res.answeredBy, written: res.rcode >= 0, total: res.total, upstream: res.upstream,
+			client: q.client, server: q.server, plugin: res.endedIn, written: res.rcode >= 0, total: res.total, upstream: res.upstream,
 		}
 		if o.written {
 			o.rcode = rcodeName(res.rcode)

@@ -57,6 +57,7 @@ type query struct {
 	writer  queryWriter
 
 	answer
+	result
 }
 
 // answer is what became of a query.
@@ -368,15 +369,15 @@ func (w *queryWriter) Write(b []byte) (int, error) {
 
 // result is how a query ended.
 type result struct {
-	rcode      int // -1: nothing was answered
-	err        error
-	panicked   bool
-	total      time.Duration
-	forward    time.Duration
-	upstream   time.Duration
-	attempts   int
-	answeredBy string
-	cache      string
+	rcode    int // -1: nothing was answered
+	err      error
+	panicked bool
+	total    time.Duration
+	forward  time.Duration
+	upstream time.Duration
+	attempts int
+	endedIn  string // the plugin that answered or, without an answer, that the query ended in; "" if that is not known
+	cache    string
 }
 
 // finish closes the record of a query; the chain returned rcode and err, or has panicked.
@@ -387,7 +388,8 @@ func (q *query) finish(rcode int, err error, panicked bool) {
 		}
 	}()
 	q.closed.Store(true)
-	res := result{rcode: -1, err: err, panicked: panicked, total: time.Since(q.begun), answeredBy: q.answeredBy}
+	res := &q.result
+	*res = result{rcode: -1, err: err, panicked: panicked, total: time.Since(q.begun), endedIn: q.answeredBy}
 	switch {
 	case panicked:
 		res.rcode = dns.RcodeServerFailure // the server writes it; see Server.ServeDNS
@@ -399,27 +401,27 @@ func (q *query) finish(rcode int, err error, panicked bool) {
 		res.rcode = rcode // the server writes it
 	}
 	if q.messages == 0 {
-		res.answeredBy = q.at()
+		res.endedIn = q.at()
 	}
 	rec := q.rec.Load()
 	if rec != nil {
-		rec.close(&res)
+		rec.close(res)
 	}
-	res.cache = q.cacheStatus(&res)
-	reason := q.d.keep.atEnd(q, &res)
+	res.cache = q.cacheStatus(res)
+	reason := q.d.keep.atEnd(q, res)
 	kept := false
 	if reason != notKept && q.d.exporter != nil {
 		q.reason = reason
 		if rec == nil {
 			rec = newRecorder(q, nil)
-			rec.close(&res)
+			rec.close(res)
 		}
-		kept = q.d.exporter.offer(newFinished(q, rec, &res))
+		kept = q.d.exporter.offer(newFinished(q, rec))
 	} else {
 		countNotKept(reason)
 	}
 	if q.link == nil {
-		q.d.observe(q, &res, kept)
+		q.d.observe(q, kept)
 	}
 }
 
@@ -428,7 +430,7 @@ func (q *query) cacheStatus(res *result) string {
 	switch {
 	case q.link != nil:
 		return "prefetch"
-	case q.messages > 0 && res.answeredBy == "cache":
+	case q.messages > 0 && res.endedIn == "cache":
 		if q.message != nil && staleAnswer(q.message) {
 			return "stale"
 		}

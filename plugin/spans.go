@@ -30,7 +30,6 @@ const maxAnswers = 16
 type finished struct {
 	q    *query
 	rec  *recorder
-	res  result
 	seen seen
 }
 
@@ -43,8 +42,8 @@ type seen struct {
 	answers   []string
 }
 
-func newFinished(q *query, rec *recorder, res *result) *finished {
-	f := &finished{q: q, rec: rec, res: *res}
+func newFinished(q *query, rec *recorder) *finished {
+	f := &finished{q: q, rec: rec}
 	switch {
 	case q.message != nil:
 		m := q.message
@@ -242,7 +241,7 @@ func rcodeName(rcode int) string {
 
 // server makes the SERVER span, or the root of a background refresh.
 func (f *finished) server(s *span) {
-	q, res := f.q, &f.res
+	q, res := f.q, &f.q.result
 	s.name = spanName(q.qtype)
 	s.kind = trace.SpanKindServer
 	if q.parent != (link.SpanID{}) {
@@ -294,8 +293,8 @@ func (f *finished) server(s *span) {
 	if len(f.seen.answers) > 0 {
 		a = append(a, attribute.StringSlice(semconv.Answers, f.seen.answers))
 	}
-	if res.answeredBy != "" {
-		a = append(a, attribute.String(semconv.AnsweredBy, res.answeredBy))
+	if res.endedIn != "" {
+		a = append(a, attribute.String(semconv.AnsweredBy, res.endedIn))
 	}
 	if res.cache != "" {
 		a = append(a, attribute.String(semconv.CacheStatus, res.cache))
@@ -328,14 +327,14 @@ func (q *query) network() string {
 
 // failure says why the query failed; "" if it did not.
 func (f *finished) failure() (errorType, text string) {
-	res := &f.res
+	res := &f.q.result
 	switch {
 	case res.panicked:
-		return "panic", "plugin " + res.answeredBy + " panicked"
+		return "panic", "plugin " + res.endedIn + " panicked"
 	case f.q.writeErr != nil:
 		return "write_error", f.q.writeErr.Error()
 	case res.rcode < 0:
-		return "no_answer", "no answer was written; the query ended in plugin " + res.answeredBy
+		return "no_answer", "no answer was written; the query ended in plugin " + res.endedIn
 	case failedRcode(res.rcode):
 		if res.err != nil {
 			return rcodeName(res.rcode), res.err.Error()

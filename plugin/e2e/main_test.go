@@ -2,34 +2,85 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
 	_ "github.com/coredns/coredns/core/plugin" // all of CoreDNS's plugins
+	"github.com/coredns/coredns/plugin"
+	clog "github.com/coredns/coredns/plugin/pkg/log"
+	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
 
 	dnstrail "github.com/dnstrail/dnstrail/plugin"
 )
 
 func TestMain(m *testing.M) {
 	caddy.Quiet, dnsserver.Quiet = true, true
+	clog.Discard()
+	os.Setenv("OTEL_BSP_SCHEDULE_DELAY", "20") // ms
 	directives, err := dnstrail.WithDirective(dnsserver.Directives)
 	if err == nil {
-		err = dnsserver.SetDirectives(directives)
+		err = dnsserver.SetDirectives(append(directives, "e2e_panic", "e2e_server"))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
+}
+
+// panicking is a plugin that panics.
+type panicking struct{}
+
+func (panicking) Name() string { return "e2e_panic" }
+
+func (panicking) ServeDNS(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) {
+	panic("as told")
+}
+
+func init() {
+	plugin.Register("e2e_panic", func(c *caddy.Controller) error {
+		dnsserver.GetConfig(c).AddPlugin(func(plugin.Handler) plugin.Handler { return panicking{} })
+		return nil
+	})
+}
+
+// grabbed is the server that served the last query of a block with the directive e2e_server.
+var grabbed atomic.Pointer[dnsserver.Server]
+
+func init() {
+	plugin.Register("e2e_server", func(c *caddy.Controller) error {
+		config := dnsserver.GetConfig(c)
+		config.FilterFuncs = append(config.FilterFuncs, func(ctx context.Context, _ *request.Request) bool {
+			if s, ok := ctx.Value(dnsserver.Key{}).(*dnsserver.Server); ok && grabbed.Load() != s {
+				grabbed.Store(s)
+			}
+			return true
+		})
+		return nil
+	})
+}
+
+// inner gives the server behind a CoreDNS whose block has the directive e2e_server: it serves messages without a socket too.
+func (s *server) inner(t testing.TB) *dnsserver.Server {
+	t.Helper()
+	grabbed.Store(nil)
+	s.ask(t, query("inner.example.", dns.TypeA))
+	srv := grabbed.Load()
+	if srv == nil {
+		t.Fatal("no server")
+	}
+	return srv
 }
 
 // freePort gives a loopback port that nobody has, neither for UDP nor for TCP.
@@ -212,22 +263,47 @@ func failing(rcode int) dns.HandlerFunc {
 // silent answers nothing.
 func silent(dns.ResponseWriter, *dns.Msg) {}
 
-// get reads a page of a CoreDNS.
-func get(t testing.TB, url string) string {
+// metric adds up the series of a counter, or the counts of a histogram, that have all of some label values: label, value, ...
+func (s *server) metric(t testing.TB, name string, labels ...string) (sum float64) {
 	t.Helper()
-	r, err := http.Get(url) //nolint:gosec,noctx // a test's own server
+	families, err := prometheus.DefaultGatherer.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Body.Close()
-	var b strings.Builder
-	buf := make([]byte, 1<<16)
-	for {
-		n, err := r.Body.Read(buf)
-		b.Write(buf[:n])
-		if err != nil {
-			break
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+	series:
+		for _, m := range f.GetMetric() {
+			has := map[string]string{}
+			for _, l := range m.GetLabel() {
+				has[l.GetName()] = l.GetValue()
+			}
+			for i := 0; i < len(labels); i += 2 {
+				if has[labels[i]] != labels[i+1] {
+					continue series
+				}
+			}
+			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
 	}
-	return b.String()
+	return sum
+}
+
+// reaches waits for a figure to be as wanted: a query is counted after its answer has gone out.
+func reaches(t testing.TB, what string, want float64, get func() float64) {
+	t.Helper()
+	deadline := time.Now().Add(2 * time.Second)
+	for get() != want {
+		if time.Now().After(deadline) {
+			t.Errorf("%s: %v, want %v", what, get(), want)
+			return
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	time.Sleep(5 * time.Millisecond)
+	if got := get(); got != want {
+		t.Errorf("%s: %v, want %v", what, got, want)
+	}
 }
