@@ -162,10 +162,44 @@ func AppendQName(dst []byte, name string) ([]byte, error) {
 		name += "."
 	}
 	n := len(dst)
+	if out, ok := appendPlain(dst, name); ok {
+		return out, nil
+	}
 	var buf [MaxQName + 1]byte
 	end, err := dns.PackDomainName(name, buf[:], 0, nil, false)
 	if err != nil || end > MaxQName {
 		return dst[:n], fmt.Errorf("%q: %w", name, ErrName)
 	}
 	return append(dst, buf[:end]...), nil
+}
+
+// appendPlain is [AppendQName] for a name with its final dot and without escapes, which nearly every name is. It gives false for any
+// other name, and for one that is no domain name.
+func appendPlain(dst []byte, name string) (_ []byte, ok bool) {
+	if len(name) >= MaxQName {
+		return dst, false
+	}
+	n := len(dst)
+	dst = append(dst, 0)
+	dst = append(dst, name...)
+	wire := dst[n:]
+	start := 0 // of the label: where its length goes
+	for i := 1; i < len(wire); i++ {
+		switch wire[i] {
+		case '.':
+			length := i - start - 1
+			if length < 1 || length > 63 {
+				return dst[:n], false
+			}
+			wire[start] = byte(length)
+			start = i
+		case '\\':
+			return dst[:n], false
+		}
+	}
+	if start != len(wire)-1 {
+		return dst[:n], false
+	}
+	wire[start] = 0
+	return dst, true
 }

@@ -259,3 +259,24 @@ func BenchmarkAppendQName(b *testing.B) {
 		}
 	}
 }
+
+// FuzzAppendPlain holds the short way for plain names against miekg/dns's packing.
+func FuzzAppendPlain(f *testing.F) {
+	for _, s := range []string{".", "a.", "a", "..", "www.Example.org.", `a\.b.`, "a..b.", strings.Repeat("a", 63) + ".", strings.Repeat("a", 64) + ".", strings.Repeat("abcdefg.", 32)} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		got, ok := appendPlain([]byte("x"), name)
+		if !ok {
+			if string(got) != "x" {
+				t.Errorf("%q: gives %q with what it was given", name, got)
+			}
+			return
+		}
+		var buf [300]byte
+		end, err := dns.PackDomainName(name, buf[:], 0, nil, false)
+		if err != nil || end > MaxQName || string(got[1:]) != string(buf[:end]) {
+			t.Errorf("%q: %x, want %x (%v)", name, got[1:], buf[:end], err)
+		}
+	})
+}
