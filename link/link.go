@@ -176,7 +176,7 @@ func AppendQName(dst []byte, name string) ([]byte, error) {
 // appendPlain is [AppendQName] for a name with its final dot and without escapes, which nearly every name is. It gives false for any
 // other name, and for one that is no domain name.
 func appendPlain(dst []byte, name string) (_ []byte, ok bool) {
-	if len(name) >= MaxQName {
+	if name == "" || len(name) >= MaxQName {
 		return dst, false
 	}
 	n := len(dst)
