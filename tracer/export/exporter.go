@@ -143,24 +143,24 @@ func New(client otlptrace.Client, o Options) (*Exporter, error) {
 	return e, nil
 }
 
-// Add makes the spans of a lookup that has ended and puts them into the next batch.
-func (e *Exporter) Add(l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, o *origin.Origin) {
-	if !l.Final || (l.Revision > 0 && l.Ending != lookup.Answered && v.Cause == "") {
-		return
+// Add makes the spans of a lookup that has ended for good and puts them into the next batch. It gives the trace ID under which they go first, "" if none is kept.
+func (e *Exporter) Add(l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, o *origin.Origin) string {
+	if !l.Final {
+		return ""
 	}
 	keep := v.Lost() || (e.o.Slow > 0 && time.Duration(l.End()-l.Start()) >= e.o.Slow)
 	if l.Serves != nil {
 		if !keep && !e.o.Sample.Keeps(l.Serves.TraceID) {
 			e.unsampled.Add(1)
-			return
+			return ""
 		}
 		id := l.Serves.SpanID
 		e.put(l, v, j, o, trace{traceID: l.Serves.TraceID, parent: id[:], upstream: true})
-		return
+		return l.Serves.TraceID.String()
 	}
 	key := l.Key()
 	e.scratch = l.Epochs(e.scratch[:0], e.o.Guard)
-	kept := 0
+	kept, first := 0, ""
 	for i, epoch := range e.scratch {
 		t := trace{traceID: key.TraceID(epoch), epoch: epoch, isCopy: i > 0, root: l.ClientNetNS != 0}
 		if !keep && !e.o.Sample.Keeps(t.traceID) {
@@ -171,6 +171,9 @@ func (e *Exporter) Add(l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, o
 			t.parent = id[:]
 		}
 		e.put(l, v, j, o, t)
+		if kept == 0 {
+			first = t.traceID.String()
+		}
 		kept++
 	}
 	if kept == 0 {
@@ -179,6 +182,7 @@ func (e *Exporter) Add(l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, o
 	if kept > 1 {
 		e.copies.Add(1)
 	}
+	return first
 }
 
 func (e *Exporter) put(l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, o *origin.Origin, t trace) {

@@ -143,9 +143,9 @@ func (a *Assembler) addQuery(p *hop.Packet, message []byte) *Lookup {
 		}
 	}
 	if l != nil && l.done() && p.Kind != hop.Drop && !l.sameWalk(&p.Hop) {
-		// The port and ID come again for the same question after the answer: another lookup.
-		a.finish(l)
-		l = nil
+		// The same port and ID ask the same again right after the answer: glibc does, after a SERVFAIL. The trace link takes it
+		// for a further attempt, and so it is.
+		l.reopen()
 	}
 	if l == nil {
 		l = a.begin(p, k, message)
@@ -283,6 +283,13 @@ func (l *Lookup) deliver() {
 		l.Late = l.Final || l.reported == GaveUp
 	}
 	l.Ending = Answered
+}
+
+// reopen makes an answered lookup wait for the answer to a further attempt. What was known of the first answer is overwritten by the next.
+func (l *Lookup) reopen() {
+	l.Ending = InFlight
+	l.AnswerSeen, l.Delivered, l.ReadByClient = false, false, false
+	l.Body, l.Flags = dnswire.Body{}, 0
 }
 
 func (l *Lookup) done() bool { return l.Ending == Answered }

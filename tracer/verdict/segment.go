@@ -88,32 +88,35 @@ type Timing struct {
 	ServerSeen bool
 }
 
-// Times splits the time of a lookup's answered attempt; of a lost one Total alone is known.
+// Times splits the time of an answered lookup: until the query of the answered attempt came to the server, in the server, and back. The time of attempts that went before
+// is on the way there. Of a lost lookup Total alone is known.
 func Times(l *lookup.Lookup) Timing {
 	t := Timing{Total: l.End() - l.Start(), ToServer: -1, Server: -1, Return: -1}
-	if !l.AnswerSeen {
+	if l.Ending != lookup.Answered {
 		return t
 	}
-	answer := -1
-	for i := range l.Hops {
-		if l.Hops[i].Answer && l.Hops[i].Kind != hop.Drop {
+	last := len(l.Hops) - 1
+	for last >= 0 && (!l.Hops[last].Answer || l.Hops[last].Kind == hop.Drop) {
+		last--
+	}
+	if last < 0 {
+		return t
+	}
+	attempt := l.Hops[last].Attempt
+	answer, arrived := -1, -1
+	for i := range l.Hops[:last+1] {
+		switch h := &l.Hops[i]; {
+		case h.Kind == hop.Drop || h.Attempt != attempt:
+		case h.Answer && answer < 0:
 			answer = i
-			break
-		}
-	}
-	if answer <= 0 {
-		return t
-	}
-	arrived := -1
-	for i := range answer {
-		if h := &l.Hops[i]; !h.Answer && h.Kind != hop.Drop {
+		case !h.Answer && answer < 0:
 			arrived = i
 		}
 	}
-	if arrived < 0 {
+	if answer < 0 || arrived < 0 {
 		return t
 	}
-	sent, end := l.Start(), l.Hops[len(l.Hops)-1].Time
+	sent, end := l.Start(), l.Hops[last].Time
 	t.ToServer = l.Hops[arrived].Time - sent
 	t.Server = l.Hops[answer].Time - l.Hops[arrived].Time
 	t.Return = end - l.Hops[answer].Time

@@ -2,13 +2,14 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/dnstrail/dnstrail/tracer/export"
+	"github.com/dnstrail/dnstrail/tracer/metrics"
 	"github.com/dnstrail/dnstrail/tracer/pipeline"
 )
 
@@ -22,6 +23,8 @@ type agentFlags struct {
 	endpoint string
 	metrics  string
 	socket   string
+
+	maxClients int
 }
 
 func newAgentCommand() *cobra.Command {
@@ -42,6 +45,7 @@ honors the OTEL_EXPORTER_OTLP_* environment; a collector that is away costs span
 	fs.DurationVar(&f.slow, "slow", time.Second, "send lookups that took this long whatever --sample says; 0: do not")
 	fs.StringVar(&f.endpoint, "endpoint", "", "OTLP endpoint as a URL, before OTEL_EXPORTER_OTLP_ENDPOINT")
 	fs.StringVar(&f.metrics, "metrics-address", "", "address for /metrics, for example 127.0.0.1:9154; none if empty")
+	fs.IntVar(&f.maxClients, "metrics-clients", metrics.DefaultMaxClients, "how many workloads get series of their own; the rest is counted under ~other")
 	fs.StringVar(&f.socket, "socket", "", "Unix socket on which observe and explain ask for the past; none if empty")
 	return cmd
 }
@@ -73,17 +77,37 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 		s := exporter.Stats()
 		fmt.Fprintf(cmd.ErrOrStderr(), "dnstrail: spans: %d made, %d sent, %d dropped, %d failed\n", s.Made, s.Sent, s.Dropped, s.Failed)
 	}()
-	o.Result = func(r pipeline.Result) { exporter.Add(r.Lookup, r.Verdict, r.Judge, r.Origin) }
-	o.Tick = exporter.Tick
-	p, err := pipeline.Open(o)
-	if err != nil {
+	counts := metrics.New(f.maxClients, version())
+	var p *pipeline.Pipeline
+	nextCount := time.Now()
+	o.Result = func(r pipeline.Result) {
+		id := exporter.Add(r.Lookup, r.Verdict, r.Judge, r.Origin)
+		counts.Count(r.Lookup, r.Verdict, r.Origin, id, time.Now())
+	}
+	o.Tick = func(now time.Time) {
+		exporter.Tick(now)
+		if now.After(nextCount) {
+			nextCount = now.Add(time.Second)
+			counts.Tick(now, p.Stats(), exporter.Stats())
+		}
+	}
+	if p, err = pipeline.Open(o); err != nil {
 		return err
 	}
 	defer p.Close()
+	if f.metrics != "" {
+		l, err := listenMetrics(f.metrics)
+		if err != nil {
+			return err
+		}
+		mux := http.NewServeMux()
+		mux.Handle("/metrics", counts.Handler())
+		go serve(cmd.Context(), l, mux, func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "dnstrail: metrics:", err) })
+	}
 	for _, m := range p.Missing() {
 		fmt.Fprintln(cmd.ErrOrStderr(), "dnstrail: without", m)
 	}
-	err = errors.Join(p.Run(cmd.Context()))
+	err = p.Run(cmd.Context())
 	footer(cmd.ErrOrStderr(), p.Stats())
 	return err
 }
