@@ -35,6 +35,8 @@ type Options struct {
 	KeepLost time.Duration
 	// MaxInFlight bounds the lookups held. The oldest is emitted as evicted when there are more.
 	MaxInFlight int
+	// Ports are the DNS ports: they tell a TCP connection's server from its client. None means 53.
+	Ports []uint16
 	// Emit gets each lookup when it has ended, and again when more becomes known. It is called by the goroutine that calls the Assembler.
 	Emit func(*Lookup)
 	// Losses gives the kernel events lost so far; it may be nil.
@@ -50,6 +52,9 @@ func (o *Options) setDefaults() {
 			*d.v = d.def
 		}
 	}
+	if len(o.Ports) == 0 {
+		o.Ports = []uint16{53}
+	}
 	if o.MaxInFlight == 0 {
 		o.MaxInFlight = DefaultMaxInFlight
 	}
@@ -63,6 +68,8 @@ type Stats struct {
 	Orphans   uint64 // answers whose query was not seen
 	Unmatched uint64 // reads that belong to no lookup in flight
 	HopsCut   uint64 // hops beyond the most that one lookup keeps
+
+	StreamsCut uint64 // TCP connections forgotten while they lasted: too many at once
 }
 
 // key finds a lookup: the client's end, seen from anywhere, and the DNS ID.

@@ -81,6 +81,7 @@ func Open(o Options) (*Pipeline, error) {
 		return nil, errors.Join(err, p.Close())
 	}
 	o.Lookup.Emit = p.emit
+	o.Lookup.Ports = o.BPF.Ports
 	o.Lookup.Losses = p.stats.Lost
 	p.asm = lookup.New(o.Lookup)
 	return p, nil
