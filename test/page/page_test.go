@@ -1,0 +1,96 @@
+// Package page holds the page that `dnstrail explain -o html` writes against a real browser.
+package page
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/dnstrail/dnstrail/tracer/explain"
+	"github.com/dnstrail/dnstrail/tracer/render"
+	"github.com/dnstrail/dnstrail/tracer/store"
+)
+
+// TestPageInChromium: nothing on the console, no request, every bar where the scale wants it, at the width of a desk and of a telephone.
+func TestPageInChromium(t *testing.T) {
+	if _, err := exec.LookPath("chromium"); err != nil {
+		if os.Getenv("CI") == "true" && os.Geteuid() == 0 {
+			t.Fatal("chromium is not installed")
+		}
+		t.Skip("chromium is not installed (Debian's package chromium)")
+	}
+	checker := filepath.Join(t.TempDir(), "browser")
+	build := exec.Command("go", "build", "-o", checker, ".")
+	build.Dir = "browser"
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building the checker: %v\n%s", err, out)
+	}
+	inputs, err := filepath.Glob("../../tracer/render/testdata/*.json")
+	if err != nil || len(inputs) == 0 {
+		t.Fatalf("no traces: %v", err)
+	}
+	for _, input := range inputs {
+		t.Run(filepath.Base(input), func(t *testing.T) {
+			js, err := os.ReadFile(input)
+			if err != nil {
+				t.Fatal(err)
+			}
+			td, err := (&ptrace.JSONUnmarshaler{}).UnmarshalTraces(js)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := t.TempDir()
+			file, err := os.Create(filepath.Join(dir, "page.html"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := render.Page(file, explain.Tell(store.NewTrace(store.FromOTLP(td)), nil), render.Options{}); err != nil {
+				t.Fatal(err)
+			}
+			if err := file.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := exec.Command(checker, file.Name(), dir).CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+			for _, shot := range []string{"desk", "desk-dark", "telephone"} {
+				if info, err := os.Stat(filepath.Join(dir, shot+".png")); err != nil || info.Size() < 10_000 {
+					t.Errorf("screenshot %s: %v, %v", shot, info, err)
+				}
+			}
+		})
+	}
+}
+
+// TestCheckerFindsWhatIsWrong: a checker that finds nothing anywhere would pass every page.
+func TestCheckerFindsWhatIsWrong(t *testing.T) {
+	if _, err := exec.LookPath("chromium"); err != nil {
+		if os.Getenv("CI") == "true" && os.Geteuid() == 0 {
+			t.Fatal("chromium is not installed")
+		}
+		t.Skip("chromium is not installed (Debian's package chromium)")
+	}
+	const line = `<details><summary>x</summary><div class="attributes">y</div></details><div style="position: relative; width: 90%"><i class="bar" style="position: absolute; left: 10%; width: 20%; height: 1em"></i></div>`
+	for want, html := range map[string]string{
+		"console.error":                   `<!doctype html><link rel="icon" href="data:,"><body>` + line + `<script>console.error("x")</script>`,
+		"request for file:///nowhere.png": `<!doctype html><link rel="icon" href="data:,"><body>` + line + `<img src="file:///nowhere.png">`,
+		"wider than the window":           `<!doctype html><link rel="icon" href="data:,"><body>` + line + `<div style="width: 3000px">x</div>`,
+		"bar 0 from":                      `<!doctype html><link rel="icon" href="data:,"><style>.bar { margin-left: 30px }</style><body>` + line,
+	} {
+		t.Run(want, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "page.html")
+			if err := os.WriteFile(file, []byte(html), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command("go", "run", ".", file, filepath.Dir(file))
+			cmd.Dir = "browser"
+			if out, err := cmd.CombinedOutput(); err == nil || !strings.HasPrefix(string(out), "desk: "+want) && !strings.HasPrefix(string(out), want) {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}
