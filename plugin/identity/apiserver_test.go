@@ -75,7 +75,7 @@ func TestRealAPIServer(t *testing.T) {
 		x, _ := follow(t, s, apiserver.Admin, "node-2", 0)
 		c.t = t
 		c.is(x, "10.0.0.3", "pod shop/alone Pod/alone")
-		c.is(x, "10.0.0.1", "external")
+		c.is(x, "10.0.0.1", "unknown") // a pod of another node, for all that is known
 	})
 
 	t.Run("server away and back", func(t *testing.T) {

@@ -256,7 +256,7 @@ func (x *Index) replace(clients []Description, now time.Time) {
 		x.drop(c)
 	}
 	x.heard(now)
-	x.synced()
+	x.synced(true)
 }
 
 // holding gives the client that is found now where c would be.

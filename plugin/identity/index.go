@@ -15,6 +15,7 @@ type Index struct {
 	miss  atomic.Pointer[Client] // what an address that is not there is told as
 
 	lastEvent atomic.Int64 // nanoseconds since 1970
+	isSynced  atomic.Bool
 
 	mu   sync.Mutex            // held by writers
 	gone map[*Client]time.Time // pods that were deleted, and until when they are still found
@@ -68,7 +69,7 @@ func (x *Index) Size() (addrs, uids int) {
 }
 
 // Synced says whether the source has read all it has at least once: only then is an address that is not there [External].
-func (x *Index) Synced() bool { return x.miss.Load() == externalClient }
+func (x *Index) Synced() bool { return x.isSynced.Load() }
 
 // LastEvent gives the time of the last word from the source; zero if there was none.
 func (x *Index) LastEvent() time.Time {
@@ -79,7 +80,13 @@ func (x *Index) LastEvent() time.Time {
 	return time.Unix(0, ns)
 }
 
-func (x *Index) synced() { x.miss.Store(externalClient) }
+// synced says that all is read. Of an index that holds a part of the cluster, an address that is not there stays [Unknown].
+func (x *Index) synced(whole bool) {
+	if whole {
+		x.miss.Store(externalClient)
+	}
+	x.isSynced.Store(true)
+}
 
 func (x *Index) heard(now time.Time) { x.lastEvent.Store(now.UnixNano()) }
 

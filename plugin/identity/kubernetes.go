@@ -27,7 +27,7 @@ type KubernetesOptions struct {
 	Core typedcorev1.CoreV1Interface
 	// Metadata reads who owns ReplicaSets and Jobs, where allowed; nil, or where it is not allowed, goes by their names.
 	Metadata metadata.Interface
-	// Node, if not empty, restricts all to the pods of that node: for an agent that runs on each.
+	// Node, if not empty, restricts all to that node and its pods, for an agent that runs on each: every other address is Unknown.
 	Node string
 	// Labels are the keys of the pod labels to keep. Each set of values that differs makes a group of its own in memory.
 	Labels []string
@@ -330,7 +330,7 @@ func (s *podStore) replace(objs []any, now time.Time) {
 	for _, c := range missing {
 		s.k.deletePod(c, now)
 	}
-	s.k.index.synced()
+	s.k.index.synced(s.k.opts.Node == "")
 }
 
 // nodeStore takes in nodes.

@@ -401,6 +401,19 @@ func TestAPIAwayKeepsWhatIsKnown(t *testing.T) {
 	eventually(t, "it comes back", k2.Index().Synced)
 }
 
+func TestOneNodeKnowsNothingOfTheRest(t *testing.T) {
+	k := still(KubernetesOptions{Node: "node-1"})
+	(&podStore{k}).replace([]any{podAt(1, "a", "10.0.0.1")}, time.Now())
+	for addr, want := range map[string]string{"10.0.0.1": "pod a", "192.168.0.1": "node node-1", "10.0.0.2": "unknown", "192.0.2.1": "unknown"} {
+		if got := who(k.at(addr)); got != want {
+			t.Errorf("%s is %q, want %q", addr, got, want)
+		}
+	}
+	if !k.index.Synced() {
+		t.Error("not synced after a whole list")
+	}
+}
+
 // A thousand pods a second come and go, and addresses with them, while others look up. For -race.
 func TestChurn(t *testing.T) {
 	k := still(KubernetesOptions{Grace: 50 * time.Millisecond})
