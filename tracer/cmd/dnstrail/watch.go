@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -21,6 +22,8 @@ type watchFlags struct {
 	ports        []uint
 	netns        []string
 	identityFile string
+	kubeconfig   string
+	labels       []string
 	node         string
 	guard        time.Duration
 	giveUp       time.Duration
@@ -31,6 +34,8 @@ func (f *watchFlags) register(fs *pflag.FlagSet) {
 	fs.UintSliceVar(&f.ports, "port", []uint{53}, "DNS ports, at most 8")
 	fs.StringArrayVar(&f.netns, "netns", nil, "watch only this network namespace: an inode number as in /proc/PID/ns/net, a path, or pid:PID (repeatable)")
 	fs.StringVar(&f.identityFile, "identity-file", "", "YAML file that says whose addresses and pod UIDs are whose, instead of Kubernetes")
+	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig of the cluster whose pods are told; in a pod its own cluster is asked without it")
+	fs.StringSliceVar(&f.labels, "label", nil, "pod labels to tell (repeatable)")
 	fs.StringVar(&f.node, "node", os.Getenv("NODE_NAME"), "name of the node ($NODE_NAME)")
 	fs.DurationVar(&f.guard, "clock-guard", link.DefaultGuard, "how far apart this host's clock and the DNS server's may be")
 	fs.DurationVar(&f.giveUp, "give-up", lookup.DefaultGiveUp, "how long after its last attempt a lookup counts as lost")
@@ -66,14 +71,40 @@ func (f *watchFlags) options() (o pipeline.Options, closeAll func(), err error) 
 		return o, closeAll, fmt.Errorf("--max-in-flight %d: want at least 1", f.maxInFlight)
 	}
 	o.Lookup = lookup.Options{GiveUp: f.giveUp, MaxInFlight: f.maxInFlight}
-	if f.identityFile != "" {
+	index, closeIndex, err := f.identities()
+	if err != nil {
+		return o, closeAll, err
+	}
+	o.Index = index
+	return o, closeIndex, nil
+}
+
+// identities opens what tells whose addresses and pod UIDs are whose; nil if nothing does.
+func (f *watchFlags) identities() (*identity.Index, func(), error) {
+	inPod := os.Getenv("KUBERNETES_SERVICE_HOST") != ""
+	switch {
+	case f.identityFile != "" && f.kubeconfig != "":
+		return nil, nil, errors.New("--identity-file and --kubeconfig: want one of them")
+	case f.identityFile != "":
 		file, err := identity.OpenFile(f.identityFile, 0, func(err error) { fmt.Fprintln(os.Stderr, "dnstrail:", err) })
 		if err != nil {
-			return o, closeAll, fmt.Errorf("--identity-file: %w", err)
+			return nil, nil, fmt.Errorf("--identity-file: %w", err)
 		}
-		o.Index, closeAll = file.Index(), file.Close
+		return file.Index(), file.Close, nil
+	case f.kubeconfig != "" || inPod:
+		source, err := identity.AcquireKubernetes(identity.KubernetesConfig{Kubeconfig: f.kubeconfig, Node: f.node, Labels: f.labels})
+		if err != nil && f.kubeconfig != "" {
+			return nil, nil, fmt.Errorf("--kubeconfig: %w", err)
+		}
+		if err != nil { // a pod without a service account: nobody asked for its cluster
+			fmt.Fprintln(os.Stderr, "dnstrail: pods are not told:", err)
+			return nil, func() {}, nil
+		}
+		return source.Index(), source.Release, nil
+	case len(f.labels) > 0:
+		return nil, nil, errors.New("--label: no cluster is asked: give --kubeconfig, or run in a pod")
 	}
-	return o, closeAll, nil
+	return nil, func() {}, nil
 }
 
 // netnsInode gives the inode number of a network namespace named as --netns takes it.
