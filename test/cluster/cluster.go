@@ -26,6 +26,8 @@ type Config struct {
 	Bin string
 	// Collector is the OTLP/gRPC address (host:port) on the host's loopback to which CoreDNS and the agent send.
 	Collector string
+	// Pods are there before CoreDNS and the agents start: both read of them at their start. See [Cluster.Clients].
+	Pods []lab.PodSpec
 	// Sample is the share of lookups kept by both sides; "1" if empty.
 	Sample string
 	// Plugin are further lines of the dnstrail block. NoPlugin leaves the block out.
@@ -57,6 +59,8 @@ type Cluster struct {
 	// DNS is the CoreDNS pod, on the last node; CoreDNS its process.
 	DNS     *lab.Pod
 	CoreDNS *lab.Process
+	// Clients are the pods of Config.Pods.
+	Clients []*lab.Pod
 	// Agents are the agents' processes, and AgentMetrics the addresses of their /metrics on the host.
 	Agents       []*lab.Process
 	AgentMetrics []string
@@ -73,7 +77,7 @@ type Cluster struct {
 func DefaultChain() string {
 	return fmt.Sprintf(`prometheus 0.0.0.0:9153
     errors
-    hosts cluster.local {
+    hosts /dev/null cluster.local {
         10.96.0.1 kubernetes.default.svc.cluster.local
         fd00:10:96::1 kubernetes.default.svc.cluster.local
         10.96.12.34 payments.shop.svc.cluster.local
@@ -129,6 +133,13 @@ func (k *Cluster) raise(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	for _, spec := range k.config.Pods {
+		p, err := k.Lab.AddPod(spec)
+		if err != nil {
+			return err
+		}
+		k.Clients = append(k.Clients, p)
+	}
 	if err := k.writeIdentities(); err != nil {
 		return err
 	}
@@ -147,7 +158,7 @@ func (k *Cluster) raise(ctx context.Context) (err error) {
 	return k.StartAgents(ctx)
 }
 
-// AddPod adds a pod and tells both sides of it.
+// AddPod adds a pod and tells both sides of it; they look at the file every two seconds.
 func (k *Cluster) AddPod(spec lab.PodSpec) (*lab.Pod, error) {
 	p, err := k.Lab.AddPod(spec)
 	if err != nil {
