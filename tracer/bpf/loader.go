@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -203,25 +204,39 @@ func (t *Tracer) attachReads() {
 	}
 }
 
-// Cgroup2Mount gives the place where cgroup v2 is mounted, an error if it is not.
+// Cgroup2Mount gives the place where the root of cgroup v2 is mounted, an error if it is not. In a container that is the place where the host's
+// hierarchy was mounted into it, not the container's own part.
 func Cgroup2Mount() (string, error) {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return "", err
 	}
-	for line := range strings.Lines(string(b)) {
-		// proc(5): ... root mount-point options [optional fields] - type source super-options
-		f := strings.Fields(line)
-		for i := 6; i+1 < len(f); i++ {
-			if f[i] == "-" {
-				if f[i+1] == "cgroup2" && f[3] == "/" {
-					return f[4], nil
-				}
-				break
-			}
-		}
+	if at := cgroup2Root(string(b)); at != "" {
+		return at, nil
 	}
 	return "", errors.New("cgroup v2 is not mounted")
+}
+
+// cgroup2Root finds the mount point of the cgroup v2 hierarchy's root in a mountinfo file. Seen from within a cgroup namespace, what lies above the
+// namespace's own cgroup is /.., /../.. and so on (cgroup_namespaces(7)): of these the highest is the root. Without a namespace the root is /.
+func cgroup2Root(mountinfo string) (at string) {
+	above := -1
+	for line := range strings.Lines(mountinfo) {
+		// proc(5): ID parent major:minor root mount-point options [optional fields] - type source super-options
+		f := strings.Fields(line)
+		dash := slices.Index(f, "-")
+		if dash < 6 || dash+1 >= len(f) || f[dash+1] != "cgroup2" {
+			continue
+		}
+		up := strings.Count(f[3], "/..")
+		if f[3] != "/" && f[3] != strings.Repeat("/..", up) {
+			continue // a part of it
+		}
+		if up > above {
+			above, at = up, f[4]
+		}
+	}
+	return at
 }
 
 // Read gives the next event and its payload, waiting for one until a poll interval has passed. Neither outlives the next call.
