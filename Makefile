@@ -39,6 +39,16 @@ $(BIN)/dnstrail:
 	@test -x $@ || echo "==> building dnstrail"
 	@CGO_ENABLED=0 test/progress.sh go build -trimpath -ldflags '$(STRIP)' -o $@ ./tracer/cmd/dnstrail
 
+.PHONY: images
+REGISTRY ?= localhost
+images: build need-images ## Container images of both programs (buildah): REGISTRY/coredns and REGISTRY/dnstrail, tag VERSION
+	@context=$$(mktemp -d); trap 'rm -rf "$$context"' EXIT; \
+	cp $(BIN)/coredns $(BIN)/dnstrail /etc/ssl/certs/ca-certificates.crt "$$context"; \
+	for image in coredns dnstrail; do \
+		buildah build --quiet --isolation chroot --timestamp 0 --target $$image -f build/image/Containerfile -t $(REGISTRY)/$$image:$(VERSION) "$$context" >/dev/null; \
+		echo "    built $(REGISTRY)/$$image:$(VERSION)"; \
+	done
+
 ##@ Check
 
 .PHONY: test
@@ -68,7 +78,7 @@ test-kube: ## The Kubernetes source against a real API server and etcd, built fi
 	@test -x $(BIN)/kube-apiserver || echo "==> building kube-apiserver and etcd from their Go modules (about six minutes, once)"
 	@test/progress.sh test/kube/build.sh $(BIN)
 	$(call say,the Kubernetes source against a real API server)
-	@DNSTRAIL_KUBE=$(BIN) go test -count=1 -v -timeout 60m -run TestRealAPIServer ./plugin/identity
+	@DNSTRAIL_KUBE=$(BIN) go test -count=1 -v -timeout 60m -run TestRealAPIServer ./plugin/identity ./build
 
 .PHONY: lint
 lint: $(CACHE)/bin/golangci-lint-$(GOLANGCI_LINT_VERSION) ## gofmt, go vet, golangci-lint
@@ -117,13 +127,15 @@ $(BIN)/jaeger:
 	@test -x $@ || echo "==> building Jaeger from its Go module (about five minutes, once)"
 	@test/progress.sh test/jaeger/build.sh $@
 
-.PHONY: need-demo need-system need-bench need-clang
+.PHONY: need-demo need-system need-bench need-images need-clang
 need-demo:
 	@test/need.sh dig=bind9-dnsutils
 need-system:
 	@test/need.sh dig=bind9-dnsutils dnsperf=dnsperf prometheus=prometheus chromium=chromium
 need-bench:
 	@test/need.sh dnsperf=dnsperf iperf3=iperf3 taskset=util-linux
+need-images:
+	@test/need.sh buildah=buildah
 need-clang:
 	@test/need.sh clang=clang llvm-strip=llvm
 	@v=$$($(CLANG) -dumpversion | cut -d. -f1); test "$$v" = $(CLANG_MAJOR) || { echo "clang $(CLANG_MAJOR) is needed to reproduce the committed objects; $(CLANG) is $$v" >&2; exit 1; }

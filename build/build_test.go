@@ -1,0 +1,274 @@
+// Package build holds what dnstrail is deployed with; its tests hold that against the programs.
+package build
+
+import (
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/core/dnsserver"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	kjson "k8s.io/apimachinery/pkg/runtime/serializer/json"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes/scheme"
+
+	dnstrail "github.com/dnstrail/dnstrail/plugin"
+	"github.com/dnstrail/dnstrail/test/apiserver"
+)
+
+func TestMain(m *testing.M) {
+	directives, err := dnstrail.WithDirective(dnsserver.Directives)
+	if err == nil {
+		err = dnsserver.SetDirectives(directives)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// manifests reads every object of a file, strictly: an unknown or doubled field is an error.
+func manifests(t *testing.T, path string) []runtime.Object {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return objects(t, path, string(b))
+}
+
+func objects(t *testing.T, path, text string) []runtime.Object {
+	t.Helper()
+	s := kjson.NewSerializerWithOptions(kjson.DefaultMetaFactory, scheme.Scheme, scheme.Scheme, kjson.SerializerOptions{Yaml: true, Strict: true})
+	var out []runtime.Object
+	for _, doc := range regexp.MustCompile(`(?m)^---$`).Split(text, -1) {
+		if !strings.Contains(doc, "apiVersion:") {
+			continue
+		}
+		o, _, err := s.Decode([]byte(doc), nil, nil)
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		out = append(out, o)
+	}
+	if len(out) == 0 {
+		t.Errorf("%s: no objects", path)
+	}
+	return out
+}
+
+func TestManifestsAreKubernetesObjects(t *testing.T) {
+	for _, f := range []string{"rbac.yaml", "agent.yaml", "corefile.yaml"} {
+		for _, o := range manifests(t, filepath.Join("kubernetes", f)) {
+			switch o := o.(type) {
+			case *appsv1.DaemonSet:
+				checkAgent(t, f, o)
+			case *corev1.ConfigMap:
+				checkCorefile(t, f, o.Data["Corefile"])
+			}
+		}
+	}
+	b, err := os.ReadFile("kubernetes/coredns-patch.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects(t, "coredns-patch.yaml", "apiVersion: apps/v1\nkind: Deployment\n"+string(b))
+}
+
+// A real API server takes every object, strictly and without storing it. It needs the programs of test/kube: see make test-kube.
+func TestRealAPIServerTakesTheManifests(t *testing.T) {
+	bin := os.Getenv("DNSTRAIL_KUBE")
+	if bin == "" {
+		t.Skip("DNSTRAIL_KUBE is not set: make test-kube builds a Kubernetes API server (some minutes) and runs this against it")
+	}
+	s, err := apiserver.Start(t.Context(), bin, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+	client, err := dynamic.NewForConfig(s.Config(apiserver.Admin))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("kubernetes/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if base := filepath.Base(f); base == "kustomization.yaml" || base == "coredns-patch.yaml" {
+			continue
+		}
+		for _, o := range manifests(t, f) {
+			m, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			u := &unstructured.Unstructured{Object: m}
+			gvk := o.GetObjectKind().GroupVersionKind()
+			resource, _ := meta.UnsafeGuessKindToResource(gvk)
+			_, err = client.Resource(resource).Namespace(u.GetNamespace()).Create(t.Context(), u,
+				metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}, FieldValidation: metav1.FieldValidationStrict})
+			if err != nil {
+				t.Errorf("%s: %s %s: %v", f, gvk.Kind, u.GetName(), err)
+			}
+		}
+	}
+}
+
+// checkAgent holds the DaemonSet against what the tracer asks for (tracer/bpf/check.go) and the flags that it has.
+func checkAgent(t *testing.T, file string, d *appsv1.DaemonSet) {
+	t.Helper()
+	c := d.Spec.Template.Spec.Containers[0]
+	for _, want := range []corev1.Capability{"BPF", "PERFMON", "NET_ADMIN", "DAC_READ_SEARCH"} {
+		if !slices.Contains(c.SecurityContext.Capabilities.Add, want) {
+			t.Errorf("%s: the agent lacks capability %s", file, want)
+		}
+	}
+	host := map[string]string{}
+	for _, v := range d.Spec.Template.Spec.Volumes {
+		if v.HostPath != nil {
+			host[v.Name] = v.HostPath.Path
+		}
+	}
+	if !slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return host[m.Name] == "/sys/fs/cgroup" }) {
+		t.Errorf("%s: the agent does not see the host's cgroups", file)
+	}
+	if !slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == "NODE_NAME" }) {
+		t.Errorf("%s: the agent does not know its node", file)
+	}
+	bin := os.Getenv("DNSTRAIL_BIN")
+	if bin == "" {
+		t.Log("DNSTRAIL_BIN is not set: the agent's flags are not held against the program")
+		return
+	}
+	help, err := exec.Command(filepath.Join(bin, "dnstrail"), "agent", "--help").CombinedOutput()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range c.Args {
+		if flag, _, _ := strings.Cut(a, "="); strings.HasPrefix(flag, "--") && !regexp.MustCompile(regexp.QuoteMeta(flag)+`\b`).Match(help) {
+			t.Errorf("%s: the agent has no flag %s", file, flag)
+		}
+	}
+}
+
+// checkCorefile reads the dnstrail block of a Corefile as CoreDNS does.
+func checkCorefile(t *testing.T, file, corefile string) {
+	t.Helper()
+	block := regexp.MustCompile(`(?s)\n\s*dnstrail( \{.*?\n\s*\})?\n`).FindString(corefile)
+	if block == "" {
+		t.Errorf("%s: no dnstrail in the Corefile", file)
+		return
+	}
+	caddy.Quiet = true
+	err := caddy.ValidateAndExecuteDirectives(caddy.CaddyfileInput{
+		Filepath: file, Contents: []byte(".:0 {" + block + "}\n"), ServerTypeName: "dns",
+	}, nil, true)
+	if err != nil {
+		t.Errorf("%s: %v", file, err)
+	}
+}
+
+// The names of metrics that the dashboards and rules use are those that the programs have.
+func TestDashboardsAskForMetricsThatExist(t *testing.T) {
+	var source strings.Builder
+	err := filepath.WalkDir("../plugin", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		source.Write(b)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	metric := regexp.MustCompile(`coredns_dnstrail_(\w+)`)
+	exprs := expressions(t)
+	for title, expr := range exprs {
+		found := metric.FindAllStringSubmatch(expr, -1)
+		if len(found) == 0 {
+			t.Errorf("panel %q asks for no metric of ours: %s", title, expr)
+		}
+		for _, m := range found {
+			if !strings.Contains(source.String(), fmt.Sprintf("%q", m[1])) {
+				t.Errorf("panel %q: there is no metric coredns_dnstrail_%s", title, m[1])
+			}
+		}
+	}
+}
+
+// Prometheus's own parser reads every query.
+func TestDashboardsAreReadByPrometheus(t *testing.T) {
+	promtool, err := exec.LookPath("promtool")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("promtool is not installed (Debian package prometheus)")
+		}
+		t.Skip("promtool is not installed (Debian package prometheus)")
+	}
+	var rules strings.Builder
+	rules.WriteString("groups:\n- name: dashboards\n  rules:\n")
+	i := 0
+	for title, expr := range expressions(t) {
+		i++
+		expr = strings.NewReplacer("$__rate_interval", "1m", "$namespace", ".*", "$workload", ".*").Replace(expr)
+		fmt.Fprintf(&rules, "  - record: panel:%d:%s\n    expr: %q\n", i, regexp.MustCompile(`\W`).ReplaceAllString(title, "_"), expr)
+	}
+	file := filepath.Join(t.TempDir(), "rules.yaml")
+	if err := os.WriteFile(file, []byte(rules.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(promtool, "check", "rules", file).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// expressions gives the queries of every dashboard by the panel's title.
+func expressions(t *testing.T) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob("dashboards/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no dashboards: %v", err)
+	}
+	out := map[string]string{}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var d struct {
+			Panels []struct {
+				Title   string
+				Targets []struct{ Expr string }
+			}
+		}
+		if err := json.Unmarshal(b, &d); err != nil {
+			t.Fatalf("%s: %v", f, err)
+		}
+		for _, p := range d.Panels {
+			for i, q := range p.Targets {
+				out[fmt.Sprint(p.Title, " ", i)] = q.Expr
+			}
+		}
+	}
+	if len(out) == 0 {
+		t.Fatal("no panels")
+	}
+	return out
+}
