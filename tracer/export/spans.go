@@ -133,6 +133,20 @@ func (b *builder) spans(dst []*tracepb.Span, l *lookup.Lookup, v *verdict.Verdic
 		}
 		dst = append(dst, span)
 	}
+	if !t.root && !t.upstream {
+		// The client is out of sight: its own node's agent sends the CLIENT span. What is known here of how the lookup ended stands on the last
+		// segment, for whoever joins the trace.
+		if len(b.segs) == 0 {
+			last := &l.Hops[len(l.Hops)-1]
+			dst = append(dst, &tracepb.Span{
+				TraceId: traceID, SpanId: b.spanID(), ParentSpanId: parent, Name: "seen", Kind: tracepb.Span_SPAN_KIND_INTERNAL,
+				StartTimeUnixNano: uint64(last.Time), EndTimeUnixNano: uint64(last.Time),
+				Attributes: []*commonpb.KeyValue{b.segment(v.Where), str(semconv.SegmentTo, b.place(last))},
+			})
+		}
+		end := dst[len(dst)-1]
+		end.Attributes = appendVerdict(end.Attributes, l, v)
+	}
 	return dst
 }
 
@@ -202,10 +216,8 @@ func (b *builder) attributes(l *lookup.Lookup, v *verdict.Verdict) []*commonpb.K
 		str(semconv.NetworkProtocolName, "dns"),
 		integer(semconv.Attempts, int64(l.Attempts)),
 		integer(semconv.RequestSize, int64(l.QuerySize)),
-		str(semconv.VerdictWhere, string(v.Where)),
-		str(semconv.VerdictCause, string(v.Cause)),
-		str(semconv.VerdictCertainty, v.Certainty()),
 	)
+	a = appendVerdict(a, l, v)
 	if l.Class != 1 {
 		a = append(a, str(semconv.QuestionClass, dnswire.ClassString(l.Class)))
 	}
@@ -222,12 +234,6 @@ func (b *builder) attributes(l *lookup.Lookup, v *verdict.Verdict) []*commonpb.K
 	}
 	if p := l.Process; p != nil {
 		a = append(a, integer(semconv.ProcessPID, int64(p.PID)), str(semconv.ProcessExecutableName, p.Name))
-	}
-	if v.Text != "" {
-		a = append(a, str(semconv.VerdictText, v.Text))
-	}
-	if len(v.Evidence) > 0 {
-		a = append(a, strs(semconv.VerdictEvidence, v.Evidence))
 	}
 	if v.Drop != "" {
 		a = append(a, str(semconv.DropReason, v.Drop))
@@ -249,6 +255,21 @@ func (b *builder) attributes(l *lookup.Lookup, v *verdict.Verdict) []*commonpb.K
 	}
 	if l.EventsLost > 0 {
 		a = append(a, integer(semconv.HopsLost, int64(l.EventsLost)))
+	}
+	return a
+}
+
+func appendVerdict(a []*commonpb.KeyValue, l *lookup.Lookup, v *verdict.Verdict) []*commonpb.KeyValue {
+	a = append(a,
+		str(semconv.VerdictWhere, string(v.Where)),
+		str(semconv.VerdictCause, string(v.Cause)),
+		str(semconv.VerdictCertainty, v.Certainty()),
+		boolean(semconv.VerdictAnswered, l.Ending == lookup.Answered))
+	if v.Text != "" {
+		a = append(a, str(semconv.VerdictText, v.Text))
+	}
+	if len(v.Evidence) > 0 {
+		a = append(a, strs(semconv.VerdictEvidence, v.Evidence))
 	}
 	return a
 }
