@@ -13,6 +13,7 @@ import (
 // scene is what advice may name.
 type scene struct {
 	where                string
+	place                string // the machine that the stage is on, in words
 	node, pod, namespace string // the client's
 	service, server      string // the address asked, and what it was translated to; "" if not known
 	transport            string
@@ -26,6 +27,7 @@ func newScene(t *store.Trace, v store.Verdict) scene {
 		where: v.Where, node: cmp.Or(who.Node, "the client's node"), pod: who.Pod, namespace: who.Namespace,
 		transport: cmp.Or(t.Transport(), "udp"), name: t.Name(), qtype: t.Type(),
 	}
+	s.place = here(t, v, s.node)
 	if to := t.Asked().Address; to.IsValid() {
 		s.service = to.Addr().String()
 	}
@@ -42,13 +44,36 @@ func newScene(t *store.Trace, v store.Verdict) scene {
 	return s
 }
 
-// here names the machine that the stage is on.
-func (s *scene) here() string {
-	switch verdict.Where(s.where) {
-	case verdict.CoreDNSSocket, verdict.CoreDNS:
+func (s *scene) here() string { return s.place }
+
+// here names the machine that a verdict's stage is on: by the tracer that said so, by the network namespace of the drop, else by the stage.
+func here(t *store.Trace, v store.Verdict, clientNode string) string {
+	if v.Node != "" {
+		return v.Node
+	}
+	var first string // the namespace of the client's node: where the query came out of the pod
+	for _, s := range t.Spans {
+		stage, to := s.Attributes.String(semconv.Segment), netns(s.Attributes.String(semconv.SegmentTo))
+		if first == "" && stage == string(verdict.PodLink) {
+			first = to
+		}
+		if s.Attributes.String(semconv.DropReason) != "" && stage != string(verdict.Upstream) && to != "" && to != first {
+			return "the machine of network namespace " + to + " (lsns -t net tells which)"
+		}
+	}
+	switch verdict.Where(v.Where) {
+	case verdict.CoreDNSSocket, verdict.CoreDNS, verdict.Upstream:
 		return "the CoreDNS pod's node"
 	}
-	return s.node
+	return clientNode
+}
+
+// netns gives the network namespace of a place, "eth0 out netns 4026532201".
+func netns(place string) string {
+	if words := strings.Fields(place); len(words) == 4 && words[2] == "netns" {
+		return words[3]
+	}
+	return ""
 }
 
 // exec gives the words that run a command in the client's pod.

@@ -116,7 +116,7 @@ func (s *Story) pluginSpan(sp *store.Span) {
 			return
 		}
 		rcode := sp.Attributes.String(semconv.ResponseCode)
-		s.add(sp.End, 0, sp.Status == store.StatusError, "CoreDNS answers %s%s, after %s", cmp.Or(rcode, "something"), by, duration(sp.Duration()))
+		s.add(sp.End, 0, sp.Status == store.StatusError, "CoreDNS answers %s%s, after %s", cmp.Or(rcode, "something"), by, Duration(sp.Duration()))
 	case store.KindClient:
 		s.upstream(sp)
 	default:
@@ -169,7 +169,7 @@ func (s *Story) segment(sp *store.Span) {
 	}
 	_, to := sp.Attributes.String(semconv.SegmentFrom), sp.Attributes.String(semconv.SegmentTo)
 	who := "the query"
-	if stage == string(verdict.ReturnPath) || stage == string(verdict.Client) && strings.Contains(sp.Name, "socket") {
+	if stage == string(verdict.Client) && strings.Contains(sp.Name, "socket") || s.Trace.Answers(sp) && sp.Name != verdict.DNSServer && sp.Name != verdict.BeyondThisNode {
 		who = "the answer"
 	}
 	at := ""
@@ -181,11 +181,12 @@ func (s *Story) segment(sp *store.Span) {
 	reason := sp.Attributes.String(semconv.DropReason)
 	switch {
 	case reason != "":
-		s.add(sp.End, 0, true, "the kernel%s drops %s at %s: %s", at, who, device(to), reason)
-	case sp.Name == "DNS server":
-		s.add(sp.End, 0, false, "the answer leaves the DNS server by %s%s, %s after the query was there", device(to), at, duration(sp.Duration()))
-	case sp.Name == "beyond this node":
-		s.add(sp.End, 0, false, "the answer comes back at %s%s, %s after the query left", device(to), at, duration(sp.Duration()))
+		_, why := verdict.DropCause(reason)
+		s.add(sp.End, 0, true, "the kernel%s drops %s at %s: %s", at, who, device(to), why)
+	case sp.Name == verdict.DNSServer:
+		s.add(sp.End, 0, false, "the answer leaves the DNS server by %s%s, %s after the query was there", device(to), at, Duration(sp.Duration()))
+	case sp.Name == verdict.BeyondThisNode:
+		s.add(sp.End, 0, false, "the answer comes back at %s%s, %s after the query left", device(to), at, Duration(sp.Duration()))
 	default:
 		text := who + " " + arrival(to) + at
 		if stage == string(verdict.Service) {
@@ -221,17 +222,6 @@ func device(place string) string {
 		return words[0]
 	}
 	return place
-}
-
-// duration is short, as it stands within a sentence.
-func duration(d time.Duration) string {
-	switch {
-	case d >= time.Second:
-		return d.Round(10 * time.Millisecond).String()
-	case d >= time.Millisecond:
-		return d.Round(10 * time.Microsecond).String()
-	}
-	return d.Round(100 * time.Nanosecond).String()
 }
 
 // MarshalJSON writes the story with its trace ID and question; times are in seconds. The schema's version is its first field.

@@ -118,7 +118,7 @@ func (d *drawing) pageRows(p *page) {
 	p.WholeTicks, p.NearTicks = ticks(whole.length), ticks(near.length)
 	for _, f := range lines {
 		r := pageRow{
-			Depth: f.depth, Took: Duration(max(0, f.to.Sub(f.from))), Class: class[f.style], Fill: fillClass[f.how],
+			Depth: f.depth, Took: took(f), Class: class[f.style], Fill: fillClass[f.how],
 			Whole: place(f, whole), Near: place(f, near), Outside: near.length > 0 && f.from.Sub(near.start) > near.length,
 		}
 		for _, piece := range f.label {
@@ -129,6 +129,13 @@ func (d *drawing) pageRows(p *page) {
 		}
 		p.Rows = append(p.Rows, r)
 	}
+}
+
+func took(f flat) string {
+	if f.instant {
+		return ""
+	}
+	return Duration(max(0, f.to.Sub(f.from)))
 }
 
 func ticks(length time.Duration) []string {

@@ -208,6 +208,9 @@ func (d *drawing) took() string {
 	took := "in " + Duration(d.t.Duration())
 	if d.verdict.Lost() {
 		took = "no answer in " + Duration(d.t.Duration())
+		if c := d.t.Client(); c != nil && c.Attributes.String(semconv.DropReason) != "" {
+			took = "dropped after " + Duration(d.t.Duration()) // the client may be waiting still
+		}
 	}
 	if c := d.t.Client(); c != nil && c.Int(semconv.Attempts) > 1 {
 		took += fmt.Sprintf(", %d attempts", c.Int(semconv.Attempts))
@@ -228,6 +231,9 @@ func (d *drawing) fields() []field {
 		where := "at " + v.Where
 		if v.Cause != "" {
 			where += ": " + v.Cause
+		}
+		if v.Node != "" {
+			where += " on " + v.Node
 		}
 		if v.Certainty != "" {
 			where += " (" + v.Certainty + ")"
@@ -312,6 +318,20 @@ func (d *drawing) stages() []stage {
 			continue // most lookups need none
 		}
 		list = append(list, stage{name: name, lost: i == lost, passed: i != lost && (i < lost || seen[name])})
+	}
+	// A stage may come twice: a drop on the server's node is at "node", after the way between the nodes. It is drawn where it happened.
+	at := slices.IndexFunc(list, func(s stage) bool { return s.lost })
+	for i := len(list) - 1; at >= 0 && i > at; i-- {
+		if list[i].passed {
+			again := list[at]
+			list = slices.Insert(list, i+1, again)
+			if seen[again.name] {
+				list[at].lost, list[at].passed = false, true
+			} else {
+				list = slices.Delete(list, at, at+1)
+			}
+			break
+		}
 	}
 	return list
 }
@@ -423,3 +443,6 @@ func walk(nodes []*store.Node, visit func(*store.Node)) {
 		walk(n.Children, visit)
 	}
 }
+
+// Duration writes d as everywhere in the output: see [explain.Duration].
+func Duration(d time.Duration) string { return explain.Duration(d) }

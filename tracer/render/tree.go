@@ -8,6 +8,7 @@ import (
 
 	"github.com/dnstrail/dnstrail/link/semconv"
 	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
 const (
@@ -44,14 +45,17 @@ func (d *drawing) label(n *store.Node) label {
 		return d.upstream(s)
 	case s.Kind == store.KindServer && s.From(semconv.ScopePlugin):
 		l := label{{strong, "CoreDNS"}}
-		if pod := s.String(semconv.K8SPodName); pod != "" {
-			l = append(l, piece{plain, "  " + cmp.Or(s.String(semconv.K8SNamespaceName), "?") + "/" + pod})
+		if pod := s.String(semconv.K8SPodName); pod != "" && (d.t.Client() == nil || len(d.t.Servers()) > 1) { // else it stands in the header
+			l = append(l, piece{plain, "  " + pod})
 		}
 		if written, known := s.Attributes.Bool(semconv.ResponseWritten); known && !written {
 			return append(l, piece{bad, "  no answer written"})
 		}
 		if rcode := s.String(semconv.ResponseCode); rcode != "" {
 			l = append(l, piece{faint, "  " + rcode})
+		}
+		if by := s.Attributes.String(semconv.AnsweredBy); by != "" {
+			l = append(l, piece{faint, " by " + by})
 		}
 		return l
 	case s.From(semconv.ScopePlugin):
@@ -68,12 +72,21 @@ func (d *drawing) label(n *store.Node) label {
 	}
 	l := label{{plain, s.Name}}
 	from, to := device(s.Attributes.String(semconv.SegmentFrom)), device(s.Attributes.String(semconv.SegmentTo))
+	if s.Name == verdict.Dropped {
+		what := "query"
+		if d.t.Answers(s) {
+			what = "answer"
+		}
+		l[0] = piece{bad, what + " dropped"}
+	}
 	if at := s.String(semconv.K8SNodeName); at != "" && s.From(semconv.ScopeTracer) && d.elsewhere(s) {
 		l[0].text = at + ": " + l[0].text
 	}
 	switch {
-	case from != "" && to != "":
+	case from != "" && to != "" && from != to:
 		l = append(l, piece{faint, "  " + from + " " + d.g.to + " " + to})
+	case to != "" && from == to:
+		l = append(l, piece{faint, "  at " + to})
 	case to != "":
 		l = append(l, piece{faint, "  " + d.g.to + " " + to})
 	case from != "":
@@ -155,6 +168,7 @@ type flat struct {
 	style        style
 	how          fill
 	span         *store.Span // nil of a time in which nothing was seen
+	instant      bool        // it took no time: the lookup ended there
 }
 
 func (d *drawing) tree() {
@@ -173,6 +187,10 @@ func (d *drawing) tree() {
 		}
 		l.pad(labels)
 		l.limit, l.full = 0, false
+		if f.instant {
+			d.put(l)
+			continue
+		}
 		l.add(plain, fmt.Sprintf(" %*s ", timeWidth, Duration(max(0, f.to.Sub(f.from))))).add(f.style, d.bar(f.from, f.to, barWidth, scale, f.how))
 		d.put(l)
 	}
@@ -226,7 +244,7 @@ func (d *drawing) node(lines []flat, n *store.Node, before, mark string, depth i
 		how = inVain
 	}
 	failed := s.Status == store.StatusError && !asks
-	lines = append(lines, flat{before, mark, depth, d.label(n), s.Start, s.End, barStyle(s, failed), how, s})
+	lines = append(lines, flat{before, mark, depth, d.label(n), s.Start, s.End, barStyle(s, failed), how, s, false})
 
 	switch mark {
 	case d.g.branch:
@@ -247,7 +265,7 @@ func (d *drawing) node(lines []flat, n *store.Node, before, mark string, depth i
 			lines = d.node(lines, r.node, before, m, depth+1)
 			continue
 		}
-		lines = append(lines, flat{before, m, depth + 1, label{r.label}, r.from, r.to, r.label.style, inVain, nil})
+		lines = append(lines, flat{before, m, depth + 1, label{r.label}, r.from, r.to, r.label.style, inVain, nil, !r.to.After(r.from)})
 	}
 	return lines
 }

@@ -38,27 +38,38 @@ func clone(n *Node) *Node {
 	return c
 }
 
-// adopt hangs the client's children below the segments that go from a query to its answer.
+// adopt hangs the client's children below the segments that go from a query to its answer: below the shortest that holds them.
 func adopt(client *Node) {
-	var around []*Node // such segments, by start
+	var around []*Node
 	for _, c := range client.Children {
-		if c.Span.From(semconv.ScopeTracer) && c.Span.Kind == KindInternal && c.Span.SameSender(client.Span) &&
-			slices.Contains([]string{string(verdict.CoreDNS), string(verdict.BetweenNodes)}, c.Span.Attributes.String(semconv.Segment)) {
+		if !c.Span.From(semconv.ScopeTracer) || c.Span.Kind != KindInternal {
+			continue
+		}
+		switch c.Span.Attributes.String(semconv.Segment) {
+		case string(verdict.CoreDNS):
 			around = append(around, c)
+		case string(verdict.BetweenNodes):
+			if c.Span.SameSender(client.Span) {
+				around = append(around, c)
+			}
 		}
 	}
 	client.Children = slices.DeleteFunc(client.Children, func(c *Node) bool {
-		if c.Span.SameSender(client.Span) {
-			return false
-		}
 		middle := c.Span.Start.Add(c.Span.Duration() / 2) // clocks may differ by a little
-		for i := len(around) - 1; i >= 0; i-- {
-			if s := around[i].Span; !middle.Before(s.Start) && !middle.After(s.End) && s.Duration() >= c.Span.Duration()/2 {
-				around[i].Children = append(around[i].Children, c)
-				return true
+		var best *Node
+		for _, a := range around {
+			s := a.Span
+			if s.SameSender(c.Span) || middle.Before(s.Start) || middle.After(s.End) || s.Duration() <= c.Span.Duration() {
+				continue
+			}
+			if best == nil || s.Duration() < best.Span.Duration() {
+				best = a
 			}
 		}
-		return false
+		if best != nil {
+			best.Children = append(best.Children, c)
+		}
+		return best != nil
 	})
 }
 

@@ -34,6 +34,8 @@ type Verdict struct {
 	Evidence  []string
 	// Replied says that the client got an answer: SERVFAIL is one, and Where and Cause may still say what failed.
 	Replied bool
+	// Node is the node whose tracer's word it is, where that is another than the client's.
+	Node string
 	// Joined says that it follows from spans of several programs, not from one's word alone.
 	Joined bool
 }
@@ -76,16 +78,25 @@ func (t *Trace) Verdict() Verdict {
 			continue // a server's own query has a verdict of its own
 		}
 		other := verdictOf(s)
+		other.Node = cmp.Or(s.String(semconv.K8SNodeName), s.String(semconv.HostName))
 		switch {
-		case other.Replied && v.Where != string(verdict.Client):
+		case s.Attributes.String(semconv.DropReason) != "" && (client == nil || !s.SameSender(client)) && (!other.Lost() || other.Certainty != Certain):
+			// Its agent saw the packet leave the server and took that for an answer, but it saw the drop, too.
+			if v.Certainty != Certain {
+				v = t.dropped(s, v)
+			}
+		case other.Replied && v.Lost() && v.Certainty != Certain && v.Where != string(verdict.Client):
 			// Where it watched, the answer went on towards the client, who did not get it.
 			v = Verdict{
-				Where: string(verdict.ReturnPath), Cause: string(verdict.CauseVanished), Certainty: Inferred, Joined: true,
-				Text:     "the answer left " + cmp.Or(s.String(semconv.K8SNodeName), s.String(semconv.HostName), "the server's node") + " towards the client and did not come back to it",
+				Where: string(verdict.ReturnPath), Cause: string(verdict.CauseVanished), Certainty: Inferred, Joined: true, Node: other.Node,
+				Text:     "the answer left " + cmp.Or(other.Node, "the server's node") + " towards the client and did not come back to it",
 				Evidence: append(slices.Clone(v.Evidence), other.Evidence...),
 			}
 		case other.Lost() && further(other, v):
 			other.Joined = true
+			if other.Node != "" {
+				other.Text = "on " + other.Node + ", " + other.Text
+			}
 			v = other
 		}
 	}
@@ -96,6 +107,42 @@ func (t *Trace) Verdict() Verdict {
 		return said
 	}
 	return v
+}
+
+// dropped gives the verdict of a drop that a tracer elsewhere saw; v is what was known before.
+func (t *Trace) dropped(s *Span, v Verdict) Verdict {
+	reason := s.Attributes.String(semconv.DropReason)
+	cause, text := verdict.DropCause(reason)
+	node := cmp.Or(s.String(semconv.K8SNodeName), s.String(semconv.HostName))
+	what, where := "query", s.Attributes.String(semconv.Segment)
+	if t.Answers(s) {
+		what, where = "answer", string(verdict.ReturnPath)
+	}
+	place := s.Attributes.String(semconv.SegmentTo)
+	return Verdict{
+		Where: where, Cause: string(cause), Certainty: Certain, Joined: true, Node: node,
+		Text:     fmt.Sprintf("on %s, the %s was lost: %s", cmp.Or(node, "another node"), what, text),
+		Evidence: append([]string{"drop " + reason + " at " + place}, v.Evidence...),
+	}
+}
+
+// Answers tells whether a segment is of the answer's way: whether what came before it, at the hop where it begins, was.
+func (t *Trace) Answers(segment *Span) bool {
+	if segment.Attributes.String(semconv.Segment) == string(verdict.ReturnPath) {
+		return true
+	}
+	for _, s := range t.Spans {
+		if s == segment || s.Kind != KindInternal || !s.SameSender(segment) || !s.End.Equal(segment.Start) {
+			continue
+		}
+		switch s.Attributes.String(semconv.Segment) {
+		case string(verdict.ReturnPath), string(verdict.CoreDNS): // the latter ends where the answer leaves
+			return true
+		case string(verdict.BetweenNodes):
+			return s.Name == verdict.BeyondThisNode
+		}
+	}
+	return false
 }
 
 // further tells whether a, of another tracer, knows more than b: it saw, where b concluded, or it saw the lookup at a later stage.

@@ -114,13 +114,18 @@ var dropCauses = map[string]struct {
 	"CPU_BACKLOG":        {CauseQueueFull, "the CPU's backlog of received packets was full"},
 }
 
+// DropCause gives the cause and the words for the kernel's name of a drop reason.
+func DropCause(reason string) (Cause, string) {
+	if c, ok := dropCauses[reason]; ok {
+		return c.cause, fmt.Sprintf("%s (%s)", c.text, reason)
+	}
+	return CauseDropped, "dropped by the kernel, " + reason
+}
+
 func (j *Judge) dropped(l *lookup.Lookup, last, drop *hop.Hop) Verdict {
 	reason := drop.Reason.String()
-	v := Verdict{Certain: true, Drop: reason, Cause: CauseDropped, Evidence: append([]string{fmt.Sprintf("drop %s at %s", reason, place(drop))}, evidence(l, last)...)}
-	text := "dropped by the kernel, " + reason
-	if c, ok := dropCauses[reason]; ok {
-		v.Cause, text = c.cause, fmt.Sprintf("%s (%s)", c.text, reason)
-	}
+	cause, text := DropCause(reason)
+	v := Verdict{Certain: true, Drop: reason, Cause: cause, Evidence: append([]string{fmt.Sprintf("drop %s at %s", reason, place(drop))}, evidence(l, last)...)}
 	atClient := l.ClientNetNS != 0 && drop.NetNS == l.ClientNetNS
 	switch {
 	case drop.Answer && atClient && (v.Cause == CauseNoListener || v.Cause == CauseSocketClosed):

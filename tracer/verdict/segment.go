@@ -31,15 +31,22 @@ func (j *Judge) Segments(dst []Segment, l *lookup.Lookup) []Segment {
 	return dst
 }
 
+// Names of segments that do not follow from their stage.
+const (
+	DNSServer      = "DNS server"       // from the query's arrival at the server to the answer's departure
+	BeyondThisNode = "beyond this node" // from the query's departure to the answer's arrival, where the server is out of sight
+	Dropped        = "dropped"
+)
+
 func (j *Judge) segment(l *lookup.Lookup, a, b *hop.Hop) (string, Where) {
 	if b.Kind == hop.Drop {
-		return "dropped", j.way(l, a, b)
+		return Dropped, j.way(l, a, b)
 	}
 	if !a.Answer && b.Answer {
 		if a.NetNS == b.NetNS && b.Local {
-			return "DNS server", CoreDNS
+			return DNSServer, CoreDNS
 		}
-		return "beyond this node", BetweenNodes
+		return BeyondThisNode, BetweenNodes
 	}
 	stage := j.way(l, a, b)
 	if !a.Answer {
