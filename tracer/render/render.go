@@ -310,6 +310,9 @@ func (d *drawing) stages() []stage {
 		if isUpstream(s) {
 			seen["upstream"] = true
 		}
+		if s.From(semconv.ScopeTracer) && d.elsewhere(s) {
+			seen["between-nodes"] = true // it got there
+		}
 	}
 	lost := slices.Index(store.Stages, d.verdict.Where)
 	var list []stage

@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -23,7 +24,7 @@ func (t *Trace) VerdictAmong(others []*Trace) Verdict {
 	if !server.IsValid() {
 		server = t.Asked().Address
 	}
-	node := nodeOf(server.Addr().String(), others)
+	node := nodeOf(server.Addr(), others)
 	if node == "" || node == t.Asker().Node {
 		return v
 	}
@@ -44,14 +45,15 @@ func (t *Trace) VerdictAmong(others []*Trace) Verdict {
 	return v
 }
 
-// nodeOf gives the node of the CoreDNS with that address, by the spans of the CoreDNS itself.
-func nodeOf(address string, traces []*Trace) string {
+// nodeOf gives the node of the CoreDNS with that address: by its own spans, of lookups that were translated to that address.
+func nodeOf(address netip.Addr, traces []*Trace) string {
 	for _, t := range traces {
-		for _, s := range t.Servers() {
-			node := s.String(semconv.K8SNodeName)
-			if node != "" && (s.String(semconv.K8SPodIP) == address || s.Attributes.String(semconv.ServerAddress) == address) {
-				return node
-			}
+		s := t.Server()
+		if s == nil {
+			continue
+		}
+		if node := s.String(semconv.K8SNodeName); node != "" && (t.Translated().Addr() == address || s.String(semconv.K8SPodIP) == address.String()) {
+			return node
 		}
 	}
 	return ""

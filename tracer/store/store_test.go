@@ -340,3 +340,47 @@ func BenchmarkReceive(b *testing.B) {
 		s.Add(got...)
 	}
 }
+
+// A lookup that left node-1 is said to be lost on the way only where the tracer on node-2 was watching.
+func TestVerdictAmong(t *testing.T) {
+	tracer, plugin := &Scope{Name: semconv.ScopeTracer}, &Scope{Name: semconv.ScopePlugin}
+	on := func(node string) *Resource { return &Resource{Attributes: Attributes{{semconv.K8SNodeName, node}}} }
+	translated := Attribute{semconv.ConntrackReply, "10.244.2.10:53>10.244.1.10:4711"}
+	lost := func() *Trace {
+		id := traceID(1)
+		return NewTrace([]*Span{{
+			TraceID: id, SpanID: id.ClientSpanID(), Kind: KindClient, Scope: tracer, Resource: on("node-1"), Start: at, End: at.Add(5 * time.Second),
+			Attributes: Attributes{{semconv.VerdictWhere, "between-nodes"}, {semconv.VerdictCause, "no-reply-seen"}, {semconv.VerdictCertainty, Inferred}, translated},
+		}})
+	}
+	answered := func(when time.Time, withAgent bool) *Trace {
+		id := traceID(2)
+		spans := []*Span{
+			{TraceID: id, SpanID: id.ClientSpanID(), Kind: KindClient, Scope: tracer, Resource: on("node-1"), Start: when, End: when.Add(time.Millisecond), Attributes: Attributes{translated}},
+			{TraceID: id, SpanID: link.SpanID{1}, Parent: id.ClientSpanID(), Kind: KindServer, Scope: plugin, Resource: on("node-2"), Start: when, End: when.Add(time.Millisecond)},
+		}
+		if withAgent {
+			spans = append(spans, &Span{TraceID: id, SpanID: link.SpanID{2}, Parent: id.ClientSpanID(), Kind: KindInternal, Scope: tracer, Resource: on("node-2"), Start: when, End: when})
+		}
+		return NewTrace(spans)
+	}
+	for _, tc := range []struct {
+		name   string
+		others []*Trace
+		cause  string
+		more   int // lines of evidence
+	}{
+		{"nobody else", nil, "no-reply-seen", 0},
+		{"node-2 is known, and not watched", []*Trace{answered(at, false)}, "no-reply-seen", 1},
+		{"node-2 was watched", []*Trace{answered(at, true)}, "not-seen-further", 1},
+		{"node-2 was watched, long ago", []*Trace{answered(at.Add(-time.Hour), true)}, "no-reply-seen", 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l := lost()
+			v := l.VerdictAmong(append(tc.others, l))
+			if v.Where != "between-nodes" || v.Cause != tc.cause || v.Certainty != Inferred || len(v.Evidence) != tc.more {
+				t.Errorf("%+v", v)
+			}
+		})
+	}
+}
