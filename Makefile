@@ -80,6 +80,16 @@ test-kube: ## The Kubernetes source against a real API server and etcd, built fi
 	$(call say,the Kubernetes source against a real API server)
 	@DNSTRAIL_KUBE=$(BIN) go test -count=1 -v -timeout 60m -run TestRealAPIServer ./plugin/identity ./build
 
+HELM_VERSION := v4.3.1
+.PHONY: test-chart
+test-chart: $(CACHE)/bin/helm-$(HELM_VERSION) ## The Helm chart, by helm itself, which is built first. Not part of make test
+	$(call say,the chart)
+	@HELM=$(CACHE)/bin/helm-$(HELM_VERSION) go test -count=1 -run TestChart ./build
+
+$(CACHE)/bin/helm-$(HELM_VERSION):
+	@echo "==> building helm $(HELM_VERSION) (about two minutes)"
+	@mkdir -p $(@D) && GOBIN=$(CACHE)/bin $(CURDIR)/test/progress.sh go install helm.sh/helm/v4/cmd/helm@$(HELM_VERSION) && mv $(CACHE)/bin/helm $@
+
 .PHONY: lint
 lint: $(CACHE)/bin/golangci-lint-$(GOLANGCI_LINT_VERSION) ## gofmt, go vet, golangci-lint
 	$(call say,lint)

@@ -175,13 +175,27 @@ func checkCorefile(t *testing.T, file, corefile string) {
 		t.Errorf("%s: no dnstrail in the Corefile", file)
 		return
 	}
+	example, err := os.ReadFile("../corefile-examples/kubernetes.Corefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := stock(corefile), stock(string(example)); got != want {
+		t.Errorf("%s: apart from dnstrail it is not corefile-examples/kubernetes.Corefile, which a test starts:\n%s\nwant:\n%s", file, got, want)
+	}
 	caddy.Quiet = true
-	err := caddy.ValidateAndExecuteDirectives(caddy.CaddyfileInput{
+	err = caddy.ValidateAndExecuteDirectives(caddy.CaddyfileInput{
 		Filepath: file, Contents: []byte(".:0 {" + block + "}\n"), ServerTypeName: "dns",
 	}, nil, true)
 	if err != nil {
 		t.Errorf("%s: %v", file, err)
 	}
+}
+
+// stock gives a Corefile without dnstrail, comments and indentation.
+func stock(corefile string) string {
+	corefile = regexp.MustCompile(`(?m)^\s*#.*$`).ReplaceAllString(corefile, "")
+	corefile = regexp.MustCompile(`(?s)\n\s*dnstrail( \{.*?\n\s*\})?\n`).ReplaceAllString(corefile, "\n")
+	return strings.Join(strings.Fields(corefile), " ")
 }
 
 // The names of metrics that the dashboards and rules use are those that the programs have.
@@ -208,6 +222,46 @@ func TestDashboardsAskForMetricsThatExist(t *testing.T) {
 		for _, m := range found {
 			if !strings.Contains(source.String(), fmt.Sprintf("%q", m[1])) {
 				t.Errorf("panel %q: there is no metric coredns_dnstrail_%s", title, m[1])
+			}
+		}
+	}
+}
+
+// The chart, with its own values and with all that can be chosen, gives Kubernetes objects. It needs helm: see make test-chart.
+func TestChartGivesKubernetesObjects(t *testing.T) {
+	helm := os.Getenv("HELM")
+	if helm == "" {
+		t.Skip("HELM is not set: make test-chart builds helm and runs this with it")
+	}
+	for _, tt := range []struct {
+		name string
+		args []string
+		want []string // kinds
+	}{
+		{"as it comes", nil, []string{"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet", "Service"}},
+		{"everything", []string{
+			"--set", "coredns.serviceAccount=", "--set", "agent.resources.limits.memory=1Gi", "--set", "agent.labels={app,team}", "--set", "agent.extraArgs={--give-up=3s}",
+			"--set", "otlp.headers=authorization=x", "--set", "otlp.protocol=http/protobuf", "--set", "agent.nodeSelector.pool=a", "--set", "image.tag=v1",
+		}, []string{"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet", "Service"}},
+	} {
+		if out, err := exec.Command(helm, append([]string{"lint", "--strict", "chart/dnstrail"}, tt.args...)...).CombinedOutput(); err != nil {
+			t.Errorf("%s: lint: %v\n%s", tt.name, err, out)
+		}
+		out, err := exec.Command(helm, append([]string{"template", "dnstrail", "chart/dnstrail", "--namespace", "kube-system"}, tt.args...)...).Output()
+		if err != nil {
+			t.Errorf("%s: %v\n%s", tt.name, err, out)
+			continue
+		}
+		kinds := map[string]bool{}
+		for _, o := range objects(t, tt.name, string(out)) {
+			kinds[o.GetObjectKind().GroupVersionKind().Kind] = true
+			if d, ok := o.(*appsv1.DaemonSet); ok {
+				checkAgent(t, tt.name, d)
+			}
+		}
+		for _, k := range tt.want {
+			if !kinds[k] {
+				t.Errorf("%s: no %s", tt.name, k)
 			}
 		}
 	}
