@@ -28,7 +28,7 @@ const (
 	FlagConntrack
 	FlagInner
 	FlagVLAN
-	FlagTail
+	FlagICMP
 )
 
 // Tuple is the two ends of a packet or of a conntrack direction. IPv4 addresses are in the first four bytes; ports in host order.
@@ -52,7 +52,7 @@ type Event struct {
 	Version, Proto          uint8
 	Flags                   Flags
 	TCPFlags, TTL           uint8
-	_                       uint16
+	ICMP                    uint16 // FlagICMP: type << 8 | code; CTOrig.SrcAddr sent it
 	Captured                uint16
 	_                       uint16
 	PayloadLen              uint32 // bytes in the packet

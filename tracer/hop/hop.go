@@ -18,13 +18,14 @@ type Kind uint8
 
 // The kinds.
 const (
-	Out  Kind = 1 + iota // left by a device
-	In                   // arrived at a device
-	Drop                 // was dropped by the kernel
-	Read                 // was read from a socket
+	Out         Kind = 1 + iota // left by a device
+	In                          // arrived at a device
+	Drop                        // was dropped by the kernel
+	Read                        // was read from a socket
+	Unreachable                 // was answered by an ICMP error, which was sent or arrived here
 )
 
-// String gives the kind as it stands in outputs: `out`, `in`, `drop`, `read`.
+// String gives the kind as it stands in outputs: `out`, `in`, `drop`, `read`, `unreachable`.
 func (k Kind) String() string {
 	switch k {
 	case Out:
@@ -35,6 +36,8 @@ func (k Kind) String() string {
 		return "drop"
 	case Read:
 		return "read"
+	case Unreachable:
+		return "unreachable"
 	}
 	return fmt.Sprintf("kind-%d", uint8(k))
 }
@@ -135,6 +138,10 @@ type Hop struct {
 
 	Reason   Reason // Drop: why
 	Location uint64 // Drop: the address in the kernel that dropped it
+	TTL      uint8  // hop limit
+
+	ICMP       uint16   // Unreachable: type << 8 | code (RFC 792, RFC 4443)
+	ICMPSender [16]byte // Unreachable: who sent the error
 
 	Process *Process // Local and Read: the sender or reader; shared, not to be changed
 }
@@ -217,6 +224,14 @@ func (d *Decoder) Decode(e *bpf.Event, payload []byte, p *Packet) bool {
 			ReplyDst: endpoint(e.Version, e.CTReply.DstAddr, e.CTReply.DstPort),
 			Status:   ConntrackStatus(e.CTStatus),
 		}
+	}
+	p.TTL = e.TTL
+	if e.Flags&bpf.FlagICMP != 0 {
+		p.Kind = Unreachable
+		if kind == Drop {
+			return false // the error itself was dropped: nothing follows from it
+		}
+		p.ICMP, p.ICMPSender = e.ICMP, endpoint(e.Version, e.CTOrig.SrcAddr, 0).Addr
 	}
 	if kind == Drop {
 		p.Reason, p.Location = Reason(e.Reason), e.Location

@@ -92,6 +92,7 @@ type Assembler struct {
 	freeFlows []*flowState
 	servers   map[uint32]int64 // network namespaces that answer DNS, and when they last did
 	streams   streams
+	askers    askers
 	stats     Stats
 }
 
@@ -124,6 +125,8 @@ func (a *Assembler) Add(p *hop.Packet) {
 		a.addTCP(p)
 	case p.Kind == hop.Read && !p.HasHead:
 		a.addRead(p)
+	case p.Kind == hop.Unreachable:
+		a.addUnreachable(p)
 	case p.HasHead:
 		a.addMessage(p, p.Payload)
 	}
@@ -138,6 +141,25 @@ func (a *Assembler) addMessage(p *hop.Packet, message []byte) *Lookup {
 		return nil
 	}
 	return a.addQuery(p, message)
+}
+
+// addUnreachable takes an ICMP error about a query or an answer. What it quotes has the addresses as they were where it was refused.
+func (a *Assembler) addUnreachable(p *hop.Packet) {
+	end := p.Src
+	if p.Answer {
+		end = p.Dst
+	}
+	l := a.find(key{end, p.Head.ID, p.Transport}, &p.Head)
+	if l == nil {
+		return
+	}
+	p.Hop.Attempt = uint8(l.Attempts - 1)
+	a.keep(l, &p.Hop)
+	if l.AnswerSeen || p.Answer || l.Ending == Answered {
+		return
+	}
+	l.Ending = Dropped
+	a.schedule(l, p.Time+int64(a.o.DropWait))
 }
 
 func (a *Assembler) addQuery(p *hop.Packet, message []byte) *Lookup {
@@ -168,6 +190,9 @@ func (a *Assembler) addQuery(p *hop.Packet, message []byte) *Lookup {
 	}
 	p.Hop.Attempt = l.attemptOf(&p.Hop)
 	a.keep(l, &p.Hop)
+	if l.past == nil && l.Process != nil {
+		a.relate(l)
+	}
 	switch {
 	case p.Kind == hop.Drop:
 		a.leave(&l.unread, true)
@@ -180,7 +205,11 @@ func (a *Assembler) addQuery(p *hop.Packet, message []byte) *Lookup {
 		}
 		return l
 	case l.Ending == Dropped:
-		l.Ending = InFlight // a copy went on
+		// A copy went on; or another CPU's record came late.
+		if !l.progressed(&p.Hop) {
+			return l
+		}
+		l.Ending = InFlight
 	}
 	l.Translated = p.Src
 	if p.Kind == hop.In {
@@ -275,6 +304,7 @@ func (a *Assembler) addAnswer(p *hop.Packet, message []byte) *Lookup {
 		l.deliver()
 	}
 	if l.done() {
+		l.remember()
 		a.schedule(l, p.Time+int64(a.o.Linger))
 	} else {
 		l.Ending = InFlight
@@ -300,6 +330,17 @@ func (l *Lookup) reopen() {
 }
 
 func (l *Lookup) done() bool { return l.Ending == Answered }
+
+// progressed says whether a hop comes after everything that ended the attempt before it.
+func (l *Lookup) progressed(h *hop.Hop) bool {
+	for i := range l.Hops {
+		x := &l.Hops[i]
+		if x.Attempt == h.Attempt && (x.Kind == hop.Drop && !x.Reason.Harmless() || x.Kind == hop.Unreachable) && x.Time > h.Time {
+			return false
+		}
+	}
+	return true
+}
 
 // sameWalk says that a query's hop may belong to an answered lookup: the answer overtook the record of it.
 func (l *Lookup) sameWalk(h *hop.Hop) bool {
@@ -475,15 +516,19 @@ func (a *Assembler) report(l *Lookup, final bool) {
 		return 0
 	})
 	l.Final = l.Final || final
+	l.Confirms = l.Revision > 0 && l.reported == Dropped && (l.Ending == Dropped || l.Ending == GaveUp) && len(l.Hops) == l.reportedHops
 	if a.o.Losses != nil {
 		l.EventsLost = a.o.Losses() - l.lossesBefore
 	}
 	a.o.Emit(l)
-	l.reported = l.Ending
+	l.reported, l.reportedHops = l.Ending, len(l.Hops)
 	l.Revision++
 }
 
 func (a *Assembler) release(l *Lookup) {
+	if l.past != nil {
+		l.past.lookup = nil
+	}
 	a.wheel.remove(l)
 	a.ages.remove(&l.age)
 	a.unindex(l)

@@ -74,6 +74,16 @@ type Lookup struct {
 	// Late says that the answer came after the lookup had been reported as lost.
 	Late bool
 
+	// Paired says that another question was on its way from the same port at the same time: the A and AAAA of one getaddrinfo.
+	Paired bool
+
+	// Related are earlier lookups of the same process that this one belongs to; Group names all of them by the first one's trace ID, zero where nothing is known
+	// of the process. SearchStep counts the names of the search path that went before, AttemptOfGroup this lookup among those that asked the same again from another port.
+	Related        []Relation
+	Group          link.TraceID
+	SearchStep     int
+	AttemptOfGroup int
+
 	// Serves is the lookup that this one was made to answer, where it could be found: a DNS server's own upstream query.
 	Serves *Served
 	// Upstreams are the queries that the server made to answer this one, as far as they could be told.
@@ -83,6 +93,8 @@ type Lookup struct {
 	Revision int
 	// Final says that no further report is expected; a late answer can still cause one.
 	Final bool
+	// Confirms says that this report only repeats the last one, now for good.
+	Confirms bool
 	// EventsLost counts kernel events that were lost while the lookup was in flight: hops may be missing.
 	EventsLost uint64
 
@@ -102,6 +114,8 @@ type Lookup struct {
 	undelivered  pending // in the queue of the client's reads
 	serving      *Upstream
 	reported     Ending
+	reportedHops int
+	past         *past
 }
 
 // Served names the lookup that an upstream query serves.
@@ -184,7 +198,7 @@ func (l *Lookup) window(attempt uint8) (from, to int64) {
 	for i := range l.Hops {
 		h := &l.Hops[i]
 		switch {
-		case h.Attempt != attempt && !h.Answer, h.Kind == hop.Drop:
+		case h.Attempt != attempt && !h.Answer, h.Kind == hop.Drop, h.Kind == hop.Unreachable:
 		case h.Answer && from != 0 && h.Time >= from && to == 0:
 			to = h.Time
 		case !h.Answer && to == 0:

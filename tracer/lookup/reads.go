@@ -120,7 +120,7 @@ func (a *Assembler) addRead(p *hop.Packet) {
 
 func (l *Lookup) lastQueryDst() hop.Endpoint {
 	for i := len(l.Hops) - 1; i >= 0; i-- {
-		if h := &l.Hops[i]; !h.Answer && h.Kind != hop.Drop {
+		if h := &l.Hops[i]; !h.Answer && h.Kind != hop.Drop && h.Kind != hop.Unreachable {
 			return h.Dst
 		}
 	}

@@ -67,7 +67,7 @@ func (l *Lookup) arrivedIn(netns uint32, up *Lookup) bool {
 	}
 	for i := len(l.Hops) - 1; i >= 0; i-- {
 		h := &l.Hops[i]
-		if h.Answer || h.Kind == hop.Drop {
+		if h.Answer || h.Kind == hop.Drop || h.Kind == hop.Unreachable {
 			continue
 		}
 		// The last place it was seen: a packet that goes on leaves a namespace it only passes.

@@ -121,7 +121,7 @@ func NewRow(l *lookup.Lookup, v *verdict.Verdict, o *origin.Origin, node string,
 	if l.Class != 1 {
 		r.Class = dnswire.ClassString(l.Class)
 	}
-	if l.Ending == lookup.Answered {
+	if l.Ending == lookup.Answered && !v.Lost() {
 		r.Result = dnswire.RcodeString(l.Body.Rcode)
 	}
 	if l.AnswerSeen {

@@ -3,6 +3,7 @@ package verdict
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/dnstrail/dnstrail/tracer/hop"
 	"github.com/dnstrail/dnstrail/tracer/lookup"
@@ -10,9 +11,12 @@ import (
 
 // lost judges a lookup without an answer at the client.
 func (j *Judge) lost(l *lookup.Lookup) Verdict {
-	last, drop := lastHops(l)
-	if drop != nil {
-		return j.dropped(l, last, drop)
+	last, drop, refused := lastHops(l)
+	switch {
+	case drop != nil:
+		return j.dropped(l, last, drop, refused)
+	case refused != nil:
+		return j.refused(l, last, refused)
 	}
 	v := Verdict{Evidence: evidence(l, last)}
 	switch {
@@ -21,7 +25,7 @@ func (j *Judge) lost(l *lookup.Lookup) Verdict {
 		v.Text = "the answer was sent, and last seen at " + place(last)
 	case last.Kind == hop.Read:
 		v.Where, v.Cause, v.Certain = CoreDNS, CauseNoAnswer, true
-		v.Text = fmt.Sprintf("%s read the query and never answered", processName(last.Process, "the server"))
+		v.Text = processName(last.Process, "the server") + " read the query and never answered"
 		if up, cause := failedUpstream(l); up != nil {
 			v.Where, v.Cause, v.Certain = Upstream, cause, false
 			v.Text = fmt.Sprintf("the server read the query and never answered: upstream %s %s", up.Server, upstreamFate(up))
@@ -34,15 +38,15 @@ func (j *Judge) lost(l *lookup.Lookup) Verdict {
 			v.Where, v.Cause = CoreDNS, CauseNoAnswer
 			v.Text = "delivered to the server, which never answered"
 		}
-	case j.services[l.Server] && last.Dst == l.Server && j.isNode(last.NetNS) && last.Kind == hop.Out:
+	case j.services[l.Server] && last.Dst == l.Server && last.NetNS != l.ClientNetNS:
 		v.Where, v.Cause = Service, CauseUntranslated
-		v.Text = fmt.Sprintf("the service address %s was not translated to a server's", l.Server.AddrPort())
+		v.Text = fmt.Sprintf("the service address %s was not translated to a server's", l.Server)
 	case last.Kind == hop.Out && last.NetNS == l.ClientNetNS && !j.isNode(last.NetNS):
 		v.Where, v.Cause = PodLink, CauseVanished
 		v.Text = "left the client and was not seen at the node"
 	case last.Kind == hop.Out:
 		v.Where, v.Cause = BetweenNodes, CauseNoReply
-		v.Text = fmt.Sprintf("left this node at %s towards %s, and nothing came back; what lies beyond is not watched here", last.Device(), last.Dst.AddrPort())
+		v.Text = fmt.Sprintf("left this node at %s towards %s, and nothing came back; what lies beyond is not watched here", last.Device(), last.Dst)
 	default:
 		v.Where, v.Cause = Node, CauseVanished
 		v.Text = "last seen at " + place(last)
@@ -50,13 +54,17 @@ func (j *Judge) lost(l *lookup.Lookup) Verdict {
 	return v
 }
 
-// lastHops gives the last hop of the attempt that came farthest, and the drop that ended it, if one did.
-func lastHops(l *lookup.Lookup) (last, drop *hop.Hop) {
+// lastHops gives the last hop that the lookup came to, the drop that ended it, and the ICMP error about it, where there are such.
+func lastHops(l *lookup.Lookup) (last, drop, refused *hop.Hop) {
 	last = &l.Hops[0]
 	for i := range l.Hops {
 		h := &l.Hops[i]
 		switch {
 		case h.Kind == hop.Drop && h.Reason.Harmless():
+		case h.Kind == hop.Unreachable:
+			if !h.Answer && refused == nil {
+				refused = h // the first place it was seen is nearest to who sent it
+			}
 		case h.Kind == hop.Drop:
 			drop = h
 		case h.Answer && h.Kind == hop.Read:
@@ -71,7 +79,48 @@ func lastHops(l *lookup.Lookup) (last, drop *hop.Hop) {
 	if drop != nil && drop == &l.Hops[0] {
 		last = drop
 	}
-	return last, drop
+	return last, drop, refused
+}
+
+// refused judges a query that an ICMP error answered, and whose drop was not seen: it was refused out of sight, or by a socket's host.
+func (j *Judge) refused(l *lookup.Lookup, last, icmp *hop.Hop) Verdict {
+	sender := hop.Endpoint{Addr: icmp.ICMPSender}.AddrPort().Addr()
+	v := Verdict{Certain: true, Evidence: append([]string{fmt.Sprintf("ICMP %s from %s at %s", icmpName(icmp.ICMP), sender, place(icmp))}, evidence(l, last)...)}
+	target := last.Dst.AddrPort().Addr()
+	switch {
+	case sender == target && portUnreachable(icmp.ICMP):
+		v.Where, v.Cause = CoreDNSSocket, CauseNoListener
+		v.Text = fmt.Sprintf("%s answered that nothing listens on its port %d", sender, last.Dst.Port)
+	case last.Dst == l.Server && j.services[l.Server]:
+		v.Where, v.Cause, v.Certain = Service, CauseNoEndpoints, false
+		v.Text = fmt.Sprintf("the service address %s was rejected (%s): it has no endpoints", l.Server, icmpName(icmp.ICMP))
+	case last.Kind == hop.Out && last.NetNS != l.ClientNetNS:
+		v.Where, v.Cause = BetweenNodes, CauseRejected
+		v.Text = fmt.Sprintf("%s answered %s", sender, icmpName(icmp.ICMP))
+	default:
+		v.Where, v.Cause = Node, CauseRejected
+		v.Text = fmt.Sprintf("%s answered %s", sender, icmpName(icmp.ICMP))
+	}
+	return v
+}
+
+// portUnreachable: RFC 792 type 3 code 3, RFC 4443 type 1 code 4.
+func portUnreachable(icmp uint16) bool { return icmp == 3<<8|3 || icmp == 1<<8|4 }
+
+func icmpName(icmp uint16) string {
+	switch icmp {
+	case 3<<8 | 0, 1<<8 | 0:
+		return "network unreachable"
+	case 3<<8 | 1, 1<<8 | 3:
+		return "host unreachable"
+	case 3<<8 | 3, 1<<8 | 4:
+		return "port unreachable"
+	case 3<<8 | 4:
+		return "fragmentation needed"
+	case 3<<8 | 9, 3<<8 | 10, 3<<8 | 13, 1<<8 | 1:
+		return "administratively prohibited"
+	}
+	return fmt.Sprintf("unreachable, type %d code %d", icmp>>8, icmp&0xff)
 }
 
 // dropCauses translates the kernel's reasons; others are CauseDropped with the kernel's own word in the text.
@@ -122,33 +171,93 @@ func DropCause(reason string) (Cause, string) {
 	return CauseDropped, "dropped by the kernel, " + reason
 }
 
-func (j *Judge) dropped(l *lookup.Lookup, last, drop *hop.Hop) Verdict {
+func (j *Judge) dropped(l *lookup.Lookup, last, drop, refused *hop.Hop) Verdict {
 	reason := drop.Reason.String()
 	cause, text := DropCause(reason)
 	v := Verdict{Certain: true, Drop: reason, Cause: cause, Evidence: append([]string{fmt.Sprintf("drop %s at %s", reason, place(drop))}, evidence(l, last)...)}
+	if refused != nil {
+		v.Evidence = append(v.Evidence, fmt.Sprintf("ICMP %s from %s", icmpName(refused.ICMP), hop.Endpoint{Addr: refused.ICMPSender}.AddrPort().Addr()))
+	}
 	atClient := l.ClientNetNS != 0 && drop.NetNS == l.ClientNetNS
-	switch {
-	case drop.Answer && atClient && (v.Cause == CauseNoListener || v.Cause == CauseSocketClosed):
-		v.Where, v.Cause = Client, CauseClientGone
-		v.Text = "the answer came, and the client's socket was gone (" + reason + ")"
-		return v
-	case drop.Answer:
+	if drop.Answer {
 		v.Where = ReturnPath
 		v.Text = fmt.Sprintf("the answer was lost at %s: %s", at(drop), text)
+		if atClient && (v.Cause == CauseNoListener || v.Cause == CauseSocketClosed) {
+			v.Where, v.Cause = Client, CauseClientGone
+			waited := time.Duration(drop.Time - l.Start()).Round(time.Millisecond)
+			v.Text = fmt.Sprintf("the answer came after %s, and the client's socket was gone (%s)", waited, reason)
+			if waited >= impatient {
+				v.Cause = CauseTooLate
+			}
+		}
 		return v
-	case atClient && drop.IfIndex == 0, atClient && last == drop:
+	}
+	switch {
+	case atClient && (drop.IfIndex == 0 || last == drop || drop.SKB == last.SKB && last.Local && v.Cause != CauseNeighbour):
 		v.Where = Client
 	case atClient:
 		v.Where = PodLink
-	case j.isNode(drop.NetNS) || passedOn(l, drop):
+	case j.bridgedBetween(l, last, drop):
+		v.Where = BetweenNodes
+	case j.isNode(drop.NetNS) || passedOn(l, drop) || drop.IfIndex != last.IfIndex:
 		v.Where = Node
 	case l.ServerNetNS != 0 && drop.NetNS != l.ServerNetNS && drop.NetNS != 0:
+		v.Where = Node
+	case l.ClientNetNS != 0 && drop.NetNS == j.clientNode(l) && v.Cause != CauseNoListener && v.Cause != CauseBufferFull && drop.Dst == l.Server && j.services[l.Server]:
 		v.Where = Node
 	default:
 		v.Where = CoreDNSSocket
 	}
 	v.Text = fmt.Sprintf("the query was lost at %s: %s", at(drop), text)
+	if v.Where == Node || v.Where == Client {
+		j.service(l, last, drop, refused, &v, text)
+	}
 	return v
+}
+
+// impatient is how long a client waits at least: an answer that comes after that and finds no socket was too late.
+const impatient = 900 * time.Millisecond
+
+// service finds out whether a drop on a node was the service translation's: its reject rule, a dead endpoint, or connection tracking.
+func (j *Judge) service(l *lookup.Lookup, last, drop, refused *hop.Hop, v *Verdict, text string) {
+	translated := drop.Dst != l.Server
+	switch {
+	case v.Cause == CausePolicyDrop && refused != nil && !translated:
+		v.Where, v.Cause, v.Certain = Service, CauseNoEndpoints, j.services[l.Server]
+		v.Text = fmt.Sprintf("the service address %s was rejected (%s): it has no endpoints", l.Server, icmpName(refused.ICMP))
+	case v.Cause == CausePolicyDrop && refused != nil:
+		v.Cause = CauseRejected
+		v.Text = fmt.Sprintf("the query was rejected at %s by a firewall rule or network policy (%s)", at(drop), icmpName(refused.ICMP))
+	case v.Cause == CausePolicyDrop && j.raced(l, drop):
+		v.Where, v.Cause, v.Certain = Service, CauseInsertRace, false
+		v.Text = fmt.Sprintf("the query was lost at %s: its conntrack entry clashed with that of another query sent at the same time from the same port (%s)", at(drop), drop.Reason)
+	case v.Cause == CausePolicyDrop && !drop.Tracked && j.tracks[drop.NetNS] && drop.NetNS != l.ClientNetNS:
+		v.Where, v.Cause, v.Certain = Service, CauseConntrack, false
+		v.Text = fmt.Sprintf("the query was lost at %s before it had a conntrack entry: the conntrack table is full, or a rule in the raw table dropped it (%s)", at(drop), drop.Reason)
+	case v.Cause == CauseNeighbour && translated && (drop.NetNS != j.clientNode(l) || j.podSide[device{drop.NetNS, drop.IfIndex}]):
+		v.Where, v.Cause = Service, CauseDeadEndpoint
+		v.Text = fmt.Sprintf("the service address %s was translated to %s, and nobody has that address: %s", l.Server, drop.Dst, text)
+	}
+}
+
+// raced says whether a packet was dropped when its new conntrack entry was to be put into the table (after all rules, on its way out of the
+// node), while a query of another type was on its way from the same port.
+func (j *Judge) raced(l *lookup.Lookup, drop *hop.Hop) bool {
+	if !drop.Tracked || drop.Conntrack.Status&hop.Confirmed != 0 || !l.Paired {
+		return false
+	}
+	for i := range l.Hops {
+		if h := &l.Hops[i]; h.SKB == drop.SKB && h.Kind == hop.In && h.NetNS == drop.NetNS && h.IfIndex == drop.IfIndex {
+			return false // still at the device it came in by: not on its way out
+		}
+	}
+	return true
+}
+
+// bridgedBetween says whether a drop was neither on the client's node nor routed where it happened (its hop limit was not lowered): a switch between the nodes.
+func (j *Judge) bridgedBetween(l *lookup.Lookup, last, drop *hop.Hop) bool {
+	return l.ClientNetNS != 0 && drop.NetNS == last.NetNS && drop.NetNS != j.clientNode(l) && drop.IfIndex != last.IfIndex &&
+		last.Kind == hop.In && drop.TTL == last.TTL && drop.TTL != 0 && !drop.Tracked
 }
 
 // passedOn says whether the namespace of a drop passes queries on: it was to be routed, not delivered.

@@ -18,7 +18,7 @@ func (j *Judge) Segments(dst []Segment, l *lookup.Lookup) []Segment {
 		var prev *hop.Hop
 		for i := range l.Hops {
 			h := &l.Hops[i]
-			if h.Attempt != attempt || (h.Kind == hop.Drop && h.Reason.Harmless()) {
+			if h.Attempt != attempt || h.Kind == hop.Unreachable || (h.Kind == hop.Drop && h.Reason.Harmless()) {
 				continue
 			}
 			if prev != nil {
@@ -103,7 +103,7 @@ func Times(l *lookup.Lookup) Timing {
 		return t
 	}
 	last := len(l.Hops) - 1
-	for last >= 0 && (!l.Hops[last].Answer || l.Hops[last].Kind == hop.Drop) {
+	for last >= 0 && (!l.Hops[last].Answer || l.Hops[last].Kind == hop.Drop || l.Hops[last].Kind == hop.Unreachable) {
 		last--
 	}
 	if last < 0 {
@@ -113,7 +113,7 @@ func Times(l *lookup.Lookup) Timing {
 	answer, arrived := -1, -1
 	for i := range l.Hops[:last+1] {
 		switch h := &l.Hops[i]; {
-		case h.Kind == hop.Drop || h.Attempt != attempt:
+		case h.Kind == hop.Drop || h.Kind == hop.Unreachable || h.Attempt != attempt:
 		case h.Answer && answer < 0:
 			answer = i
 		case !h.Answer && answer < 0:

@@ -36,7 +36,8 @@ type Cause string
 // The causes.
 const (
 	CauseAnswered     Cause = "answered"
-	CauseLate         Cause = "answered-late"
+	CauseCorrected    Cause = "answered-after-all"
+	CauseTooLate      Cause = "answer-too-late"
 	CausePolicyDrop   Cause = "policy-drop"
 	CauseNoRoute      Cause = "no-route"
 	CauseNeighbour    Cause = "neighbour-unresolved"
@@ -56,6 +57,11 @@ const (
 	CauseNoReply      Cause = "no-reply-seen"
 	CauseVanished     Cause = "not-seen-further"
 	CauseUntranslated Cause = "not-translated"
+	CauseNoEndpoints  Cause = "no-endpoints"
+	CauseDeadEndpoint Cause = "dead-endpoint"
+	CauseInsertRace   Cause = "conntrack-insert-race"
+	CauseConntrack    Cause = "conntrack-full"
+	CauseRejected     Cause = "rejected"
 	CauseWrongSource  Cause = "unexpected-source"
 	CauseEvicted      Cause = "not-watched-to-the-end"
 )
@@ -86,27 +92,53 @@ type Judge struct {
 
 	nodes    map[uint32]bool       // namespaces that forward
 	services map[hop.Endpoint]bool // addresses that were seen translated
+	podSide  map[device]bool       // devices of nodes by which packets come from pods
+	tracks   map[uint32]bool       // namespaces that track connections of queries they forward
 }
+
+type device struct{ netns, ifindex uint32 }
 
 // bounds of what a Judge remembers.
 const (
 	maxNodes    = 4096
 	maxServices = 4096
+	maxPodSide  = 16384
 )
+
+// clientNode gives the namespace of the node that the client's pod is on: the first one after the pod's own; 0 if it was not seen.
+func (j *Judge) clientNode(l *lookup.Lookup) uint32 {
+	if l.ClientNetNS == 0 {
+		return 0
+	}
+	for i := range l.Hops {
+		if h := &l.Hops[i]; !h.Answer && h.NetNS != l.ClientNetNS && h.NetNS != 0 && h.Kind != hop.Unreachable {
+			return h.NetNS
+		}
+	}
+	return 0
+}
 
 // learn notes what the lookup's hops tell of the network.
 func (j *Judge) learn(l *lookup.Lookup) {
 	if j.nodes == nil {
 		j.nodes, j.services = make(map[uint32]bool), make(map[hop.Endpoint]bool)
+		j.podSide, j.tracks = make(map[device]bool), make(map[uint32]bool)
 	}
+	node := j.clientNode(l)
 	for i := 1; i < len(l.Hops); i++ {
 		a, b := &l.Hops[i-1], &l.Hops[i]
-		if a.Answer != b.Answer || a.NetNS != b.NetNS {
+		if a.Answer != b.Answer || a.NetNS != b.NetNS || a.Kind == hop.Unreachable || b.Kind == hop.Unreachable {
 			continue
 		}
 		// What comes in by one device and leaves by another is forwarded: a pod does not.
 		if a.Kind == hop.In && b.Kind == hop.Out && !b.Local && a.IfIndex != b.IfIndex && len(j.nodes) < maxNodes {
 			j.nodes[a.NetNS] = true
+			if b.Tracked {
+				j.tracks[a.NetNS] = true
+			}
+			if !a.Answer && a.NetNS == node && len(j.podSide) < maxPodSide {
+				j.podSide[device{a.NetNS, a.IfIndex}] = true
+			}
 		}
 		if !a.Answer && a.Dst != b.Dst && a.Kind != hop.Read && b.Kind != hop.Read && len(j.services) < maxServices {
 			j.services[a.Dst] = true
@@ -151,9 +183,16 @@ func (j *Judge) Of(l *lookup.Lookup) Verdict {
 }
 
 func (j *Judge) answered(l *lookup.Lookup) Verdict {
+	if l.ClientNetNS != 0 && !l.ReadByClient && l.AnswerSource != l.Server && !l.AnswerSource.IsZero() {
+		return Verdict{
+			Where: Client, Cause: CauseWrongSource,
+			Text:     fmt.Sprintf("the answer came from %s, and the client had asked %s: it takes no answer from others", l.AnswerSource, l.Server),
+			Evidence: []string{"answer from " + l.AnswerSource.String() + " at the client"},
+		}
+	}
 	v := Verdict{Where: Answered, Cause: CauseAnswered, Certain: true}
 	if l.Late {
-		v.Cause = CauseLate
+		v.Cause = CauseCorrected
 		v.Text = "answered after it had been reported as lost"
 	}
 	switch l.Body.Rcode {

@@ -21,7 +21,8 @@ enum event_flags {
 	EVENT_CONNTRACK = 1 << 3, /* the conntrack fields are set */
 	EVENT_INNER = 1 << 4,     /* the addresses are those of a packet inside a tunnel */
 	EVENT_VLAN = 1 << 5,      /* the packet carried a VLAN tag in its data */
-	EVENT_TAIL = 1 << 6,      /* a later fragment: no ports, no payload, the IP ID in seq */
+	EVENT_ICMP = 1 << 6,      /* an ICMP error that quotes a DNS packet: the tuple and payload are the quoted packet's, ct_orig.saddr
+				     is who sent the error, icmp its type and code */
 };
 
 struct tuple {
@@ -53,7 +54,7 @@ struct event {
 	__u8 flags;
 	__u8 tcp_flags;
 	__u8 ttl;
-	__u16 pad0;
+	__u16 icmp;     /* EVENT_ICMP: type << 8 | code */
 	__u16 captured;     /* bytes of payload that follow the record */
 	__u16 pad1;
 	__u32 payload;      /* bytes of payload in the packet */

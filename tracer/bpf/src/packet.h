@@ -12,6 +12,7 @@
 #define ETH_P_8021AD 0x88A8
 
 #define IPPROTO_HOPOPTS 0
+#define IPPROTO_ICMP 1
 #define IPPROTO_IPIP 4
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
@@ -19,6 +20,7 @@
 #define IPPROTO_ROUTING 43
 #define IPPROTO_FRAGMENT 44
 #define IPPROTO_AH 51
+#define IPPROTO_ICMPV6 58
 #define IPPROTO_DSTOPTS 60
 
 #define VXLAN_PORT 4789
@@ -46,7 +48,9 @@ struct packet {
 	__u8 ttl;
 	__u8 tcp_flags;
 	__u8 flags;
-	__u8 addrs[32]; /* as in the header: source, destination */
+	__u16 icmp;
+	__u8 addrs[32];  /* as in the header: source, destination */
+	__u8 sender[16]; /* of an ICMP error */
 };
 
 /* Reads the IP header at an offset from head, and the ports. False: not TCP or UDP, or not whole. */
@@ -134,6 +138,28 @@ static __always_inline bool skip_extensions(const unsigned char *head, struct pa
 	p->sport = ports[0];
 	p->dport = ports[1];
 	return true;
+}
+
+/*
+ * An ICMP error (destination unreachable) quotes the packet that it is about: goes on with that one. The lookup it ended is found by it.
+ */
+static __always_inline bool enter_quoted(const unsigned char *head, struct packet *p, __u8 *b)
+{
+	__u8 h[2];
+
+	if (p->l4_length < 8 || bpf_probe_read_kernel(h, sizeof(h), head + p->l4))
+		return false;
+	if (p->proto == IPPROTO_ICMP ? h[0] != 3 : h[0] != 1)
+		return false;
+	p->icmp = (__u16)h[0] << 8 | h[1];
+	if (p->version == 4)
+		__builtin_memcpy(p->sender, b + 12, 4);
+	else
+		__builtin_memcpy(p->sender, b + 8, 16);
+	if (!parse_ip(head, p->l4 + 8, p, b))
+		return false;
+	p->flags = EVENT_ICMP;
+	return p->proto == IPPROTO_UDP;
 }
 
 /* Finds the payload behind the UDP or TCP header of a packet to or from a DNS port. */

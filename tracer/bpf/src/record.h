@@ -112,6 +112,11 @@ static __always_inline void put_packet(struct event *e, struct sk_buff *skb, str
 		__builtin_memcpy(e->addr.saddr, p->addrs, 16);
 		__builtin_memcpy(e->addr.daddr, p->addrs + 16, 16);
 	}
+	if (p->flags & EVENT_ICMP) {
+		e->icmp = p->icmp;
+		__builtin_memcpy(e->ct_orig.saddr, p->sender, 16);
+		return; /* neither its sender nor its conntrack entry is the quoted packet's */
+	}
 	if (sent_from_here(skb, sk, p)) {
 		e->flags |= EVENT_LOCAL;
 		put_process(e, sk);
@@ -126,6 +131,15 @@ static __always_inline __u32 put_payload(void *to, struct sk_buff *skb, struct p
 	__u32 data = skb->data - head;
 	__u32 linear_end = data + (skb->len - skb->data_len);
 
+	/* Of a first fragment, and of what an ICMP error quotes, there is less here than its header says. */
+	if (p->flags & (EVENT_FRAGMENT | EVENT_ICMP)) {
+		__u32 end = data + skb->len;
+
+		if (p->payload >= end)
+			return 0;
+		if (n > end - p->payload)
+			n = end - p->payload;
+	}
 	if (n > max)
 		n = max;
 	if (!skb->data_len || p->payload + n <= linear_end)
@@ -183,8 +197,12 @@ static __always_inline int watch(struct sk_buff *skb, __u8 hook, __u32 network, 
 	if (!network || !parse_ip(skb->head, network, &p, b))
 		return 0;
 	if (p.proto != IPPROTO_UDP && p.proto != IPPROTO_TCP) {
-		if (p.version != 6 || !skip_extensions(skb->head, &p))
+		if (p.proto == IPPROTO_ICMP || p.proto == IPPROTO_ICMPV6) {
+			if (!enter_quoted(skb->head, &p, b))
+				return 0;
+		} else if (p.version != 6 || !skip_extensions(skb->head, &p)) {
 			return 0;
+		}
 	}
 	if (!is_dns_port(p.dport) && !is_dns_port(p.sport))
 		return 0;

@@ -55,6 +55,9 @@ func (f *observeFlags) run(cmd *cobra.Command) error {
 	var failed error
 	order := output.Order{Window: reorderWindow, Give: write}
 	o.Result = func(r pipeline.Result) {
+		if r.Lookup.Confirms {
+			return
+		}
 		order.Add(output.NewRow(r.Lookup, r.Verdict, r.Origin, f.watch.node, f.watch.guard), time.Now())
 	}
 	o.Tick = func(now time.Time) {
