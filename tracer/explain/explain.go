@@ -120,20 +120,24 @@ func (s *Story) pluginSpan(sp *store.Span) {
 	case store.KindClient:
 		s.upstream(sp)
 	default:
-		text := "plugin " + cmp.Or(sp.Attributes.String(semconv.PluginName), sp.Name)
-		if text == "plugin cache" {
-			if status := s.cacheStatus(); status != "" {
-				text += ": " + status
-			}
+		name := cmp.Or(sp.Attributes.String(semconv.PluginName), sp.Name)
+		text := "plugin " + name
+		switch {
+		case name == "cache" && s.server(semconv.CacheStatus) != "":
+			text += ": " + s.server(semconv.CacheStatus)
+		case name == s.server(semconv.AnsweredBy), sp.Status == store.StatusError:
+		default:
+			return // it passed the query on: no step, though a line in the tree
 		}
 		s.add(sp.Start, sp.Duration(), sp.Status == store.StatusError, "%s", text)
 	}
 }
 
-func (s *Story) cacheStatus() string {
+// server gives the first value that a SERVER span has under key.
+func (s *Story) server(key string) string {
 	for _, server := range s.Trace.Servers() {
-		if status := server.Attributes.String(semconv.CacheStatus); status != "" {
-			return status
+		if v := server.Attributes.String(key); v != "" {
+			return v
 		}
 	}
 	return ""
@@ -164,8 +168,8 @@ func (s *Story) upstream(sp *store.Span) {
 // segment tells where a packet got to.
 func (s *Story) segment(sp *store.Span) {
 	stage := sp.Attributes.String(semconv.Segment)
-	if stage == string(verdict.Upstream) {
-		return // CoreDNS's own attempt tells of it
+	if stage == string(verdict.Upstream) || sp.Parent != s.Trace.ID.ClientSpanID() {
+		return // of a query of CoreDNS's own: its span of the attempt tells of it
 	}
 	_, to := sp.Attributes.String(semconv.SegmentFrom), sp.Attributes.String(semconv.SegmentTo)
 	who := "the query"

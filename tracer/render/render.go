@@ -310,7 +310,7 @@ func (d *drawing) stages() []stage {
 		if isUpstream(s) {
 			seen["upstream"] = true
 		}
-		if s.From(semconv.ScopeTracer) && d.elsewhere(s) {
+		if d.elsewhere(s) {
 			seen["between-nodes"] = true // it got there
 		}
 	}
@@ -404,10 +404,15 @@ func (d *drawing) mostly() string {
 	total := d.t.Duration()
 	var most *store.Node
 	var own time.Duration
-	walk(d.roots, func(n *store.Node) {
-		if self := n.Self(); self > own {
+	walk(d.roots, func(n *store.Node) bool {
+		self, descend := n.Self(), true
+		if isUpstream(n.Span) { // an attempt is one thing, whatever was seen of it on the network
+			self, descend = n.Span.Duration(), false
+		}
+		if self > own {
 			most, own = n, self
 		}
+		return descend
 	})
 	if most == nil || total <= 0 || own*2 < total || most.Span == d.t.Client() {
 		return ""
@@ -440,10 +445,12 @@ func (d *drawing) notes() []string {
 	return notes
 }
 
-func walk(nodes []*store.Node, visit func(*store.Node)) {
+// walk visits nodes, and those below where visit says so.
+func walk(nodes []*store.Node, visit func(*store.Node) bool) {
 	for _, n := range nodes {
-		visit(n)
-		walk(n.Children, visit)
+		if visit(n) {
+			walk(n.Children, visit)
+		}
 	}
 }
 

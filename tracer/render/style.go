@@ -26,7 +26,7 @@ type glyphs struct {
 
 var unicodeGlyphs = glyphs{
 	passed: "✓", lost: "✗", unseen: "·",
-	branch: "├─ ", last: "└─ ", through: "│  ", blank: "   ",
+	branch: "├ ", last: "└ ", through: "│ ", blank: "  ",
 	to: "→", dot: "·", ellipsis: "…",
 	bar:  []string{"█", "▏", "▎", "▍", "▌", "▋", "▊", "▉"},
 	span: "─", wait: "░",
@@ -35,7 +35,7 @@ var unicodeGlyphs = glyphs{
 
 var asciiGlyphs = glyphs{
 	passed: "+", lost: "X", unseen: ".",
-	branch: "|- ", last: "`- ", through: "|  ", blank: "   ",
+	branch: "|-", last: "`-", through: "| ", blank: "  ",
 	to: ">", dot: "-", ellipsis: "~",
 	bar:  []string{"#", "|", "|", "|", "#", "#", "#", "#"},
 	span: "-", wait: ".",

@@ -72,6 +72,9 @@ func (d *drawing) label(n *store.Node) label {
 	}
 	l := label{{plain, s.Name}}
 	from, to := device(s.Attributes.String(semconv.SegmentFrom)), device(s.Attributes.String(semconv.SegmentTo))
+	if (s.Name == verdict.DNSServer || s.Name == verdict.BeyondThisNode) && s.Parent != d.t.ID.ClientSpanID() {
+		l[0].text = "the upstream" // of a query of CoreDNS's own
+	}
 	if s.Name == verdict.Dropped {
 		what := "query"
 		if d.t.Answers(s) {
@@ -79,7 +82,7 @@ func (d *drawing) label(n *store.Node) label {
 		}
 		l[0] = piece{bad, what + " dropped"}
 	}
-	if at := s.String(semconv.K8SNodeName); at != "" && s.From(semconv.ScopeTracer) && d.elsewhere(s) {
+	if at := s.String(semconv.K8SNodeName); at != "" && d.elsewhere(s) && s.Parent == d.t.ID.ClientSpanID() { // what hangs below it is of the same node
 		l[0].text = at + ": " + l[0].text
 	}
 	switch {
@@ -101,7 +104,7 @@ func (d *drawing) label(n *store.Node) label {
 // elsewhere tells whether an agent on another node than the client's made the span.
 func (d *drawing) elsewhere(s *store.Span) bool {
 	c := d.t.Client()
-	return c != nil && !s.SameSender(c) && s.String(semconv.K8SNodeName) != c.String(semconv.K8SNodeName)
+	return c != nil && s.From(semconv.ScopeTracer) && !s.SameSender(c) && s.String(semconv.K8SNodeName) != c.String(semconv.K8SNodeName)
 }
 
 // device gives the device of a place: "eth0" of "eth0 out netns 4026532201". The way tells the rest; the whole stands in the span.
@@ -121,18 +124,18 @@ func (d *drawing) upstream(s *store.Span) label {
 	if transport := s.Attributes.String(semconv.NetworkTransport); transport != "" {
 		l = append(l, piece{plain, " " + transport})
 	}
-	if connection := s.Attributes.String(semconv.UpstreamConnection); connection != "" {
-		l = append(l, piece{faint, " (" + connection + ")"})
-	}
 	rcode, failed := s.Attributes.String(semconv.ResponseCode), s.Attributes.String(semconv.ErrorType)
 	if truncated, _ := s.Attributes.Bool(semconv.ResponseTruncated); truncated {
 		rcode = strings.TrimSpace(rcode + " truncated")
 	}
 	switch {
 	case failed != "" || s.Status == store.StatusError:
-		return append(l, piece{bad, "  " + cmp.Or(failed, rcode, s.Message, "failed")})
+		l = append(l, piece{bad, "  " + cmp.Or(failed, rcode, s.Message, "failed")})
 	case rcode != "":
-		return append(l, piece{faint, "  " + rcode})
+		l = append(l, piece{plain, "  " + rcode})
+	}
+	if connection := s.Attributes.String(semconv.UpstreamConnection); connection != "" {
+		l = append(l, piece{faint, " (" + connection + ")"})
 	}
 	return l
 }

@@ -23,8 +23,8 @@ func (t *Trace) Nested() []*Node {
 	}
 	for _, r := range roots {
 		if r.Span == client {
-			adopt(r)
 			adoptUpstreams(r)
+			adopt(r)
 		}
 	}
 	return roots
@@ -59,7 +59,11 @@ func adopt(client *Node) {
 		var best *Node
 		for _, a := range around {
 			s := a.Span
-			if s.SameSender(c.Span) || middle.Before(s.Start) || middle.After(s.End) || s.Duration() <= c.Span.Duration() {
+			if s.SameSender(c.Span) || middle.Before(s.Start) || middle.After(s.End) {
+				continue
+			}
+			// CoreDNS's own span ends only when its write has returned, after the answer has left.
+			if !c.Span.From(semconv.ScopePlugin) && s.Duration() <= c.Span.Duration() {
 				continue
 			}
 			if best == nil || s.Duration() < best.Span.Duration() {
