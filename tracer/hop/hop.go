@@ -195,33 +195,25 @@ func (d *Decoder) Decode(e *bpf.Event, payload []byte, p *Packet) bool {
 	default:
 		return false
 	}
-	*p = Packet{
-		Hop: Hop{
-			Time:    int64(e.Time) + d.Offset,
-			SKB:     e.SKB,
-			Kind:    kind,
-			Local:   e.Flags&bpf.FlagLocal != 0,
-			Tracked: e.Flags&bpf.FlagConntrack != 0,
-			Paged:   e.Flags&bpf.FlagPaged != 0,
-			Partial: e.Flags&bpf.FlagFragment != 0,
-			NetNS:   e.NetNS,
-			IfIndex: e.IfIndex,
-			Dev:     e.Dev,
-			Src:     endpoint(e.Version, e.Addr.SrcAddr, e.Addr.SrcPort),
-			Dst:     endpoint(e.Version, e.Addr.DstAddr, e.Addr.DstPort),
-		},
-		Transport:  e.Proto,
-		PayloadLen: int(e.PayloadLen),
-		Payload:    payload,
-		Seq:        e.Seq,
-		TCPFlags:   e.TCPFlags,
-	}
+	*p = Packet{} // then field by field: a literal would be made beside it and copied
+	p.Time = int64(e.Time) + d.Offset
+	p.SKB = e.SKB
+	p.Kind = kind
+	p.Local = e.Flags&bpf.FlagLocal != 0
+	p.Tracked = e.Flags&bpf.FlagConntrack != 0
+	p.Paged = e.Flags&bpf.FlagPaged != 0
+	p.Partial = e.Flags&bpf.FlagFragment != 0
+	p.NetNS, p.IfIndex, p.Dev = e.NetNS, e.IfIndex, e.Dev
+	p.Src = endpoint(e.Version, &e.Addr.SrcAddr, e.Addr.SrcPort)
+	p.Dst = endpoint(e.Version, &e.Addr.DstAddr, e.Addr.DstPort)
+	p.Transport, p.PayloadLen, p.Payload = e.Proto, int(e.PayloadLen), payload
+	p.Seq, p.TCPFlags = e.Seq, e.TCPFlags
 	if p.Tracked {
 		p.Conntrack = Conntrack{
-			OrigSrc:  endpoint(e.Version, e.CTOrig.SrcAddr, e.CTOrig.SrcPort),
-			OrigDst:  endpoint(e.Version, e.CTOrig.DstAddr, e.CTOrig.DstPort),
-			ReplySrc: endpoint(e.Version, e.CTReply.SrcAddr, e.CTReply.SrcPort),
-			ReplyDst: endpoint(e.Version, e.CTReply.DstAddr, e.CTReply.DstPort),
+			OrigSrc:  endpoint(e.Version, &e.CTOrig.SrcAddr, e.CTOrig.SrcPort),
+			OrigDst:  endpoint(e.Version, &e.CTOrig.DstAddr, e.CTOrig.DstPort),
+			ReplySrc: endpoint(e.Version, &e.CTReply.SrcAddr, e.CTReply.SrcPort),
+			ReplyDst: endpoint(e.Version, &e.CTReply.DstAddr, e.CTReply.DstPort),
 			Status:   ConntrackStatus(e.CTStatus),
 		}
 	}
@@ -231,7 +223,7 @@ func (d *Decoder) Decode(e *bpf.Event, payload []byte, p *Packet) bool {
 		if kind == Drop {
 			return false // the error itself was dropped: nothing follows from it
 		}
-		p.ICMP, p.ICMPSender = e.ICMP, endpoint(e.Version, e.CTOrig.SrcAddr, 0).Addr
+		p.ICMP, p.ICMPSender = e.ICMP, endpoint(e.Version, &e.CTOrig.SrcAddr, 0).Addr
 	}
 	if kind == Drop {
 		p.Reason, p.Location = Reason(e.Reason), e.Location
@@ -266,9 +258,9 @@ func (d *Decoder) process(e *bpf.Event) *Process {
 	return p
 }
 
-func endpoint(version uint8, addr [16]byte, port uint16) Endpoint {
+func endpoint(version uint8, addr *[16]byte, port uint16) Endpoint {
 	if version != 4 {
-		return Endpoint{Addr: addr, Port: port}
+		return Endpoint{Addr: *addr, Port: port}
 	}
 	e := Endpoint{Port: port}
 	e.Addr[10], e.Addr[11] = 0xff, 0xff

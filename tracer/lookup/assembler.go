@@ -1,7 +1,6 @@
 package lookup
 
 import (
-	"slices"
 	"time"
 
 	"github.com/zeebo/xxh3"
@@ -506,15 +505,12 @@ func (a *Assembler) evict(age *Lookup) {
 }
 
 func (a *Assembler) report(l *Lookup, final bool) {
-	slices.SortStableFunc(l.Hops, func(x, y hop.Hop) int {
-		switch {
-		case x.Time < y.Time:
-			return -1
-		case x.Time > y.Time:
-			return 1
+	// Nearly always they are in order: two CPUs' records may not be.
+	for i := 1; i < len(l.Hops); i++ {
+		for k := i; k > 0 && l.Hops[k].Time < l.Hops[k-1].Time; k-- {
+			l.Hops[k], l.Hops[k-1] = l.Hops[k-1], l.Hops[k]
 		}
-		return 0
-	})
+	}
 	l.Final = l.Final || final
 	l.Confirms = l.Revision > 0 && l.reported == Dropped && (l.Ending == Dropped || l.Ending == GaveUp) && len(l.Hops) == l.reportedHops
 	if a.o.Losses != nil {
@@ -540,11 +536,13 @@ func (a *Assembler) release(l *Lookup) {
 }
 
 func (a *Assembler) alloc() *Lookup {
-	l := &Lookup{Hops: make([]hop.Hop, 0, 16)}
+	var l *Lookup
 	if n := len(a.free); n > 0 {
 		l = a.free[n-1]
 		a.free = a.free[:n-1]
-		*l = Lookup{Hops: l.Hops[:0], Name: l.Name[:0]}
+		*l = Lookup{Hops: l.Hops[:0], Name: l.Name[:0], Related: l.Related[:0]}
+	} else {
+		l = &Lookup{Hops: make([]hop.Hop, 0, 24)}
 	}
 	l.slot = -1
 	l.age.l, l.timer.l, l.question.l = l, l, l
