@@ -50,7 +50,7 @@ func newExporter(sink sdktrace.SpanExporter, res *resource.Resource, b batching)
 // offer takes a query to be sent, or counts it as dropped; it never blocks. It says whether the query was taken.
 func (e *exporter) offer(f *finished) bool {
 	n := f.spans()
-	if !f.q.d.keep.allow(f.q.begun, f.q.reason, n) {
+	if !f.q.d.keep.allow(f.q.begun, f.q.kept, n) {
 		tracesLimited.Inc()
 		spansLimited.Add(float64(n))
 		return false

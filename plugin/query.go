@@ -42,7 +42,7 @@ type query struct {
 	epoch   link.Epoch
 	origin  origin
 	link    *spanLink // what a background refresh was started by
-	reason  reason    // why it is kept; notKept while that is not known
+	reason  reason    // why it is kept whatever comes of it; notKept if that depends
 	flags   byte      // W3C trace flags that go upstream
 
 	started atomic.Bool
@@ -369,7 +369,8 @@ func (w *queryWriter) Write(b []byte) (int, error) {
 
 // result is how a query ended.
 type result struct {
-	rcode    int // -1: nothing was answered
+	kept     reason // why the trace is kept; only where it is
+	rcode    int    // -1: nothing was answered
 	err      error
 	panicked bool
 	total    time.Duration
@@ -411,7 +412,7 @@ func (q *query) finish(rcode int, err error, panicked bool) {
 	reason := q.d.keep.atEnd(q, res)
 	kept := false
 	if reason != notKept && q.d.exporter != nil {
-		q.reason = reason
+		q.kept = reason
 		if rec == nil {
 			rec = newRecorder(q, nil)
 			rec.close(res)

@@ -275,7 +275,7 @@ func (f *finished) server(s *span) {
 	if q.size > 0 {
 		a = append(a, attribute.Int(semconv.RequestSize, q.size))
 	}
-	a = append(a, attribute.String(semconv.KeepReason, q.reason.String()))
+	a = append(a, attribute.String(semconv.KeepReason, q.kept.String()))
 
 	a = append(a, attribute.Bool(semconv.ResponseWritten, res.rcode >= 0))
 	if res.rcode >= 0 {

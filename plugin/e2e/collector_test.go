@@ -26,6 +26,7 @@ type collector struct {
 	got     []*gotSpan
 	headers []string
 	behave  func(ctx context.Context) error // before it takes a batch; nil: takes it
+	look    func(*gotSpan) bool             // whether it keeps a span; nil: it keeps all
 }
 
 // gotSpan is a span that arrived.
@@ -112,7 +113,9 @@ func (c *collector) Export(ctx context.Context, req ptraceotlp.ExportRequest) (p
 				if !pid.IsEmpty() {
 					g.parent = hex.EncodeToString(pid[:])
 				}
-				c.got = append(c.got, g)
+				if c.look == nil || c.look(g) {
+					c.got = append(c.got, g)
+				}
 			}
 		}
 	}
