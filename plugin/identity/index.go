@@ -14,6 +14,9 @@ type Index struct {
 	uids  table
 	miss  atomic.Pointer[Client] // what an address that is not there is told as
 
+	local atomic.Pointer[Client]   // the node that this process is on; nil if that is not known
+	pods  atomic.Pointer[prefixes] // where pods have their addresses; nil if that is not known
+
 	lastEvent atomic.Int64 // nanoseconds since 1970
 	isSynced  atomic.Bool
 
@@ -43,6 +46,22 @@ func (x *Index) Lookup(a netip.Addr) *Client {
 	}
 	if c := x.addrs.get(keyOf(a.As16())); c != nil {
 		return c
+	}
+	return x.stranger(a)
+}
+
+// stranger tells who an address is that the index does not hold: this node itself, a pod that the source has not heard of yet (its first query may be faster than
+// the news of its address), or somebody outside.
+func (x *Index) stranger(a netip.Addr) *Client {
+	a = a.Unmap()
+	if a.IsLoopback() || a.IsLinkLocalUnicast() {
+		if c := x.local.Load(); c != nil {
+			return c
+		}
+		return unknownClient
+	}
+	if x.pods.Load().contain(a) {
+		return unknownClient
 	}
 	return x.miss.Load()
 }

@@ -29,6 +29,8 @@ type KubernetesOptions struct {
 	Metadata metadata.Interface
 	// Node, if not empty, restricts all to that node and its pods, for an agent that runs on each: every other address is Unknown.
 	Node string
+	// Local is the name of the node that this process is on: loopback and link-local addresses are told as it. Empty: they are Unknown.
+	Local string
 	// Labels are the keys of the pod labels to keep. Each set of values that differs makes a group of its own in memory.
 	Labels []string
 	// Grace is how long a deleted pod is still found; 0 means DefaultGrace.
@@ -44,7 +46,8 @@ type Kubernetes struct {
 	owners  owners
 	deleted []deletion // in order of time
 	statics map[*Client]uid
-	nodes   map[string]*Client // those that the API told; others are known by their pods
+	nodes   map[string]*Client        // those that the API told; others are known by their pods
+	podNets map[string][]netip.Prefix // by node
 	tidied  time.Time
 
 	watches map[string]*watchState
@@ -70,9 +73,13 @@ func NewKubernetes(o KubernetesOptions) *Kubernetes {
 		owners:  owners{},
 		statics: map[*Client]uid{},
 		nodes:   map[string]*Client{},
+		podNets: map[string][]netip.Prefix{},
 		watches: map[string]*watchState{},
 		tidied:  time.Now(),
 		stop:    cancel,
+	}
+	if o.Local != "" {
+		k.index.local.Store(NewClient(Description{Kind: Node, Node: o.Local}))
 	}
 	k.start(ctx)
 	return k
@@ -339,25 +346,38 @@ type nodeStore struct{ k *Kubernetes }
 func (s *nodeStore) transform(obj any) (any, error) { return obj, nil }
 
 func (s *nodeStore) put(obj any, _ time.Time) {
-	n, ok := obj.(*corev1.Node)
-	if !ok {
-		return
+	s.k.index.mu.Lock()
+	defer s.k.index.mu.Unlock()
+	if n, ok := obj.(*corev1.Node); ok && s.add(n) {
+		s.k.index.pods.Store(newPrefixes(s.k.podNets))
 	}
+}
+
+// add takes in a node and says whether its pods' networks are news. Callers hold index.mu.
+func (s *nodeStore) add(n *corev1.Node) bool {
 	var addrs []netip.Addr
 	for _, a := range n.Status.Addresses {
 		if a.Type == corev1.NodeInternalIP || a.Type == corev1.NodeExternalIP {
 			addrs = appendAddr(addrs, a.Address)
 		}
 	}
-	s.k.index.mu.Lock()
-	defer s.k.index.mu.Unlock()
 	start := seconds(n.CreationTimestamp)
 	c := newClient(Description{Kind: Node, Node: n.Name, Addrs: addrs}, start)
-	if old := s.k.nodes[n.Name]; old != nil && old.same(c) {
-		return
+	if old := s.k.nodes[n.Name]; old == nil || !old.same(c) {
+		s.k.nodes[n.Name] = c
+		s.k.putNode(n.Name, addrs, start)
 	}
-	s.k.nodes[n.Name] = c
-	s.k.putNode(n.Name, addrs, start)
+	var nets []netip.Prefix
+	for _, cidr := range n.Spec.PodCIDRs {
+		if p, err := netip.ParsePrefix(cidr); err == nil {
+			nets = append(nets, p)
+		}
+	}
+	if slices.Equal(nets, s.k.podNets[n.Name]) {
+		return false
+	}
+	s.k.podNets[n.Name] = nets
+	return true
 }
 
 func (s *nodeStore) delete(obj any, _ time.Time) {
@@ -365,20 +385,24 @@ func (s *nodeStore) delete(obj any, _ time.Time) {
 		s.k.index.mu.Lock()
 		defer s.k.index.mu.Unlock()
 		delete(s.k.nodes, n.Name) // its addresses stay until no pod is on it
+		delete(s.k.podNets, n.Name)
+		s.k.index.pods.Store(newPrefixes(s.k.podNets))
 	}
 }
 
-func (s *nodeStore) replace(objs []any, now time.Time) {
+func (s *nodeStore) replace(objs []any, _ time.Time) {
+	s.k.index.mu.Lock()
+	defer s.k.index.mu.Unlock()
 	listed := map[string]bool{}
 	for _, obj := range objs {
 		if n, ok := obj.(*corev1.Node); ok {
 			listed[n.Name] = true
-			s.put(obj, now)
+			s.add(n)
 		}
 	}
-	s.k.index.mu.Lock()
-	defer s.k.index.mu.Unlock()
 	maps.DeleteFunc(s.k.nodes, func(name string, _ *Client) bool { return !listed[name] })
+	maps.DeleteFunc(s.k.podNets, func(name string, _ []netip.Prefix) bool { return !listed[name] })
+	s.k.index.pods.Store(newPrefixes(s.k.podNets))
 }
 
 // ownerStore takes in the metadata of ReplicaSets or Jobs.

@@ -68,7 +68,7 @@ func still(o KubernetesOptions) *Kubernetes {
 	if o.Grace == 0 {
 		o.Grace = DefaultGrace
 	}
-	return &Kubernetes{index: NewIndex(), opts: o, owners: owners{}, statics: map[*Client]uid{}, nodes: map[string]*Client{}, tidied: time.Now()}
+	return &Kubernetes{index: NewIndex(), opts: o, owners: owners{}, statics: map[*Client]uid{}, nodes: map[string]*Client{}, podNets: map[string][]netip.Prefix{}, tidied: time.Now()}
 }
 
 func (k *Kubernetes) at(addr string) *Client { return k.index.Lookup(netip.MustParseAddr(addr)) }
@@ -198,6 +198,19 @@ func TestAddressesAreTold(t *testing.T) {
 				{Type: corev1.NodeHostName, Address: "node-9"}, {Type: corev1.NodeInternalIP, Address: "192.168.0.9"}, {Type: corev1.NodeExternalIP, Address: "203.0.113.9"},
 			}}}, now)
 		}, map[string]string{"192.168.0.9": "node node-9", "203.0.113.9": "node node-9"}},
+		{"a pod that is not known yet, where nodes' networks are", func(k *Kubernetes, s *podStore) {
+			s.replace(nil, now)
+			n := &nodeStore{k}
+			n.replace([]any{
+				&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.1.0/24", "fd00:1::/64"}}},
+				&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "b"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.2.0/24"}}},
+			}, now)
+			n.put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "c"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.3.0/24"}}}, now)
+			n.delete(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "b"}}, now)
+		}, map[string]string{"10.244.1.7": "unknown", "fd00:1::7": "unknown", "10.244.2.7": "external", "10.244.3.7": "unknown", "::ffff:10.244.3.7": "unknown", "192.0.2.1": "external"}},
+		{"loopback and link-local are nobody in particular", func(_ *Kubernetes, s *podStore) { s.replace(nil, now) }, map[string]string{
+			"127.0.0.1": "unknown", "::1": "unknown", "169.254.20.10": "unknown", "fe80::1%eth0": "unknown",
+		}},
 		{"node without pods is forgotten", func(k *Kubernetes, s *podStore) {
 			s.put(podAt(1, "a", "10.0.0.1"), now)
 			s.replace(nil, now)
@@ -297,6 +310,16 @@ func partial(group, kind, name string, u types.UID, labels map[string]string, re
 	return &metav1.PartialObjectMetadata{
 		TypeMeta:   metav1.TypeMeta{APIVersion: group + "/v1", Kind: kind},
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: u, Labels: labels, OwnerReferences: refs},
+	}
+}
+
+func TestOwnAddressesAreTheNode(t *testing.T) {
+	k := NewKubernetes(KubernetesOptions{Core: fakeCore{fake.NewClientset().CoreV1()}, Local: "node-7"})
+	t.Cleanup(k.Close)
+	for _, addr := range []string{"127.0.0.1", "169.254.20.10", "::1"} {
+		if got := who(k.at(addr)); got != "node node-7" {
+			t.Errorf("%s is %q", addr, got)
+		}
 	}
 }
 

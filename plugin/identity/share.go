@@ -20,7 +20,8 @@ const Linger = 30 * time.Second
 type KubernetesConfig struct {
 	Kubeconfig string // a file; empty means the pod's own service account
 	Context    string // in Kubeconfig; empty means the current one
-	Node       string // see [KubernetesOptions]
+	Node       string // this and what follows: see [KubernetesOptions]
+	Local      string
 	Labels     []string
 	Grace      time.Duration
 }
@@ -52,7 +53,7 @@ func (c KubernetesConfig) Connect() (KubernetesOptions, error) {
 	if err != nil {
 		return KubernetesOptions{}, fmt.Errorf("the Kubernetes API: %w", err)
 	}
-	return KubernetesOptions{Core: core, Metadata: meta, Node: c.Node, Labels: c.Labels, Grace: c.Grace}, nil
+	return KubernetesOptions{Core: core, Metadata: meta, Node: c.Node, Local: c.Local, Labels: c.Labels, Grace: c.Grace}, nil
 }
 
 // sources are what the process shares: server blocks, and the configuration before and after a reload, use one source where they ask for the same.
@@ -115,7 +116,7 @@ func (s *shared) release(linger time.Duration) {
 
 // AcquireKubernetes gives the process's source for a cluster: the one that is open already, if the same is asked of it.
 func AcquireKubernetes(c KubernetesConfig) (*Source, error) {
-	key := strings.Join([]string{"kubernetes", c.Kubeconfig, c.Context, c.Node, strings.Join(c.Labels, ","), c.Grace.String()}, "\x00")
+	key := strings.Join([]string{"kubernetes", c.Kubeconfig, c.Context, c.Node, c.Local, strings.Join(c.Labels, ","), c.Grace.String()}, "\x00")
 	return acquire(key, func() (*shared, error) {
 		o, err := c.Connect()
 		if err != nil {
