@@ -28,7 +28,7 @@ func TestDashboardsShowWhatCoreDNSServes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close() //nolint:errcheck // only its port was wanted
+		defer l.Close()
 		return l.Addr().String()
 	}
 	metrics := free()
@@ -50,7 +50,7 @@ func TestDashboardsShowWhatCoreDNSServes(t *testing.T) {
 		t.Fatal(err)
 	}
 	go upstream.ActivateAndServe()            //nolint:errcheck // ends with Shutdown
-	t.Cleanup(func() { upstream.Shutdown() }) //nolint:errcheck // nothing to do about it
+	t.Cleanup(func() { upstream.Shutdown() })
 
 	ids := filepath.Join(dir, "identity.yaml")
 	if err := os.WriteFile(ids, []byte("clients:\n- {addresses: [127.0.0.1], namespace: shop, pod: cart-1, workload: {kind: Deployment, name: cart}}\n"), 0o600); err != nil {

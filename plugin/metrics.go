@@ -1,6 +1,7 @@
 package dnstrail
 
 import (
+	"slices"
 	"time"
 
 	"github.com/coredns/coredns/plugin"
@@ -33,7 +34,7 @@ type clientVecs struct {
 
 func newClientVecs() *clientVecs {
 	with := func(labels ...string) []string {
-		return append(clientLabels[:len(clientLabels):len(clientLabels)], labels...)
+		return append(slices.Clip(clientLabels), labels...)
 	}
 	return &clientVecs{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{

@@ -119,8 +119,7 @@ func ParseFile(name string, content []byte) ([]Description, error) {
 // plainYAML takes the library's words off its errors, which name our types.
 func plainYAML(err error) string {
 	s := err.Error()
-	var te *yaml.TypeError
-	if errors.As(err, &te) {
+	if te, ok := errors.AsType[*yaml.TypeError](err); ok {
 		s = strings.Join(te.Errors, "; ")
 	}
 	for _, r := range [][2]string{

@@ -122,12 +122,7 @@ func AcquireKubernetes(c KubernetesConfig) (*Source, error) {
 		if err != nil {
 			return nil, err
 		}
-		name := "kubernetes"
-		for _, part := range []string{c.Kubeconfig, c.Context, c.Node, strings.Join(c.Labels, ",")} {
-			if part != "" {
-				name += " " + part
-			}
-		}
+		name := strings.Join(strings.Fields(strings.Join([]string{"kubernetes", c.Kubeconfig, c.Context, c.Node, strings.Join(c.Labels, ",")}, " ")), " ")
 		return &shared{source: NewKubernetes(o), name: name}, nil
 	})
 }
