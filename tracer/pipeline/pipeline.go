@@ -5,7 +5,10 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dnstrail/dnstrail/plugin/identity"
 	"github.com/dnstrail/dnstrail/tracer/bpf"
@@ -24,6 +27,9 @@ type Options struct {
 	// Result gets each judged lookup, Tick is called every few milliseconds. Both run on the pipeline's goroutine; what Result gets lives until it returns.
 	Result func(Result)
 	Tick   func(now time.Time)
+	// Packet, if set, gets each packet that was seen, before it is put to its lookup: the walk as it happens. It runs on the pipeline's goroutine, and what it gets lives
+	// until it returns.
+	Packet func(*hop.Packet)
 }
 
 // Result is a lookup that has ended, or of which more became known.
@@ -71,6 +77,9 @@ func Open(o Options) (*Pipeline, error) {
 	}
 	p := &Pipeline{o: o, tracer: t}
 	p.judge.ReadsSeen = t.ReadsSeen()
+	if netns, ok := forwarding(); ok {
+		p.judge.Forwards(netns)
+	}
 	p.origins.Index = o.Index
 	if root, err := bpf.Cgroup2Mount(); err == nil {
 		if c, err := origin.OpenCgroups(root); err == nil {
@@ -85,6 +94,19 @@ func Open(o Options) (*Pipeline, error) {
 	o.Lookup.Losses = p.stats.Lost
 	p.asm = lookup.New(o.Lookup)
 	return p, nil
+}
+
+// forwarding gives this process's own network namespace if it forwards packets: on a node, the node's.
+func forwarding() (netns uint32, ok bool) {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
+	if err != nil || strings.TrimSpace(string(text)) != "1" {
+		return 0, false
+	}
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/net", &st); err != nil {
+		return 0, false
+	}
+	return uint32(st.Ino), true
 }
 
 // Missing says which optional hooks could not be had, and what that costs.
@@ -105,6 +127,9 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		case e != nil:
 			p.stats.Events++
 			if p.decoder.Decode(e, payload, &packet) {
+				if p.o.Packet != nil {
+					p.o.Packet(&packet)
+				}
 				p.asm.Add(&packet)
 			} else {
 				p.stats.Undecodable++

@@ -120,6 +120,18 @@ func (d *drawing) words(s explain.Story) {
 			d.put(l.pad(indent).add(style, part))
 		}
 	}
+	d.advice(s)
+}
+
+// Advice writes what to look at next, nothing if there is nothing. The error is w's.
+func Advice(w io.Writer, s explain.Story, o Options) error {
+	d := newDrawing(s.Trace, s.Verdict, o)
+	d.advice(s)
+	_, err := io.WriteString(w, d.out.String())
+	return err
+}
+
+func (d *drawing) advice(s explain.Story) {
 	if len(s.Advice) == 0 {
 		return
 	}

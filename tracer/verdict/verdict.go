@@ -118,6 +118,14 @@ func (j *Judge) clientNode(l *lookup.Lookup) uint32 {
 	return 0
 }
 
+// Forwards tells the judge that a network namespace forwards packets: a node's. Others it learns from what it sees them forward.
+func (j *Judge) Forwards(netns uint32) {
+	if j.nodes == nil {
+		j.nodes, j.services = make(map[uint32]bool), make(map[hop.Endpoint]bool)
+	}
+	j.nodes[netns] = true
+}
+
 // learn notes what the lookup's hops tell of the network.
 func (j *Judge) learn(l *lookup.Lookup) {
 	if j.nodes == nil {

@@ -1,0 +1,134 @@
+package podns
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/dnstrail/dnstrail/plugin/identity"
+)
+
+const uid = "3f0c2a1e-8d4b-4c6a-9e57-0b1d2c3e4f50"
+
+// fakeProc gives a /proc with processes as a node has them: what only a kubelet and two nodes' worth of pods would give otherwise.
+func fakeProc(t *testing.T) string {
+	t.Helper()
+	proc := t.TempDir()
+	write := func(pid int, file, text string) {
+		path := filepath.Join(proc, strconv.Itoa(pid), file)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Two processes of a pod share a namespace: a hard link has the same inode.
+	write(10, "ns/net", "")
+	write(11, "comm", "server\n")
+	if err := os.Mkdir(filepath.Join(proc, "11/ns"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(filepath.Join(proc, "10/ns/net"), filepath.Join(proc, "11/ns/net")); err != nil {
+		t.Fatal(err)
+	}
+	write(10, "comm", "pause\n")
+	for _, pid := range []int{10, 11} {
+		write(pid, "cgroup", "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod"+strings.ReplaceAll(uid, "-", "_")+
+			".slice/cri-containerd-"+strings.Repeat("ab", 32)+".scope\n")
+		write(pid, "root/etc/hostname", "cart-1\n")
+		write(pid, "net/fib_trie", "Main:\n  +-- 10.244.1.0/24 2 0 2\n     |-- 10.244.1.0\n        /24 link UNICAST\n     |-- 10.244.1.10\n        /32 host LOCAL\n")
+		write(pid, "net/if_inet6", "fd000010024400010000000000000010 02 40 00 80     eth0\n")
+	}
+	for i, pid := range []int{20, 30} { // two pods with one host name
+		write(pid, "ns/net", "")
+		write(pid, "comm", "web\n")
+		write(pid, "cgroup", "0::/\n")
+		write(pid, "root/etc/hostname", "web-0\n")
+		write(pid, "net/fib_trie", "     |-- 10.244.1.2"+strconv.Itoa(i)+"\n        /32 host LOCAL\n")
+		write(pid, "net/if_inet6", "")
+	}
+	return proc
+}
+
+func TestFind(t *testing.T) {
+	proc := fakeProc(t)
+	path := filepath.Join(t.TempDir(), "clients.yaml")
+	text := "clients:\n- addresses: [10.244.1.10]\n  namespace: shop\n  pod: cart-1\n  uid: " + uid + "\n  node: node-1\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := identity.OpenFile(path, 0, func(error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for _, tc := range []struct {
+		from, name string
+		pid        int
+		err        string
+	}{
+		{from: "shop/cart-1", name: "shop/cart-1", pid: 10},
+		{from: "cart-1", name: "shop/cart-1", pid: 10},
+		{from: "10.244.1.10", name: "10.244.1.10", pid: 10},
+		{from: "fd00:10:244:1::10", name: "fd00:10:244:1::10", pid: 10},
+		{from: "10.244.1.21", name: "10.244.1.21", pid: 30},
+		{from: "pid:11", name: "server", pid: 11},
+		{from: "other/cart-1", err: ErrNotFound.Error()},
+		{from: "cart-2", err: ErrNotFound.Error()},
+		{from: "10.244.1.0", err: ErrNotFound.Error()},
+		{from: "web-0", err: "more than one: web-0 (pid:20), web-0 (pid:30)"},
+		{from: "pid:x", err: "want pid:PID"},
+		{from: "pid:99", err: "no such file"},
+	} {
+		t.Run(tc.from, func(t *testing.T) {
+			got, err := find(proc, tc.from, file.Index())
+			switch {
+			case tc.err != "":
+				if err == nil || !strings.Contains(err.Error(), tc.err) {
+					t.Errorf("%+v, %v; want error %q", got, err, tc.err)
+				}
+			case err != nil || got.PID != tc.pid || got.Name != tc.name || got.NetNS == 0:
+				t.Errorf("%+v, %v", got, err)
+			}
+		})
+	}
+	if _, err := find(proc, "shop/cart-1", nil); !errors.Is(err, ErrNotFound) {
+		t.Errorf("found a namespace that nobody knows: %v", err)
+	}
+	if got, err := find(proc, "cart-1", nil); err != nil || got.PID != 10 {
+		t.Errorf("by host name: %+v, %v", got, err)
+	}
+}
+
+func TestSelf(t *testing.T) {
+	p, err := Self()
+	if err != nil {
+		t.Fatal(err)
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		prefix, err := netip.ParsePrefix(a.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !hasAddress("/proc/self/net", prefix.Addr()) {
+			t.Errorf("%v is not seen as this namespace's own", prefix.Addr())
+		}
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("entering a namespace needs root")
+	}
+	ran := false
+	if err := p.Do(func() error { ran = true; return nil }); err != nil || !ran {
+		t.Errorf("%v, ran: %v", err, ran)
+	}
+}
