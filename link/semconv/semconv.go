@@ -136,6 +136,10 @@ const (
 	ConntrackReply    = "dnstrail.conntrack.reply"
 	ConntrackStatus   = "dnstrail.conntrack.status"
 	Inferred          = "dnstrail.inferred"
+	Group             = "dnstrail.group"
+	GroupAttempt      = "dnstrail.group.attempt"
+	GroupRelation     = "dnstrail.group.relation"
+	GroupSearchStep   = "dnstrail.group.search_step"
 )
 
 // All is every attribute that dnstrail sends. An attribute that is a template stands here with its prefix.
@@ -221,4 +225,8 @@ var All = []Attribute{
 	{ConntrackReply, "string", Own, "The connection-tracking entry's reply tuple: what the translation made of it."},
 	{ConntrackStatus, "string", Own, "The entry's status: `UNREPLIED`, `SEEN_REPLY`, `ASSURED`, ..."},
 	{Inferred, "boolean", Own, "True on a span whose place in the trace was concluded, not seen: a server's upstream query."},
+	{Group, "string", Own, "The trace ID of the first of the lookups that belong together: A and AAAA, the names of a search path, tries from several ports, TCP after a truncated answer."},
+	{GroupAttempt, "int", Own, "Which try this lookup is, of those that asked the same from other ports or at other servers; absent on the first."},
+	{GroupRelation, "string", Own, "On a span link, what the linked lookup is to this one: `pair`, `retry`, `search`, `truncated`."},
+	{GroupSearchStep, "int", Own, "How many names of the search path were asked before this one; absent on the first."},
 }

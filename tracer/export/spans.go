@@ -2,6 +2,7 @@
 package export
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/binary"
 	mathrand "math/rand/v2"
@@ -99,6 +100,11 @@ type trace struct {
 
 // spans appends the spans of a lookup.
 func (b *builder) spans(dst []*tracepb.Span, l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, t trace) []*tracepb.Span {
+	if l.FinalBefore {
+		id := t.traceID.ClientSpanID()
+		t.parent = id[:]
+		return append(dst, b.late(l, v, t))
+	}
 	traceID := t.traceID[:]
 	parent := t.parent
 	if t.root || t.upstream {
@@ -150,6 +156,28 @@ func (b *builder) spans(dst []*tracepb.Span, l *lookup.Lookup, v *verdict.Verdic
 	return dst
 }
 
+// late makes the one span that is added to a lookup whose spans have gone out as lost, when its answer comes after all.
+func (b *builder) late(l *lookup.Lookup, v *verdict.Verdict, t trace) *tracepb.Span {
+	first, last := len(l.Hops)-1, len(l.Hops)-1
+	for i := range l.Hops {
+		if l.Hops[i].Answer {
+			first = i
+			break
+		}
+	}
+	a := []*commonpb.KeyValue{
+		b.segment(verdict.ReturnPath), str(semconv.ResponseCode, dnswire.RcodeString(l.Body.Rcode)), str(semconv.VerdictText, v.Text),
+		str(semconv.SegmentFrom, b.place(&l.Hops[first])), str(semconv.SegmentTo, b.place(&l.Hops[last])),
+	}
+	if t.isCopy {
+		a = append(a, b.copyMark)
+	}
+	return &tracepb.Span{
+		TraceId: t.traceID[:], SpanId: b.spanID(), ParentSpanId: t.parent, Name: "late answer", Kind: tracepb.Span_SPAN_KIND_INTERNAL,
+		StartTimeUnixNano: uint64(l.Hops[first].Time), EndTimeUnixNano: uint64(l.Hops[last].Time), Attributes: a,
+	}
+}
+
 // top makes the CLIENT span, or the span of a server's upstream query.
 func (b *builder) top(l *lookup.Lookup, v *verdict.Verdict, t trace) *tracepb.Span {
 	span := &tracepb.Span{
@@ -171,6 +199,21 @@ func (b *builder) top(l *lookup.Lookup, v *verdict.Verdict, t trace) *tracepb.Sp
 		span.SpanId = id[:]
 		span.Attributes = append(span.Attributes, integer(semconv.LinkVersion, link.Version), b.epochOf(t.epoch))
 	}
+	if l.Group != (link.TraceID{}) {
+		span.Attributes = append(span.Attributes, str(semconv.Group, l.Group.String()))
+		if l.SearchStep > 0 {
+			span.Attributes = append(span.Attributes, integer(semconv.GroupSearchStep, int64(l.SearchStep)))
+		}
+		if l.AttemptOfGroup > 1 {
+			span.Attributes = append(span.Attributes, integer(semconv.GroupAttempt, int64(l.AttemptOfGroup)))
+		}
+	}
+	for _, r := range l.Related {
+		span.Links = append(span.Links, &tracepb.Span_Link{
+			TraceId: bytes.Clone(r.TraceID[:]), SpanId: bytes.Clone(r.SpanID[:]),
+			Attributes: []*commonpb.KeyValue{str(semconv.GroupRelation, string(r.Kind))},
+		})
+	}
 	if t.isCopy {
 		span.Attributes = append(span.Attributes, b.copyMark)
 	}
@@ -183,7 +226,7 @@ func (b *builder) top(l *lookup.Lookup, v *verdict.Verdict, t trace) *tracepb.Sp
 // ErrorType gives the value of error.type: the rcode of a server failure, `timeout` or the verdict's cause of a lookup without an answer; "" for an
 // answer, NXDOMAIN included.
 func ErrorType(l *lookup.Lookup, v *verdict.Verdict) string {
-	if l.Ending != lookup.Answered {
+	if l.Ending != lookup.Answered || v.Lost() {
 		if v.Cause == verdict.CauseNoReply || v.Cause == verdict.CauseNoAnswer || v.Cause == verdict.CauseVanished {
 			return "timeout"
 		}

@@ -511,6 +511,7 @@ func (a *Assembler) report(l *Lookup, final bool) {
 			l.Hops[k], l.Hops[k-1] = l.Hops[k-1], l.Hops[k]
 		}
 	}
+	l.FinalBefore = l.Final
 	l.Final = l.Final || final
 	l.Confirms = l.Revision > 0 && l.reported == Dropped && (l.Ending == Dropped || l.Ending == GaveUp) && len(l.Hops) == l.reportedHops
 	if a.o.Losses != nil {

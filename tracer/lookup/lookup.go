@@ -93,6 +93,8 @@ type Lookup struct {
 	Revision int
 	// Final says that no further report is expected; a late answer can still cause one.
 	Final bool
+	// FinalBefore says that an earlier report was final: this one corrects it.
+	FinalBefore bool
 	// Confirms says that this report only repeats the last one, now for good.
 	Confirms bool
 	// EventsLost counts kernel events that were lost while the lookup was in flight: hops may be missing.

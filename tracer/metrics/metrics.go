@@ -102,7 +102,7 @@ func (m *Metrics) Handler() http.Handler {
 
 // Count counts a lookup that has ended for good. traceID, if not empty, becomes the exemplar.
 func (m *Metrics) Count(l *lookup.Lookup, v *verdict.Verdict, o *origin.Origin, traceID string, now time.Time) {
-	if !l.Final || l.Serves != nil || l.ClientNetNS == 0 {
+	if !l.Final || l.FinalBefore || l.Serves != nil || l.ClientNetNS == 0 {
 		return // a client that another node's agent counts, or a server's own question
 	}
 	k := m.client(o, now)

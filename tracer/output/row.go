@@ -52,6 +52,13 @@ type Row struct {
 	Hops     []Hop   `json:"hops"`
 
 	TraceID string `json:"traceID"`
+	// Group is the trace ID of the first of the lookups that belong together; Related says what earlier ones are to this one.
+	Group   string    `json:"group,omitempty"`
+	Related []Related `json:"related,omitempty"`
+	// SearchStep counts the names of the search path asked before this one.
+	SearchStep int `json:"searchStep,omitempty"`
+	// Try is which try this is of those that asked the same from other ports or at other servers; absent on the first.
+	Try int `json:"try,omitempty"`
 	// Serves is the trace that this lookup was made for, where it is a server's own upstream query.
 	Serves string `json:"serves,omitempty"`
 	// Revision counts earlier rows of the same lookup: this one replaces them.
@@ -71,6 +78,12 @@ type Client struct {
 	ContainerID  string `json:"containerID,omitempty"`
 	Process      string `json:"process,omitempty"`
 	PID          uint32 `json:"pid,omitempty"`
+}
+
+// Related is an earlier lookup that belongs to this one.
+type Related struct {
+	Kind    string `json:"kind"` // pair, retry, search, truncated
+	TraceID string `json:"traceID"`
 }
 
 // Verdict is the verdict in words.
@@ -139,6 +152,15 @@ func NewRow(l *lookup.Lookup, v *verdict.Verdict, o *origin.Origin, node string,
 	if l.Serves != nil {
 		r.Serves = l.Serves.TraceID.String()
 		r.TraceID = r.Serves
+	}
+	if l.Group != (link.TraceID{}) {
+		r.Group, r.SearchStep = l.Group.String(), l.SearchStep
+		if l.AttemptOfGroup > 1 {
+			r.Try = l.AttemptOfGroup
+		}
+	}
+	for _, rel := range l.Related {
+		r.Related = append(r.Related, Related{string(rel.Kind), rel.TraceID.String()})
 	}
 	r.Hops = make([]Hop, len(l.Hops))
 	for i := range l.Hops {

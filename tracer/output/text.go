@@ -74,6 +74,16 @@ func (r *Row) why() string {
 	if r.Truncated {
 		parts = append(parts, "truncated")
 	}
+	for _, rel := range r.Related {
+		switch rel.Kind {
+		case "truncated":
+			parts = append(parts, "TCP after a truncated answer")
+		case "retry":
+			parts = append(parts, fmt.Sprintf("try %d of the same", r.Try))
+		case "search":
+			parts = append(parts, fmt.Sprintf("search path, name %d", r.SearchStep+1))
+		}
+	}
 	if len(parts) == 0 {
 		return "-"
 	}
