@@ -215,3 +215,9 @@ func (l *Lookup) window(attempt uint8) (from, to int64) {
 	}
 	return from, to
 }
+
+// Forget drops what ties a copy of a lookup to its assembler, so that it can be kept.
+func (l *Lookup) Forget() {
+	l.timer, l.age, l.question, l.unread, l.undelivered = links{}, links{}, links{}, pending{}, pending{}
+	l.chain, l.serving, l.past, l.Upstreams = nil, nil, nil, nil
+}

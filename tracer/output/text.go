@@ -38,10 +38,7 @@ var columns = []column{
 
 // Name gives who asked as a row shows it: the pod, node or address, and the process.
 func (c *Client) Name() string {
-	name := c.Address
-	if i := strings.LastIndexByte(name, ':'); i > 0 {
-		name = strings.Trim(name[:i], "[]")
-	}
+	name := c.host()
 	switch {
 	case c.Pod != "":
 		name = c.Namespace + "/" + c.Pod
@@ -52,6 +49,14 @@ func (c *Client) Name() string {
 		name += "(" + c.Process + ")"
 	}
 	return name
+}
+
+// host gives the client's address without its port.
+func (c *Client) host() string {
+	if i := strings.LastIndexByte(c.Address, ':'); i > 0 {
+		return strings.Trim(c.Address[:i], "[]")
+	}
+	return c.Address
 }
 
 func (r *Row) why() string {

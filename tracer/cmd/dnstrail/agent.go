@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/dnstrail/dnstrail/tracer/export"
 	"github.com/dnstrail/dnstrail/tracer/metrics"
+	"github.com/dnstrail/dnstrail/tracer/past"
 	"github.com/dnstrail/dnstrail/tracer/pipeline"
 )
 
@@ -25,6 +27,8 @@ type agentFlags struct {
 	socket   string
 
 	maxClients int
+	past       int
+	pastLost   int
 }
 
 func newAgentCommand() *cobra.Command {
@@ -46,7 +50,9 @@ honors the OTEL_EXPORTER_OTLP_* environment; a collector that is away costs span
 	fs.StringVar(&f.endpoint, "endpoint", "", "OTLP endpoint as a URL, before OTEL_EXPORTER_OTLP_ENDPOINT")
 	fs.StringVar(&f.metrics, "metrics-address", "", "address for /metrics, for example 127.0.0.1:9154; none if empty")
 	fs.IntVar(&f.maxClients, "metrics-clients", metrics.DefaultMaxClients, "how many workloads get series of their own; the rest is counted under ~other")
-	fs.StringVar(&f.socket, "socket", "", "Unix socket on which observe and explain ask for the past; none if empty")
+	fs.StringVar(&f.socket, "socket", "", "Unix socket on which observe asks for the past and follows; none if empty")
+	fs.IntVar(&f.past, "past", past.DefaultAll, "how many lookups are kept for observe --socket")
+	fs.IntVar(&f.pastLost, "past-lost", past.DefaultLost, "how many lost lookups are kept apart from those")
 	return cmd
 }
 
@@ -60,6 +66,9 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 		return err
 	}
 	defer closeAll()
+	if f.past < 0 || f.pastLost < 0 {
+		return fmt.Errorf("--past %d, --past-lost %d: want 0 or more", f.past, f.pastLost)
+	}
 	client, err := export.NewClient(f.endpoint)
 	if err != nil {
 		return err
@@ -80,15 +89,21 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	counts := metrics.New(f.maxClients, version())
 	var p *pipeline.Pipeline
 	nextCount := time.Now()
+	history := past.New(f.past, f.pastLost, f.watch.node, f.watch.guard)
+	var stats atomic.Pointer[pipeline.Stats]
+	stats.Store(&pipeline.Stats{})
 	o.Result = func(r pipeline.Result) {
 		id := exporter.Add(r.Lookup, r.Verdict, r.Judge, r.Origin)
+		history.Add(r)
 		counts.Count(r.Lookup, r.Verdict, r.Origin, id, time.Now())
 	}
 	o.Tick = func(now time.Time) {
 		exporter.Tick(now)
 		if now.After(nextCount) {
 			nextCount = now.Add(time.Second)
-			counts.Tick(now, p.Stats(), exporter.Stats())
+			s := p.Stats()
+			stats.Store(&s)
+			counts.Tick(now, s, exporter.Stats())
 		}
 	}
 	if p, err = pipeline.Open(o); err != nil {
@@ -103,6 +118,14 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 		mux := http.NewServeMux()
 		mux.Handle("/metrics", counts.Handler())
 		go serve(cmd.Context(), l, mux, func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "dnstrail: metrics:", err) })
+	}
+	if f.socket != "" {
+		l, err := past.Listen(f.socket)
+		if err != nil {
+			return fmt.Errorf("--socket: %w", err)
+		}
+		h := history.Handler(func() pipeline.Stats { return *stats.Load() })
+		go serve(cmd.Context(), l, h, func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "dnstrail: socket:", err) })
 	}
 	for _, m := range p.Missing() {
 		fmt.Fprintln(cmd.ErrOrStderr(), "dnstrail: without", m)
