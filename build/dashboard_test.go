@@ -49,7 +49,7 @@ func TestDashboardsShowWhatCoreDNSServes(t *testing.T) {
 	if upstream.PacketConn, err = net.ListenPacket("udp", upstream.Addr); err != nil {
 		t.Fatal(err)
 	}
-	go upstream.ActivateAndServe()            //nolint:errcheck // ends with Shutdown
+	go upstream.ActivateAndServe() //nolint:errcheck // ends with Shutdown
 	t.Cleanup(func() { upstream.Shutdown() })
 
 	ids := filepath.Join(dir, "identity.yaml")

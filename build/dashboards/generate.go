@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 )
 
 type object = map[string]any
@@ -33,11 +34,7 @@ const client = "client_kind, client_namespace, client_workload"
 const name = "{{client_namespace}}/{{client_workload}} {{client_kind}}"
 
 func clientMetric(name string, more ...string) string {
-	s := "coredns_dnstrail_client_" + name + "{" + chosen
-	for _, m := range more {
-		s += "," + m
-	}
-	return s + "}[$__rate_interval]"
+	return "coredns_dnstrail_client_" + name + "{" + strings.Join(append([]string{chosen}, more...), ",") + "}[$__rate_interval]"
 }
 
 var panels = []panel{
