@@ -2,6 +2,8 @@ package dnstrail
 
 import (
 	"fmt"
+	"math"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -373,5 +375,41 @@ func BenchmarkObserve(b *testing.B) {
 				i++
 			}
 		})
+	}
+}
+
+// BenchmarkClientMemory reports what the series of a client cost: of one that sees all latencies from 50 us to some seconds, answers and failures,
+// cache hits and upstreams.
+func BenchmarkClientMemory(b *testing.B) {
+	heap := func() uint64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	const n = 500
+	for b.Loop() {
+		before := heap()
+		m := newClientTable().with(clientOptions{})
+		for c := range n {
+			q := answered(pod("shop", fmt.Sprint("cart-", c), "x"))
+			for i := range 400 {
+				q.rcode, q.plugin = "NOERROR", [...]string{"cache", "kubernetes", "forward"}[i%3]
+				if i%5 == 0 {
+					q.rcode = "NXDOMAIN"
+				}
+				q.searchMiss = i%5 == 0
+				q.total = time.Duration(50*math.Exp(float64(i)/40)) * time.Microsecond
+				q.upstream = 0
+				if i%3 == 2 {
+					q.upstream = q.total / 2
+				}
+				m.observe(q)
+			}
+		}
+		after := heap()
+		b.ReportMetric(float64(after-before)/n, "B/client")
+		runtime.KeepAlive(m)
 	}
 }
