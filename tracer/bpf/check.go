@@ -22,7 +22,7 @@ var ErrUnsupported = errors.New("cannot trace here")
 
 // Check says whether the tracer can run: capabilities, kernel version, BTF. Every error wraps [ErrUnsupported] and names what is missing and what to do.
 func Check() error {
-	if missing := missingCapabilities(); len(missing) > 0 {
+	if missing := MissingCapabilities(); len(missing) > 0 {
 		return fmt.Errorf("%w: needs %s: run as root, or with these capabilities", ErrUnsupported, strings.Join(missing, ", "))
 	}
 	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
@@ -31,6 +31,11 @@ func Check() error {
 	if err := rlimit.RemoveMemlock(); err != nil && !errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("%w: raising RLIMIT_MEMLOCK: %w", ErrUnsupported, err)
 	}
+	return CheckKernel()
+}
+
+// CheckKernel says whether the kernel has what the tracer needs, if this process may ask it. Errors are as [Check]'s.
+func CheckKernel() error {
 	kernel, err := btf.LoadKernelSpec()
 	if err != nil {
 		return fmt.Errorf("%w: reading /sys/kernel/btf/vmlinux: %w", ErrUnsupported, err)
@@ -53,8 +58,8 @@ func release() string {
 	return unix.ByteSliceToString(u.Release[:])
 }
 
-// missingCapabilities gives the names of the capabilities that the tracer needs and this process lacks. CAP_SYS_ADMIN stands for CAP_BPF and CAP_PERFMON (capabilities(7)).
-func missingCapabilities() []string {
+// MissingCapabilities gives the names of the capabilities that the tracer needs and this process lacks. CAP_SYS_ADMIN stands for CAP_BPF and CAP_PERFMON (capabilities(7)).
+func MissingCapabilities() []string {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&hdr, &data[0]); err != nil {

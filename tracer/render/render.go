@@ -80,6 +80,7 @@ func Story(w io.Writer, s explain.Story, o Options) error {
 	return err
 }
 
+// newDrawing prepares a drawing; t may be nil where no trace is drawn.
 func newDrawing(t *store.Trace, v store.Verdict, o Options) *drawing {
 	if o.Width == 0 {
 		o.Width = DefaultWidth
@@ -88,7 +89,10 @@ func newDrawing(t *store.Trace, v store.Verdict, o Options) *drawing {
 	if o.Location == nil {
 		o.Location = time.UTC
 	}
-	d := &drawing{Options: o, t: t, roots: t.Nested(), verdict: v, g: &unicodeGlyphs}
+	d := &drawing{Options: o, t: t, verdict: v, g: &unicodeGlyphs}
+	if t != nil {
+		d.roots = t.Nested()
+	}
 	if o.ASCII {
 		d.g = &asciiGlyphs
 	}

@@ -5,6 +5,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"github.com/dnstrail/dnstrail/tracer/store"
 )
 
 // Seen is a packet at one place, as a walk shows it.
@@ -27,15 +29,7 @@ type Walk struct {
 
 // NewWalk gives a walk that writes to w.
 func NewWalk(w io.Writer, o Options) *Walk {
-	if o.Width == 0 {
-		o.Width = DefaultWidth
-	}
-	o.Width = max(o.Width, MinWidth)
-	d := &drawing{Options: o, g: &unicodeGlyphs}
-	if o.ASCII {
-		d.g = &asciiGlyphs
-	}
-	return &Walk{w, d}
+	return &Walk{w, newDrawing(nil, store.Verdict{}, o)}
 }
 
 // The columns of a walk, by their right ends.

@@ -15,6 +15,6 @@ translation, to the DNS server and back, and says in words where a lookup was lo
 		Args:          cobra.NoArgs,
 	}
 	root.AddCommand(newAgentCommand(), newObserveCommand())
-	root.AddCommand(newStoreCommand(), newExplainCommand(), newWalkCommand())
+	root.AddCommand(newStoreCommand(), newExplainCommand(), newWalkCommand(), newDoctorCommand())
 	return root
 }

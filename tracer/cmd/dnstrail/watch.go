@@ -33,13 +33,18 @@ type watchFlags struct {
 func (f *watchFlags) register(fs *pflag.FlagSet) {
 	fs.UintSliceVar(&f.ports, "port", []uint{53}, "DNS ports, at most 8")
 	fs.StringArrayVar(&f.netns, "netns", nil, "watch only this network namespace: an inode number as in /proc/PID/ns/net, a path, or pid:PID (repeatable)")
+	f.registerIdentity(fs)
+	fs.DurationVar(&f.guard, "clock-guard", link.DefaultGuard, "how far apart this host's clock and the DNS server's may be")
+	fs.DurationVar(&f.giveUp, "give-up", lookup.DefaultGiveUp, "how long after its last attempt a lookup counts as lost")
+	fs.IntVar(&f.maxInFlight, "max-in-flight", lookup.DefaultMaxInFlight, "how many lookups are held at most; the oldest is reported early when there are more")
+}
+
+// registerIdentity adds the flags that say who tells whose addresses are whose.
+func (f *watchFlags) registerIdentity(fs *pflag.FlagSet) {
 	fs.StringVar(&f.identityFile, "identity-file", "", "YAML file that says whose addresses and pod UIDs are whose, instead of Kubernetes")
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig of the cluster whose pods are told; in a pod its own cluster is asked without it")
 	fs.StringSliceVar(&f.labels, "label", nil, "pod labels to tell (repeatable)")
 	fs.StringVar(&f.node, "node", os.Getenv("NODE_NAME"), "name of the node ($NODE_NAME)")
-	fs.DurationVar(&f.guard, "clock-guard", link.DefaultGuard, "how far apart this host's clock and the DNS server's may be")
-	fs.DurationVar(&f.giveUp, "give-up", lookup.DefaultGiveUp, "how long after its last attempt a lookup counts as lost")
-	fs.IntVar(&f.maxInFlight, "max-in-flight", lookup.DefaultMaxInFlight, "how many lookups are held at most; the oldest is reported early when there are more")
 }
 
 // options checks the flags and gives what the pipeline takes. closeAll frees what it opened.

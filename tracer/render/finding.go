@@ -1,0 +1,32 @@
+package render
+
+import (
+	"io"
+
+	"github.com/dnstrail/dnstrail/tracer/doctor"
+	"github.com/dnstrail/dnstrail/tracer/store"
+)
+
+var findingStyle = map[doctor.State]style{doctor.Pass: good, doctor.Warn: warning, doctor.Fail: bad, doctor.Skip: faint}
+
+// Finding writes what a check found: its state, what it looked at, what it is, and below it what to do. The error is w's.
+func Finding(w io.Writer, f doctor.Finding, o Options) error {
+	d := newDrawing(nil, store.Verdict{}, o)
+	const indent = 6 + 14
+	for i, part := range wrap(f.Is, d.Width-indent) {
+		l := d.line()
+		if i == 0 {
+			l.add(findingStyle[f.State], f.State.String()).pad(6).add(strong, f.What)
+		}
+		d.put(l.pad(indent).add(plain, part))
+	}
+	for i, part := range wrap(f.Do, d.Width-indent-2) {
+		l := d.line().pad(indent)
+		if i == 0 {
+			l.add(plain, d.g.to)
+		}
+		d.put(l.pad(indent+2).add(plain, part))
+	}
+	_, err := io.WriteString(w, d.out.String())
+	return err
+}
