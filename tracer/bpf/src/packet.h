@@ -35,6 +35,7 @@
 #define FIRST_BYTES 44
 
 struct packet {
+	__u64 head;    /* skb->head, as a number */
 	__u32 l4;      /* offset of the UDP or TCP header from skb->head */
 	__u32 payload; /* offset of the payload from skb->head */
 	__u32 length;  /* bytes of payload, by the IP header */
@@ -100,9 +101,17 @@ static __always_inline bool parse_ip(const unsigned char *head, __u32 off, struc
 	return false;
 }
 
-/* Steps over IPv6 extension headers (RFC 8200, section 4), at most six. */
-static __always_inline bool skip_extensions(const unsigned char *head, struct packet *p)
+/*
+ * Steps over IPv6 extension headers (RFC 8200, section 4), at most six. A function of its own, and global: the verifier walks it once, and not
+ * once for every way that leads to it.
+ */
+__noinline int skip_extensions(struct packet *p)
 {
+	const unsigned char *head;
+
+	if (!p)
+		return false;
+	head = (const unsigned char *)p->head;
 #pragma unroll
 	for (int i = 0; i < 6; i++) {
 		__u8 h[8];

@@ -18,23 +18,21 @@ static __always_inline __u64 wakeup_flags(void)
 	return BPF_RB_FORCE_WAKEUP;
 }
 
-/* While UDP data waits in a socket, skb->dev holds other things (udp_set_dev_scratch): a kernel pointer has its highest bit set. */
-static __always_inline struct net_device *device_of(struct sk_buff *skb)
+/*
+ * The programs at tp_btf hooks read fields behind skb by plain loads, which the kernel guards (BPF_PROBE_MEM) and which cost a tenth
+ * of a call of bpf_probe_read_kernel; copies of more than a word are calls, as few as can be.
+ *
+ * While UDP data waits in a socket, skb->dev holds other things (udp_set_dev_scratch), which are no kernel address: such loads give zero.
+ */
+static __always_inline __u32 netns_of(struct sk_buff *skb)
 {
-	__u64 dev = 0;
-
-	bpf_core_read(&dev, sizeof(dev), &skb->dev);
-	return (__s64)dev < 0 ? (struct net_device *)dev : 0;
-}
-
-static __always_inline __u32 netns_of(struct sk_buff *skb, struct net_device *dev)
-{
+	__u32 netns = skb->dev->nd_net.net->ns.inum;
 	struct sock *sk;
 
-	if (dev)
-		return BPF_CORE_READ(dev, nd_net.net, ns.inum);
-	sk = BPF_CORE_READ(skb, sk);
-	return sk ? BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum) : 0;
+	if (netns)
+		return netns;
+	sk = skb->sk;
+	return sk ? sk->__sk_common.skc_net.net->ns.inum : 0;
 }
 
 static __always_inline void put_process(struct event *e, struct sock *sk)
@@ -53,15 +51,23 @@ static __always_inline bool sent_from_here(struct sk_buff *skb, struct sock *sk,
 {
 	if (!sk || skb->skb_iif)
 		return false;
-	return p->proto == IPPROTO_UDP || BPF_CORE_READ(sk, sk_lock.owned);
+	return p->proto == IPPROTO_UDP || sk->sk_lock.owned;
 }
 
 static __always_inline void put_tuple(struct tuple *t, struct nf_conntrack_tuple *from)
 {
-	bpf_core_read(t->saddr, 16, &from->src.u3);
-	bpf_core_read(t->daddr, 16, &from->dst.u3);
-	t->sport = bpf_ntohs(BPF_CORE_READ(from, src.u.all));
-	t->dport = bpf_ntohs(BPF_CORE_READ(from, dst.u.all));
+	struct {
+		__u8 addr[16];
+		__be16 port;
+	} src, dst;
+
+	/* The port has stood directly behind the address since there is conntrack: one call reads both. */
+	bpf_core_read(&src, sizeof(src), &from->src.u3);
+	bpf_core_read(&dst, sizeof(dst), &from->dst.u3);
+	__builtin_memcpy(t->saddr, src.addr, 16);
+	__builtin_memcpy(t->daddr, dst.addr, 16);
+	t->sport = bpf_ntohs(src.port);
+	t->dport = bpf_ntohs(dst.port);
 }
 
 static __always_inline void put_conntrack(struct event *e, struct sk_buff *skb)
@@ -84,16 +90,15 @@ static __always_inline void zero_record(struct event *e)
 	__builtin_memset(e, 0, sizeof(*e));
 }
 
-static __always_inline void put_packet(struct event *e, struct sk_buff *skb, struct packet *p, struct net_device *dev)
+static __always_inline void put_packet(struct event *e, struct sk_buff *skb, struct packet *p)
 {
-	struct sock *sk = BPF_CORE_READ(skb, sk);
+	struct sock *sk = skb->sk;
 
 	e->time = bpf_ktime_get_ns();
 	e->skb = (__u64)skb;
-	if (dev) {
-		e->ifindex = BPF_CORE_READ(dev, ifindex);
-		bpf_core_read(&e->dev, sizeof(e->dev), &dev->name);
-	}
+	e->ifindex = skb->dev->ifindex;
+	if (e->ifindex)
+		bpf_core_read(&e->dev, sizeof(e->dev), &skb->dev->name);
 	e->iif = skb->skb_iif;
 	e->version = p->version;
 	e->proto = p->proto;
@@ -165,7 +170,7 @@ static __always_inline __u32 put_payload(void *to, struct sk_buff *skb, struct p
 			return 0;                                                                                            \
 		}                                                                                                            \
 		zero_record(&r->e);                                                                                          \
-		put_packet(&r->e, skb, &p, dev);                                                                             \
+		put_packet(&r->e, skb, &p);                                                                             \
 		r->e.hook = hook;                                                                                            \
 		r->e.netns = netns;                                                                                          \
 		r->e.reason = reason;                                                                                        \
@@ -182,9 +187,8 @@ static __always_inline __u32 put_payload(void *to, struct sk_buff *skb, struct p
 
 static __always_inline int watch(struct sk_buff *skb, __u8 hook, __u32 network, __u32 reason, __u64 location)
 {
-	struct packet p = {};
+	struct packet p = {.head = (__u64)skb->head};
 	__u8 b[FIRST_BYTES] __attribute__((aligned(8)));
-	struct net_device *dev;
 	__u32 netns;
 
 	switch (skb->protocol) {
@@ -200,14 +204,13 @@ static __always_inline int watch(struct sk_buff *skb, __u8 hook, __u32 network, 
 		if (p.proto == IPPROTO_ICMP || p.proto == IPPROTO_ICMPV6) {
 			if (!enter_quoted(skb->head, &p, b))
 				return 0;
-		} else if (p.version != 6 || !skip_extensions(skb->head, &p)) {
+		} else if (p.version != 6 || !skip_extensions(&p)) {
 			return 0;
 		}
 	}
 	if (!is_dns_port(p.dport) && !is_dns_port(p.sport))
 		return 0;
-	dev = device_of(skb);
-	netns = netns_of(skb, dev);
+	netns = netns_of(skb);
 	/* A dropped packet may have lost its device already: then user space knows it by its address. */
 	if (netns && !netns_watched(netns))
 		return 0;
