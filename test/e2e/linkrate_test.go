@@ -42,7 +42,7 @@ func TestLinkRate(t *testing.T) {
 		pod    *lab.Pod
 		server string
 	}{{pods[0], lab.ServiceV4.String()}, {pods[1], lab.ServiceV6.String()}} {
-		p, err := run.pod.Start(lab.Command{Path: "dnsperf", Args: []string{"-s", run.server, "-d", file, "-c", "10", "-Q", "3000", "-l", "10", "-t", "5"}})
+		p, err := run.pod.Start(lab.Command{Path: "dnsperf", Args: []string{"-s", run.server, "-d", file, "-c", "10", "-Q", "2000", "-l", "14", "-t", "5"}})
 		if err != nil {
 			t.Fatal(err)
 		}
