@@ -201,27 +201,29 @@ func stock(corefile string) string {
 // The names of metrics that the dashboards and rules use are those that the programs have.
 func TestDashboardsAskForMetricsThatExist(t *testing.T) {
 	var source strings.Builder
-	err := filepath.WalkDir("../plugin", func(path string, _ fs.DirEntry, err error) error {
-		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+	for _, dir := range []string{"../plugin", "../tracer/metrics"} {
+		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			b, err := os.ReadFile(path)
+			source.Write(b)
 			return err
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
-		b, err := os.ReadFile(path)
-		source.Write(b)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
-	metric := regexp.MustCompile(`coredns_dnstrail_(\w+)`)
-	exprs := expressions(t)
+	metric := regexp.MustCompile(`\b(?:coredns_dnstrail_(\w+)|(dns(?:trail)?_\w+))`)
+	exprs := expressions(t, "*.json")
 	for title, expr := range exprs {
 		found := metric.FindAllStringSubmatch(expr, -1)
 		if len(found) == 0 {
 			t.Errorf("panel %q asks for no metric of ours: %s", title, expr)
 		}
 		for _, m := range found {
-			if !strings.Contains(source.String(), fmt.Sprintf("%q", m[1])) {
-				t.Errorf("panel %q: there is no metric coredns_dnstrail_%s", title, m[1])
+			if !strings.Contains(source.String(), fmt.Sprintf("%q", m[1]+m[2])) {
+				t.Errorf("panel %q: there is no metric %s", title, m[0])
 			}
 		}
 	}
@@ -279,7 +281,7 @@ func TestDashboardsAreReadByPrometheus(t *testing.T) {
 	var rules strings.Builder
 	rules.WriteString("groups:\n- name: dashboards\n  rules:\n")
 	i := 0
-	for title, expr := range expressions(t) {
+	for title, expr := range expressions(t, "*.json") {
 		i++
 		expr = strings.NewReplacer("$__rate_interval", "1m", "$namespace", ".*", "$workload", ".*").Replace(expr)
 		fmt.Fprintf(&rules, "  - record: panel:%d:%s\n    expr: %q\n", i, regexp.MustCompile(`\W`).ReplaceAllString(title, "_"), expr)
@@ -293,10 +295,10 @@ func TestDashboardsAreReadByPrometheus(t *testing.T) {
 	}
 }
 
-// expressions gives the queries of every dashboard by the panel's title.
-func expressions(t *testing.T) map[string]string {
+// expressions gives the queries of dashboards by the panel's title.
+func expressions(t *testing.T, pattern string) map[string]string {
 	t.Helper()
-	files, err := filepath.Glob("dashboards/*.json")
+	files, err := filepath.Glob(filepath.Join("dashboards", pattern))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no dashboards: %v", err)
 	}
@@ -317,7 +319,7 @@ func expressions(t *testing.T) map[string]string {
 		}
 		for _, p := range d.Panels {
 			for i, q := range p.Targets {
-				out[fmt.Sprint(p.Title, " ", i)] = q.Expr
+				out[fmt.Sprint(filepath.Base(f), ": ", p.Title, " ", i)] = q.Expr
 			}
 		}
 	}

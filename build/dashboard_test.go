@@ -84,9 +84,9 @@ func TestDashboardsShowWhatCoreDNSServes(t *testing.T) {
 		c := dns.Client{Timeout: 20 * time.Millisecond}
 		_, _, _ = c.Exchange(new(dns.Msg).SetQuestion(name, dns.TypeA), server) // one of them is dropped on purpose
 	}
-	missing := expressions(t)
+	missing := expressions(t, "clients.json")
 	for title := range missing {
-		if strings.HasPrefix(title, "Last word from the API") {
+		if strings.Contains(title, "Last word from the API") {
 			delete(missing, title) // there is no API here
 		}
 	}

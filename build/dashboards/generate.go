@@ -1,17 +1,30 @@
-// The command generate writes clients.json, a Grafana dashboard of the plugin's per-client metrics.
+// The command generate writes the Grafana dashboards: clients.json of the plugin's per-client metrics, lookups.json of the agents'.
 package main
 
-//go:generate go run . -o clients.json
+//go:generate go run .
 
 import (
 	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 )
 
 type object = map[string]any
+
+// board is a dashboard.
+type board struct {
+	file, title, uid string
+	base             string // the metric that has the namespaces and workloads to choose from
+	panels           []panel
+}
+
+var boards = []board{
+	{"clients.json", "dnstrail: DNS by client, as CoreDNS answers it", "dnstrail-clients", "coredns_dnstrail_client_requests_total", clientPanels},
+	{"lookups.json", "dnstrail: lookups, as their clients see them", "dnstrail-lookups", "dns_lookup_duration_seconds_count", lookupPanels},
+}
 
 // panel is one panel, two or three in a row.
 type panel struct {
@@ -37,7 +50,7 @@ func clientMetric(name string, more ...string) string {
 	return "coredns_dnstrail_client_" + name + "{" + strings.Join(append([]string{chosen}, more...), ",") + "}[$__rate_interval]"
 }
 
-var panels = []panel{
+var clientPanels = []panel{
 	{"Queries", "Queries a second by client, the twenty busiest.", "reqps", "timeseries", 12, []query{
 		{expr: fmt.Sprintf("topk(20, sum by (%s) (rate(%s)))", client, clientMetric("requests_total")), legend: name},
 	}},
@@ -81,31 +94,70 @@ var panels = []panel{
 	}},
 }
 
+// seenBy is how a client is called in a legend of the agents' metrics.
+const seenBy = "{{client_namespace}}/{{client_workload}}"
+
+func seen(name string, more ...string) string {
+	return name + "{" + strings.Join(append([]string{chosen}, more...), ",") + "}[$__rate_interval]"
+}
+
+var lookupPanels = []panel{
+	{"Lookups lost", "Lookups a second that got no answer, by where they were lost and why.", "reqps", "timeseries", 24, []query{
+		{expr: fmt.Sprintf("sum by (where, cause) (rate(%s))", seen("dnstrail_lookups_lost_total")), legend: "{{where}}: {{cause}}"},
+	}},
+	{"Lost, by client", "The ten clients that lose the most.", "reqps", "timeseries", 12, []query{
+		{expr: fmt.Sprintf("topk(10, sum by (client_namespace, client_workload, where) (rate(%s)))", seen("dnstrail_lookups_lost_total")), legend: seenBy + " at {{where}}"},
+	}},
+	{"Lost, by node", "A node that stands out has a fault of its own.", "reqps", "timeseries", 12, []query{
+		{expr: fmt.Sprintf("topk(10, sum by (node) (rate(%s)))", seen("dnstrail_lookups_lost_total")), legend: "{{node}}"},
+	}},
+	{"Lookup time, 99th percentile", "From the client's send to its answer, from native histograms; a point leads to a trace.", "s", "timeseries", 12, []query{
+		{expr: fmt.Sprintf("topk(10, histogram_quantile(0.99, sum by (client_namespace, client_workload) (rate(%s))))", seen("dns_lookup_duration_seconds", `error_type=""`)), legend: seenBy},
+	}},
+	{"Lookup time", "Of all answered lookups.", "s", "heatmap", 12, []query{
+		{expr: fmt.Sprintf("sum(rate(%s))", seen("dns_lookup_duration_seconds", `error_type=""`))},
+	}},
+	{"Attempts beyond the first", "Clients that had to ask again.", "reqps", "timeseries", 12, []query{
+		{expr: fmt.Sprintf("topk(10, sum by (client_namespace, client_workload) (rate(%s)))", seen("dnstrail_lookup_retries_total")), legend: seenBy},
+	}},
+	{"Not seen", "What the agents did not see or keep: while this is not zero, lookups may be missing above.", "short", "timeseries", 12, []query{
+		{expr: "sum by (kind) (rate(dnstrail_losses_total[$__rate_interval]))", legend: "{{kind}}"},
+	}},
+	{"Spans", "Spans a second by what became of them.", "short", "timeseries", 12, []query{
+		{expr: "sum by (outcome) (rate(dnstrail_spans_total[$__rate_interval]))", legend: "{{outcome}}"},
+	}},
+	{"Lookups in flight", "Held by each agent.", "short", "timeseries", 12, []query{
+		{expr: "dnstrail_lookups_in_flight", legend: "{{node}}"},
+	}},
+}
+
 var datasource = object{"type": "prometheus", "uid": "${datasource}"}
 
 func main() {
-	out := flag.String("o", "clients.json", "the file to write")
+	dir := flag.String("d", ".", "the directory to write to")
 	flag.Parse()
-	b, err := json.MarshalIndent(dashboard(), "", "  ")
-	if err == nil {
-		err = os.WriteFile(*out, append(b, '\n'), 0o644) //nolint:gosec // a file of the repository
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "generate:", err)
-		os.Exit(1)
+	for _, b := range boards {
+		out, err := json.MarshalIndent(b.dashboard(), "", "  ")
+		if err == nil {
+			err = os.WriteFile(filepath.Join(*dir, b.file), append(out, '\n'), 0o644) //nolint:gosec // a file of the repository
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "generate:", err)
+			os.Exit(1)
+		}
 	}
 }
 
-func dashboard() object {
+func (b *board) dashboard() object {
 	return object{
-		"title": "dnstrail: DNS by client", "uid": "dnstrail-clients", "tags": []string{"dns", "coredns", "dnstrail"},
+		"title": b.title, "uid": b.uid, "tags": []string{"dns", "coredns", "dnstrail"},
 		"schemaVersion": 39, "editable": true, "refresh": "30s", "time": object{"from": "now-1h", "to": "now"},
 		"templating": object{"list": []object{
 			{"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Data source"},
-			variable("namespace", "Namespace", "label_values(coredns_dnstrail_client_requests_total, client_namespace)"),
-			variable("workload", "Workload", `label_values(coredns_dnstrail_client_requests_total{client_namespace=~"$namespace"}, client_workload)`),
+			variable("namespace", "Namespace", "label_values("+b.base+", client_namespace)"),
+			variable("workload", "Workload", "label_values("+b.base+`{client_namespace=~"$namespace"}, client_workload)`),
 		}},
-		"panels": layout(),
+		"panels": layout(b.panels),
 	}
 }
 
@@ -117,7 +169,7 @@ func variable(name, label, q string) object {
 }
 
 // layout puts the panels into rows of 24 units.
-func layout() []object {
+func layout(panels []panel) []object {
 	var out []object
 	x, y := 0, 0
 	for i, p := range panels {
