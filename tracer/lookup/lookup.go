@@ -179,6 +179,9 @@ func (l *Lookup) Epochs(dst []link.Epoch, guard time.Duration) []link.Epoch {
 			}
 		}
 	}
+	if len(dst) == n { // it was dropped before anything else was seen of it
+		dst = append(dst, link.EpochOfNanos(l.Start()))
+	}
 	return dst
 }
 

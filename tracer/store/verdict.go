@@ -175,8 +175,8 @@ func (t *Trace) coreDNSVerdict(v Verdict) (Verdict, bool) {
 	case written && v.Where == "":
 		said.Where, said.Certainty, said.Replied = Answered, Inferred, true
 		said.Text = fmt.Sprintf("CoreDNS answered %s; no tracer saw whether the answer arrived", rcode)
-	case written && v.Where == string(verdict.Client):
-		return v, false // what happened at the client does not change by what CoreDNS did
+	case written && (v.Where == string(verdict.Client) || v.Where == string(verdict.Upstream)):
+		return v, false // what happened at the client, or further away than CoreDNS, does not change by what CoreDNS did
 	case written && t.Client() != nil && s.End.After(t.Client().End):
 		said.Where, said.Cause = string(verdict.CoreDNS), string(verdict.CauseTimeout)
 		said.Text = fmt.Sprintf("CoreDNS answered %s after %.3g s; the client had stopped waiting", rcode, s.Duration().Seconds())
@@ -192,7 +192,7 @@ func (t *Trace) coreDNSVerdict(v Verdict) (Verdict, bool) {
 		said.Text = fmt.Sprintf("CoreDNS answered %s after %.3g ms; the answer did not come back to the client", rcode, s.Duration().Seconds()*1e3)
 		said.Evidence = append(slices.Clone(v.Evidence), "CoreDNS's own span: an answer was written")
 	default:
-		said.Where, said.Cause = string(verdict.CoreDNS), cmp.Or(s.String(semconv.ErrorType), string(verdict.CauseNoAnswer))
+		said.Where, said.Cause = string(verdict.CoreDNS), string(verdict.CauseNoAnswer)
 		said.Text = "CoreDNS read the query and wrote no answer"
 		if by != "" {
 			said.Text += ": plugin " + by + " ended it"

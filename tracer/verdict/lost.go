@@ -171,9 +171,44 @@ func DropCause(reason string) (Cause, string) {
 	return CauseDropped, "dropped by the kernel, " + reason
 }
 
+// functionCauses tells causes by the kernel function that dropped, for drops without a reason: most of IPv6's.
+var functionCauses = map[string]struct {
+	cause Cause
+	text  string
+}{
+	"ip6_pkt_drop":         {CauseNoRoute, "there is no route"},
+	"ip6_pkt_discard":      {CauseNoRoute, "there is no route"},
+	"ip6_pkt_discard_out":  {CauseNoRoute, "there is no route"},
+	"ip6_pkt_prohibit":     {CauseNoRoute, "the route prohibits it"},
+	"ip6_pkt_prohibit_out": {CauseNoRoute, "the route prohibits it"},
+	"dst_discard_out":      {CauseNoRoute, "the route is a black hole"},
+	"neigh_invalidate":     {CauseNeighbour, "the next hop's link-layer address could not be found"},
+	"ndisc_error_report":   {CauseNeighbour, "the next hop's link-layer address could not be found"},
+
+	// A bridge with br_netfilter routes what it has translated, and drops what has no route.
+	"br_nf_pre_routing_finish_ipv6": {CauseNoRoute, "there is no route"},
+	"br_nf_pre_routing_finish":      {CauseNoRoute, "there is no route"},
+}
+
+// dropCause gives the cause of a drop and the words for it: by the kernel's reason, or else by the function that dropped.
+func dropCause(drop *hop.Hop) (Cause, string) {
+	cause, text := DropCause(drop.Reason.String())
+	if cause != CauseDropped || drop.Location == 0 {
+		return cause, text
+	}
+	function := hop.FunctionAt(drop.Location)
+	if c, ok := functionCauses[function]; ok {
+		return c.cause, fmt.Sprintf("%s (%s in %s)", c.text, drop.Reason, function)
+	}
+	if function != "" {
+		text += " in " + function
+	}
+	return cause, text
+}
+
 func (j *Judge) dropped(l *lookup.Lookup, last, drop, refused *hop.Hop) Verdict {
 	reason := drop.Reason.String()
-	cause, text := DropCause(reason)
+	cause, text := dropCause(drop)
 	v := Verdict{Certain: true, Drop: reason, Cause: cause, Evidence: append([]string{fmt.Sprintf("drop %s at %s", reason, place(drop))}, evidence(l, last)...)}
 	if refused != nil {
 		v.Evidence = append(v.Evidence, fmt.Sprintf("ICMP %s from %s", icmpName(refused.ICMP), hop.Endpoint{Addr: refused.ICMPSender}.AddrPort().Addr()))
@@ -183,12 +218,7 @@ func (j *Judge) dropped(l *lookup.Lookup, last, drop, refused *hop.Hop) Verdict 
 		v.Where = ReturnPath
 		v.Text = fmt.Sprintf("the answer was lost at %s: %s", at(drop), text)
 		if atClient && (v.Cause == CauseNoListener || v.Cause == CauseSocketClosed) {
-			v.Where, v.Cause = Client, CauseClientGone
-			waited := time.Duration(drop.Time - l.Start()).Round(time.Millisecond)
-			v.Text = fmt.Sprintf("the answer came after %s, and the client's socket was gone (%s)", waited, reason)
-			if waited >= impatient {
-				v.Cause = CauseTooLate
-			}
+			nobodyTook(l, drop, &v)
 		}
 		return v
 	}
@@ -209,7 +239,7 @@ func (j *Judge) dropped(l *lookup.Lookup, last, drop, refused *hop.Hop) Verdict 
 		v.Where = CoreDNSSocket
 	}
 	v.Text = fmt.Sprintf("the query was lost at %s: %s", at(drop), text)
-	if v.Where == Node || v.Where == Client {
+	if v.Where == Node || v.Where == Client || v.Where == BetweenNodes {
 		j.service(l, last, drop, refused, &v, text)
 	}
 	return v
@@ -217,6 +247,36 @@ func (j *Judge) dropped(l *lookup.Lookup, last, drop, refused *hop.Hop) Verdict 
 
 // impatient is how long a client waits at least: an answer that comes after that and finds no socket was too late.
 const impatient = 900 * time.Millisecond
+
+// nobodyTook judges an answer that came to the client's namespace and found no socket that takes it.
+func nobodyTook(l *lookup.Lookup, drop *hop.Hop, v *Verdict) {
+	waited := time.Duration(drop.Time - l.Start()).Round(time.Millisecond)
+	v.Where, v.Cause = Client, CauseClientGone
+	v.Text = fmt.Sprintf("the answer came after %s, and the client's socket was gone (%s)", waited, drop.Reason)
+	up, cause := failedUpstream(l)
+	switch {
+	case drop.Src != l.Server:
+		v.Cause = CauseWrongSource
+		v.Text = fmt.Sprintf("an answer came from %s, but the client had asked %s: its socket does not take it (%s)", drop.Src, l.Server, drop.Reason)
+	case up != nil:
+		v.Where, v.Cause, v.Certain = Upstream, cause, false
+		v.Text += fmt.Sprintf(": upstream %s %s", up.Server, upstreamFate(up))
+		v.Evidence = append(v.Evidence, upstreamEvidence(l)...)
+	case waited >= impatient:
+		v.Cause = CauseTooLate
+	}
+}
+
+// passedUntranslated says whether a node sent the query on to the service's own address before it was dropped.
+func (j *Judge) passedUntranslated(l *lookup.Lookup, drop *hop.Hop) bool {
+	for i := range l.Hops {
+		h := &l.Hops[i]
+		if h.Kind == hop.Out && !h.Answer && !h.Local && h.Attempt == drop.Attempt && h.Dst == l.Server && h.NetNS != l.ClientNetNS && j.isNode(h.NetNS) {
+			return true
+		}
+	}
+	return false
+}
 
 // service finds out whether a drop on a node was the service translation's: its reject rule, a dead endpoint, or connection tracking.
 func (j *Judge) service(l *lookup.Lookup, last, drop, refused *hop.Hop, v *Verdict, text string) {
@@ -234,6 +294,9 @@ func (j *Judge) service(l *lookup.Lookup, last, drop, refused *hop.Hop, v *Verdi
 	case v.Cause == CausePolicyDrop && !drop.Tracked && j.tracks[drop.NetNS] && drop.NetNS != l.ClientNetNS:
 		v.Where, v.Cause, v.Certain = Service, CauseConntrack, false
 		v.Text = fmt.Sprintf("the query was lost at %s before it had a conntrack entry: the conntrack table is full, or a rule in the raw table dropped it (%s)", at(drop), drop.Reason)
+	case !translated && j.services[l.Server] && (v.Cause == CauseNoRoute || v.Cause == CauseNeighbour || j.passedUntranslated(l, drop)) && drop.NetNS != l.ClientNetNS:
+		v.Where, v.Cause, v.Certain = Service, CauseUntranslated, false
+		v.Text = fmt.Sprintf("the service address %s was not translated to a server's, and the query lost at %s (%s)", l.Server, at(drop), drop.Reason)
 	case v.Cause == CauseNeighbour && translated && (drop.NetNS != j.clientNode(l) || j.podSide[device{drop.NetNS, drop.IfIndex}]):
 		v.Where, v.Cause = Service, CauseDeadEndpoint
 		v.Text = fmt.Sprintf("the service address %s was translated to %s, and nobody has that address: %s", l.Server, drop.Dst, text)

@@ -120,18 +120,20 @@ func (j *Judge) clientNode(l *lookup.Lookup) uint32 {
 
 // Forwards tells the judge that a network namespace forwards packets: a node's. Others it learns from what it sees them forward.
 func (j *Judge) Forwards(netns uint32) {
-	if j.nodes == nil {
-		j.nodes, j.services = make(map[uint32]bool), make(map[hop.Endpoint]bool)
-	}
+	j.init()
 	j.nodes[netns] = true
 }
 
-// learn notes what the lookup's hops tell of the network.
-func (j *Judge) learn(l *lookup.Lookup) {
+func (j *Judge) init() {
 	if j.nodes == nil {
 		j.nodes, j.services = make(map[uint32]bool), make(map[hop.Endpoint]bool)
 		j.podSide, j.tracks = make(map[device]bool), make(map[uint32]bool)
 	}
+}
+
+// learn notes what the lookup's hops tell of the network.
+func (j *Judge) learn(l *lookup.Lookup) {
+	j.init()
 	node := j.clientNode(l)
 	for i := 1; i < len(l.Hops); i++ {
 		a, b := &l.Hops[i-1], &l.Hops[i]
