@@ -141,7 +141,7 @@ $(BIN)/jaeger:
 need-demo:
 	@test/need.sh dig=bind9-dnsutils
 need-system:
-	@test/need.sh dig=bind9-dnsutils dnsperf=dnsperf prometheus=prometheus chromium=chromium
+	@test/need.sh dig=bind9-dnsutils dnsperf=dnsperf prometheus=prometheus ip=iproute2 setpriv=util-linux chromium=chromium
 need-bench:
 	@test/need.sh dnsperf=dnsperf iperf3=iperf3 taskset=util-linux
 need-images:
