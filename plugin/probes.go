@@ -12,9 +12,10 @@ import (
 // probeSites puts our probes into the chains of the server blocks that have us. A probe has no directive; it is put in while the Corefile
 // is being read, right after the directive that it belongs to.
 type probeSites struct {
-	once    sync.Once
-	context caddy.Context
-	blocks  []*probeSite
+	once sync.Once
+
+	mu     sync.Mutex
+	blocks map[caddy.Context][]*probeSite
 }
 
 type probeSite struct {
@@ -25,7 +26,7 @@ type probeSite struct {
 
 var probes probeSites
 
-// expect remembers a server block that is being set up. Caddy sets up one Corefile after the other.
+// expect remembers a server block that is being set up.
 func (p *probeSites) expect(c *caddy.Controller, site *dnsserver.Config, d *Dnstrail) {
 	p.once.Do(func() {
 		p.around("cache", func(b *probeSite, after int) {
@@ -41,10 +42,12 @@ func (p *probeSites) expect(c *caddy.Controller, site *dnsserver.Config, d *Dnst
 			}
 		})
 	})
-	if p.context != c.Context() {
-		p.context, p.blocks = c.Context(), nil
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.blocks == nil {
+		p.blocks = map[caddy.Context][]*probeSite{}
 	}
-	p.blocks = append(p.blocks, &probeSite{config: site, d: d})
+	p.blocks[c.Context()] = append(p.blocks[c.Context()], &probeSite{config: site, d: d})
 }
 
 // around calls f for each block when a directive has been set up in all of them.
@@ -68,15 +71,14 @@ func (p *probeSites) around(directive string, f func(b *probeSite, after int)) {
 }
 
 func (p *probeSites) of(ctx caddy.Context) []*probeSite {
-	if ctx != p.context {
-		return nil
-	}
-	return p.blocks
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.blocks[ctx]
 }
 
 // forget drops what was remembered: all chains are complete.
 func (p *probeSites) forget(ctx caddy.Context) {
-	if ctx == p.context {
-		p.context, p.blocks = nil, nil
-	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.blocks, ctx)
 }
