@@ -27,7 +27,7 @@ type Options struct {
 	Ports []uint16
 	// NetNS confines the tracer to network namespaces by inode number; none means all.
 	NetNS []uint32
-	// RingBytes is the ring buffer's size, a power of two; 0 means 16 MiB.
+	// RingBytes is the ring buffer's size, a power of two; 0 means 64 MiB: half a second of 20,000 lookups a second with 20 hops each.
 	RingBytes uint32
 }
 

@@ -89,7 +89,7 @@ type Assembler struct {
 	wheel     wheel
 	free      []*Lookup
 	freeFlows []*flowState
-	servers   map[uint32]int64 // network namespaces that answer DNS, and when they last did
+	servers   map[uint32]struct{} // network namespaces that answer DNS
 	streams   streams
 	askers    askers
 	stats     Stats
@@ -103,7 +103,7 @@ func New(o Options) *Assembler {
 		table:     make(map[key]*Lookup),
 		questions: make(map[uint64]*list),
 		flows:     make(map[flow]*flowState),
-		servers:   make(map[uint32]int64),
+		servers:   make(map[uint32]struct{}),
 	}
 }
 
@@ -282,7 +282,7 @@ func (a *Assembler) addAnswer(p *hop.Packet, message []byte) *Lookup {
 	}
 	if p.Local {
 		l.ServerProcess, l.ServerNetNS = p.Process, p.NetNS
-		a.servers[p.NetNS] = p.Time
+		a.serves(p.NetNS)
 	}
 	if l.serving != nil && first {
 		l.serving.Answered, l.serving.End, l.serving.Rcode = true, p.Time, l.Body.Rcode
@@ -310,6 +310,15 @@ func (a *Assembler) addAnswer(p *hop.Packet, message []byte) *Lookup {
 		a.schedule(l, p.Time+int64(a.o.GiveUp))
 	}
 	return l
+}
+
+// maxServers bounds the namespaces remembered as those of servers.
+const maxServers = 4096
+
+func (a *Assembler) serves(netns uint32) {
+	if _, known := a.servers[netns]; !known && len(a.servers) < maxServers {
+		a.servers[netns] = struct{}{}
+	}
 }
 
 // deliver notes that the answer has come where it was going.

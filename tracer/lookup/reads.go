@@ -100,7 +100,7 @@ func (a *Assembler) addRead(p *hop.Packet) {
 			h.Dst.Addr = l.lastQueryDst().Addr // the socket may be bound to no address
 			a.keep(l, &h)
 			l.ServerProcess, l.ServerNetNS = p.Process, p.NetNS
-			a.servers[p.NetNS] = p.Time
+			a.serves(p.NetNS)
 			a.leave(&l.unread, true)
 			return
 		}

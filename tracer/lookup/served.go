@@ -34,6 +34,9 @@ const maxServedSearch = 64
 // namespace that now asks, and is not answered. It is an inference: of several, the oldest without a query of its own is taken, because a server asks once for each, or
 // once for all of them.
 func (a *Assembler) findServed(up *Lookup) {
+	if _, serves := a.servers[up.ClientNetNS]; !serves {
+		return
+	}
 	s := a.questions[up.questionHash]
 	var best *Lookup
 	n := 0

@@ -141,7 +141,7 @@ func (j *Judge) learn(l *lookup.Lookup) {
 			continue
 		}
 		// What comes in by one device and leaves by another is forwarded: a pod does not.
-		if a.Kind == hop.In && b.Kind == hop.Out && !b.Local && a.IfIndex != b.IfIndex && len(j.nodes) < maxNodes {
+		if a.Kind == hop.In && b.Kind == hop.Out && !b.Local && a.IfIndex != b.IfIndex && !j.settled(a, b, node) && len(j.nodes) < maxNodes {
 			j.nodes[a.NetNS] = true
 			if b.Tracked {
 				j.tracks[a.NetNS] = true
@@ -150,10 +150,15 @@ func (j *Judge) learn(l *lookup.Lookup) {
 				j.podSide[device{a.NetNS, a.IfIndex}] = true
 			}
 		}
-		if !a.Answer && a.Dst != b.Dst && a.Kind != hop.Read && b.Kind != hop.Read && len(j.services) < maxServices {
+		if !a.Answer && a.Dst != b.Dst && a.Kind != hop.Read && b.Kind != hop.Read && !j.services[a.Dst] && len(j.services) < maxServices {
 			j.services[a.Dst] = true
 		}
 	}
+}
+
+// settled says that all is known already that two neighboring hops in a node tell: maps are read here, and written rarely.
+func (j *Judge) settled(a, b *hop.Hop, node uint32) bool {
+	return j.nodes[a.NetNS] && (!b.Tracked || j.tracks[a.NetNS]) && (a.Answer || a.NetNS != node || j.podSide[device{a.NetNS, a.IfIndex}])
 }
 
 // isNode says whether a namespace is known to forward packets.

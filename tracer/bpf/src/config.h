@@ -21,7 +21,7 @@ const volatile __u32 wakeup_bytes = 256 << 10;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 16 << 20);
+	__uint(max_entries, 64 << 20);
 } events SEC(".maps");
 
 /* Own losses, a count a CPU. The Go side has the same list. */

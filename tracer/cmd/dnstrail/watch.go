@@ -28,6 +28,7 @@ type watchFlags struct {
 	guard        time.Duration
 	giveUp       time.Duration
 	maxInFlight  int
+	ring         uint
 }
 
 func (f *watchFlags) register(fs *pflag.FlagSet) {
@@ -36,6 +37,7 @@ func (f *watchFlags) register(fs *pflag.FlagSet) {
 	f.registerIdentity(fs)
 	fs.DurationVar(&f.guard, "clock-guard", link.DefaultGuard, "how far apart this host's clock and the DNS server's may be")
 	fs.DurationVar(&f.giveUp, "give-up", lookup.DefaultGiveUp, "how long after its last attempt a lookup counts as lost")
+	fs.UintVar(&f.ring, "ring-size", 64, "size of the buffer of kernel events in MiB, a power of two")
 	fs.IntVar(&f.maxInFlight, "max-in-flight", lookup.DefaultMaxInFlight, "how many lookups are held at most; the oldest is reported early when there are more")
 }
 
@@ -72,6 +74,10 @@ func (f *watchFlags) options() (o pipeline.Options, closeAll func(), err error) 
 	if f.guard < 0 || f.guard >= link.EpochLength/2 {
 		return o, closeAll, fmt.Errorf("--clock-guard %s: want 0 to less than %s", f.guard, link.EpochLength/2)
 	}
+	if f.ring == 0 || f.ring > 1024 || f.ring&(f.ring-1) != 0 {
+		return o, closeAll, fmt.Errorf("--ring-size %d: want a power of two from 1 to 1024", f.ring)
+	}
+	o.BPF.RingBytes = uint32(f.ring) << 20
 	if f.maxInFlight < 1 {
 		return o, closeAll, fmt.Errorf("--max-in-flight %d: want at least 1", f.maxInFlight)
 	}
