@@ -187,7 +187,7 @@ static __always_inline __u32 put_payload(void *to, struct sk_buff *skb, struct p
 
 static __always_inline int watch(struct sk_buff *skb, __u8 hook, __u32 network, __u32 reason, __u64 location)
 {
-	struct packet p = {.head = (__u64)skb->head};
+	struct packet p;
 	__u8 b[FIRST_BYTES] __attribute__((aligned(8)));
 	__u32 netns;
 
@@ -198,6 +198,10 @@ static __always_inline int watch(struct sk_buff *skb, __u8 hook, __u32 network, 
 	default:
 		return 0;
 	}
+	if (surely_not_dns(skb->head + network))
+		return 0;
+	__builtin_memset(&p, 0, sizeof(p));
+	p.head = (__u64)skb->head;
 	if (!network || !parse_ip(skb->head, network, &p, b))
 		return 0;
 	if (p.proto != IPPROTO_UDP && p.proto != IPPROTO_TCP) {

@@ -61,6 +61,7 @@ struct bpf_sock_addr {
 struct in6_addr {
 	union {
 		__u8 u6_addr8[16];
+		__be16 u6_addr16[8];
 		__be32 u6_addr32[4];
 	} in6_u;
 };
