@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -79,8 +80,8 @@ func (rec *recorder) open() *node {
 	if rec.closed {
 		return nil
 	}
-	for i := len(rec.nodes) - 1; i >= 0; i-- {
-		if n := rec.nodes[i]; n.kind == attemptNode && n.to == 0 {
+	for _, n := range slices.Backward(rec.nodes) {
+		if n.kind == attemptNode && n.to == 0 {
 			return n
 		}
 	}

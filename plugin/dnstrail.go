@@ -48,11 +48,11 @@ func (d *Dnstrail) Name() string { return pluginName }
 
 // ServeDNS implements plugin.Handler.
 func (d *Dnstrail) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (rcode int, err error) {
-	q, outer := d.open(ctx, w, r)
+	q, lookup := d.open(ctx, w, r)
+	if lookup {
+		return d.serveLookup(ctx, w, r)
+	}
 	if q == nil {
-		if outer != nil {
-			return d.serveLookup(ctx, outer, w, r)
-		}
 		return plugin.NextOrFailure(pluginName, d.Next, ctx, w, r)
 	}
 	returned := false
@@ -62,32 +62,32 @@ func (d *Dnstrail) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 	return rcode, err
 }
 
-// open starts the record of a query. It gives nil if the query is not one of a client: then outer is the query that it is asked for, if there is one.
-func (d *Dnstrail) open(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (q, outer *query) {
+// open starts the record of a query. It gives nil if the query is not one of a client: a look-up is one that a plugin makes for another query.
+func (d *Dnstrail) open(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (q *query, lookup bool) {
 	defer func() {
 		if p := recover(); p != nil {
 			ownPanic("starting a record", p)
-			q, outer = nil, nil
+			q, lookup = nil, false
 		}
 	}()
 	if d.Next == nil || len(r.Question) != 1 || len(d.chain.hops) == 0 {
-		return nil, nil
+		return nil, false
 	}
 	if known, ok := ctx.Value(queryKey{}).(*query); ok {
 		switch {
 		case known.started.Load():
-			return nil, known
+			return nil, true
 		case known.d == d && known.request == r: // begun for its metadata
 			known.start(ctx, w)
-			return known, nil
+			return known, false
 		}
 	}
 	if d.chain.loop && isLoopProbe(r) {
-		return nil, nil
+		return nil, false
 	}
 	q = d.begin(ctx, w, r)
 	q.start(ctx, w)
-	return q, nil
+	return q, false
 }
 
 // isLoopProbe says whether the query is the one that plugin loop sends to itself at start-up: HINFO for two random numbers.

@@ -102,23 +102,23 @@ func firstEnv(names ...string) (value, name string) {
 // complete takes from the environment what the Corefile does not say.
 func (x *exportConfig) complete() error {
 	var err error
-	number := func(name string, def, least int) int {
+	number := func(name string, def int) int {
 		v, _ := firstEnv(name)
 		if v == "" {
 			return def
 		}
 		n, e := strconv.Atoi(v)
-		if e != nil || n < least {
-			err = fmt.Errorf("environment variable %s: '%s' is not a number of at least %d", name, v, least)
+		if e != nil || n < 1 {
+			err = fmt.Errorf("environment variable %s: '%s' is not a number of at least 1", name, v)
 			return def
 		}
 		return n
 	}
 	x.batching = batching{
-		queue:   number("OTEL_BSP_MAX_QUEUE_SIZE", 8192, 1),
-		batch:   number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512, 1),
-		delay:   time.Duration(number("OTEL_BSP_SCHEDULE_DELAY", 1000, 1)) * time.Millisecond,
-		timeout: time.Duration(number("OTEL_BSP_EXPORT_TIMEOUT", 30000, 1)) * time.Millisecond,
+		queue:   number("OTEL_BSP_MAX_QUEUE_SIZE", 8192),
+		batch:   number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512),
+		delay:   time.Duration(number("OTEL_BSP_SCHEDULE_DELAY", 1000)) * time.Millisecond,
+		timeout: time.Duration(number("OTEL_BSP_EXPORT_TIMEOUT", 30000)) * time.Millisecond,
 	}
 	if err != nil {
 		return err
@@ -227,7 +227,7 @@ func (x *exportConfig) resource(ctx context.Context) *resource.Resource {
 		log.Warningf("reading OTEL_RESOURCE_ATTRIBUTES: %v", err)
 	}
 	for _, kv := range env.Attributes() {
-		values[kv.Key] = kv.Value.Emit()
+		values[kv.Key] = kv.Value.String()
 	}
 	if x.service != "" {
 		values[semconv.ServiceName] = x.service

@@ -52,17 +52,16 @@ func (p *upstreamProbe) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *d
 		return plugin.NextOrFailure(upstreamName, p.Next, ctx, w, r)
 	}
 	p.once.Do(func() { p.setup = readForwards(p.Next) })
-	rec, parent := q.rec.Load(), (*node)(nil)
-	if rec == nil {
-		rec = q.record()
-		parent = rec.root()
+	var parent *node
+	if rec := q.rec.Load(); rec == nil {
+		parent = q.record().root()
 	} else if parent, ok = ot.SpanFromContext(ctx).(*node); !ok {
 		return plugin.NextOrFailure(upstreamName, p.Next, ctx, w, r)
 	}
 	n := parent.startChild(p.Next.Name())
 	defer n.Finish()
 	f := &forwarding{setup: p.setup, probed: true, rcode: -1, proto: (&request.Request{W: w, Req: r}).Proto()}
-	rec = n.rec
+	rec := n.rec
 	rec.mu.Lock()
 	n.fwd = f
 	rec.mu.Unlock()
@@ -98,8 +97,8 @@ func (w *forwardWriter) WriteMsg(m *dns.Msg) error {
 	rec.mu.Lock()
 	if f := w.n.fwd; !rec.closed && f.rcode < 0 {
 		f.rcode = m.Rcode
-		for i := len(rec.nodes) - 1; i >= 0; i-- {
-			if n := rec.nodes[i]; n.kind == pluginNode && n.to == 0 {
+		for _, n := range slices.Backward(rec.nodes) {
+			if n.kind == pluginNode && n.to == 0 {
 				f.writer = n
 				break
 			}

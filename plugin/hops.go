@@ -74,6 +74,6 @@ func following(h plugin.Handler) plugin.Handler {
 	if !f.IsValid() || !f.CanInterface() {
 		return nil
 	}
-	next, _ := f.Interface().(plugin.Handler)
+	next, _ := reflect.TypeAssert[plugin.Handler](f)
 	return next
 }

@@ -10,11 +10,10 @@ import (
 
 // lookup is what is known of a look-up that a plugin made through the server, to follow a CNAME for instance.
 type lookup struct {
-	name       string
-	qtype      uint16
-	rcode      int // -1: nothing was answered
-	err        error
-	answeredBy string
+	name  string
+	qtype uint16
+	rcode int // -1: nothing was answered
+	err   error
 }
 
 // lookupKey marks the context of such a look-up.
@@ -23,7 +22,7 @@ type lookupKey struct{}
 func inLookup(ctx context.Context) bool { return ctx.Value(lookupKey{}) != nil }
 
 // serveLookup serves a query that a plugin asks on behalf of another query: a child of that one, not a query of a client.
-func (d *Dnstrail) serveLookup(ctx context.Context, outer *query, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+func (d *Dnstrail) serveLookup(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 	ctx = context.WithValue(ctx, lookupKey{}, true)
 	parent, ok := ot.SpanFromContext(ctx).(*node)
 	if !ok || len(r.Question) != 1 || d.Next == nil {

@@ -2,6 +2,7 @@ package dnstrail
 
 import (
 	"context"
+	"slices"
 
 	"github.com/coredns/coredns/plugin/metadata"
 	"github.com/coredns/coredns/request"
@@ -71,8 +72,8 @@ func (q *query) lastUpstream() string {
 	}
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
-	for i := len(rec.nodes) - 1; i >= 0; i-- {
-		if n := rec.nodes[i]; n.kind == attemptNode {
+	for _, n := range slices.Backward(rec.nodes) {
+		if n.kind == attemptNode {
 			return n.att.peer
 		}
 	}

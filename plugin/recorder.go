@@ -1,6 +1,7 @@
 package dnstrail
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -114,8 +115,8 @@ func (rec *recorder) end(n *node) {
 func (rec *recorder) innermost() string {
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
-	for i := len(rec.nodes) - 1; i >= 0; i-- {
-		if n := rec.nodes[i]; n.kind == pluginNode && n.to == 0 && !n.nested {
+	for _, n := range slices.Backward(rec.nodes) {
+		if n.kind == pluginNode && n.to == 0 && !n.nested {
 			return n.name
 		}
 	}
@@ -126,8 +127,8 @@ func (rec *recorder) innermost() string {
 func (rec *recorder) deepest() string {
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
-	for i := len(rec.nodes) - 1; i >= 0; i-- {
-		if n := rec.nodes[i]; n.kind == pluginNode && !n.nested {
+	for _, n := range slices.Backward(rec.nodes) {
+		if n.kind == pluginNode && !n.nested {
 			return n.name
 		}
 	}
@@ -305,6 +306,6 @@ func (n *node) LogEventWithPayload(event string, payload any) {
 // Deprecated: as in opentracing.
 func (n *node) Log(data ot.LogData) {
 	if n.inner != nil {
-		n.inner.Log(data) //nolint:staticcheck // it is the interface's
+		n.inner.Log(data)
 	}
 }

@@ -157,7 +157,7 @@ func (s *span) ChildSpanCount() int                         { return 0 }
 // InstrumentationLibrary implements sdktrace.ReadOnlySpan.
 //
 // Deprecated: as in the SDK.
-func (s *span) InstrumentationLibrary() instrumentation.Library { return scope } //nolint:staticcheck // it is the interface's
+func (s *span) InstrumentationLibrary() instrumentation.Library { return scope }
 
 // spans gives how many spans the query makes.
 func (f *finished) spans() int {

@@ -196,7 +196,7 @@ func (s *gotSpan) under(root *gotSpan, all []*gotSpan) bool {
 	return s != nil
 }
 
-// String draws the trace as a tree: name, then the attributes that are asked for.
+// tree draws the trace as a tree: name, then the attributes that are asked for.
 func (tr *trail) tree(attrs ...string) string {
 	var b strings.Builder
 	var draw func(s *gotSpan, depth int)
@@ -229,15 +229,15 @@ func (tr *trail) attempts() []*gotSpan {
 	return l
 }
 
-// named gives the first span of a name; the test fails if there is none.
-func (tr *trail) named(name string) *gotSpan {
+// forward gives the span of plugin forward; the test fails if there is none.
+func (tr *trail) forward() *gotSpan {
 	tr.t.Helper()
 	for _, s := range tr.all {
-		if s.Name() == name {
+		if s.Name() == "forward" && s.resource["service.name"] == tr.root.resource["service.name"] {
 			return s
 		}
 	}
-	tr.t.Fatalf("no span %q in\n%s", name, tr.tree())
+	tr.t.Fatalf("no span of forward in\n%s", tr.tree())
 	return nil
 }
 

@@ -148,7 +148,7 @@ func TestWholeTrace(t *testing.T) {
 	at.want(t, "network.peer.address", host, "network.peer.port", port, "network.transport", "udp", "dns.response_code", "NOERROR",
 		"dnstrail.upstream.connection", "new", "network.protocol.name", "dns", "error.type", nil)
 	up1, fwd, total := miss.root.seconds("dnstrail.upstream.duration"), miss.root.seconds("dnstrail.forward.duration"), miss.root.duration()
-	if !(0 < up1 && up1 <= fwd && fwd <= total) {
+	if up1 <= 0 || up1 > fwd || fwd > total {
 		t.Errorf("upstream %v, forward %v, total %v: want each within the next", up1, fwd, total)
 	}
 	for _, sp := range miss.all {

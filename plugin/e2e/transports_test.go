@@ -116,7 +116,7 @@ func TestTransports(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer conn.CloseWithError(0, "")
+				defer func() { _ = conn.CloseWithError(0, "") }()
 				s, err := conn.OpenStreamSync(t.Context())
 				if err != nil {
 					t.Fatal(err)
@@ -339,8 +339,8 @@ func TestTraceparent(t *testing.T) {
 			if (tr.root.traceID == in.TraceID.String()) != row.followed || (tr.root.parent == in.SpanID.String()) != row.followed {
 				t.Errorf("trace %s, parent %s: followed should be %t", tr.root.traceID, tr.root.parent, row.followed)
 			}
-			if row.sent && hex.EncodeToString(sent.SpanID[:]) != tr.named("forward").id {
-				t.Errorf("the span sent upstream is %s, want that of forward, %s", sent.SpanID, tr.named("forward").id)
+			if row.sent && hex.EncodeToString(sent.SpanID[:]) != tr.forward().id {
+				t.Errorf("the span sent upstream is %s, want that of forward, %s", sent.SpanID, tr.forward().id)
 			}
 		})
 	}
@@ -384,9 +384,9 @@ func TestTwoCoreDNS(t *testing.T) {
 	far := c.waitRoot(t, "the far one", 0, func(s *gotSpan) bool {
 		return s.attrs["dns.question.name"] == "two.example." && s.resource["service.name"] == "cluster-dns"
 	})
-	if far.root.traceID != near.root.traceID || far.root.parent != near.named("forward").id {
+	if far.root.traceID != near.root.traceID || far.root.parent != near.forward().id {
 		t.Errorf("the far span is in trace %s below %s; want %s below %s",
-			far.root.traceID, far.root.parent, near.root.traceID, near.named("forward").id)
+			far.root.traceID, far.root.parent, near.root.traceID, near.forward().id)
 	}
 }
 

@@ -346,17 +346,6 @@ func port(addr string) string {
 	return p
 }
 
-// refreshes gives the traces of background refreshes for a name.
-func (c *collector) refreshes(name string) []*gotSpan {
-	var l []*gotSpan
-	for _, s := range c.spans() {
-		if s.Kind() == ptrace.SpanKindInternal && s.attrs["dns.question.name"] == name && s.Name() != "lookup" {
-			l = append(l, s)
-		}
-	}
-	return l
-}
-
 // TestRefresh looks at what cache does in the background: it outlives the query, and is a trace of its own.
 func TestRefresh(t *testing.T) {
 	c := newCollector(t)
