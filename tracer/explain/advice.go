@@ -158,6 +158,28 @@ var causes = map[verdict.Cause]func(*scene) []string{
 	verdict.CauseWrongSource: func(s *scene) []string {
 		return []string{"a translation on the way back that is missing: the client asked " + cmp.Or(s.service, "one address") + " and another one answered; look for asymmetric routes and for conntrack entries that were flushed: conntrack -L -p udp --dport 53"}
 	},
+	verdict.CauseTooLate: func(s *scene) []string {
+		advice := []string{"what took the time: the longest step above", "how long the client waits: options timeout and attempts in its /etc/resolv.conf (glibc: 5 s, twice), or a deadline of its own"}
+		if len(s.upstreams) > 0 {
+			advice = append(advice, "the upstreams that failed first: "+strings.Join(s.upstreams, ", ")+"; forward waits 2 s for each attempt")
+		}
+		return advice
+	},
+	verdict.CauseNoEndpoints: func(s *scene) []string {
+		return []string{"the service's endpoints: kubectl get endpointslices -n kube-system -l kubernetes.io/service-name=kube-dns; CoreDNS pods that are not ready are none: kubectl get pods -n kube-system -l k8s-app=kube-dns"}
+	},
+	verdict.CauseDeadEndpoint: func(s *scene) []string {
+		return []string{"whether " + s.target() + " is a CoreDNS that runs: kubectl get pods -n kube-system -l k8s-app=kube-dns -o wide", "if not: kube-proxy on " + s.node + " keeps a stale rule or conntrack entry: its log; conntrack -D -p udp --orig-dst " + cmp.Or(s.service, "ADDRESS") + " --dport 53"}
+	},
+	verdict.CauseInsertRace: func(s *scene) []string {
+		return []string{"the client sends A and AAAA at once from one socket, and both make a conntrack entry: use NodeLocal DNSCache, or options use-vc or single-request-reopen in its resolv.conf (glibc)", "the counter: conntrack -S (insert_failed) on " + s.here()}
+	},
+	verdict.CauseConntrack: func(s *scene) []string {
+		return []string{"the connection-tracking table on " + s.here() + ": sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max; who fills it: conntrack -L | head", "raise nf_conntrack_max (kube-proxy: --conntrack-max-per-core)"}
+	},
+	verdict.CauseRejected: func(s *scene) []string {
+		return []string{"who rejects: a REJECT rule on " + s.here() + ": nft list ruleset; iptables-save | grep REJECT", "whether the service has endpoints: kube-proxy rejects for one that has none: kubectl get endpointslices -n kube-system"}
+	},
 	verdict.CauseEvicted: func(*scene) []string {
 		return []string{"the agent's --max-in-flight: more lookups were unanswered at once than it holds"}
 	},

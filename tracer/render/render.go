@@ -19,6 +19,7 @@ import (
 	"github.com/dnstrail/dnstrail/link/semconv"
 	"github.com/dnstrail/dnstrail/tracer/explain"
 	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
 // DefaultWidth is the width drawn for when the terminal does not say, in cells.
@@ -268,7 +269,7 @@ func (d *drawing) fields() []field {
 	} else if !v.Joined {
 		add("note", plain, v.Text)
 	}
-	if !v.Lost() {
+	if !v.Lost() || v.Where == string(verdict.Client) { // of one that came too late, too
 		add("mostly", warning, d.mostly())
 	}
 	add("client", plain, d.asker())

@@ -225,6 +225,9 @@ type scale struct {
 func (d *drawing) scale() scale {
 	first, last := d.t.Spans[0].Start, d.t.Spans[0].End
 	for _, s := range d.t.Spans {
+		if s.Attributes.String(semconv.Segment) == string(verdict.Upstream) && s.Attributes.String(semconv.ResponseCode) == "" {
+			continue // it ends when the tracer gave up, which nobody waited for
+		}
 		if s.Start.Before(first) {
 			first = s.Start
 		}
