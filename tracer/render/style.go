@@ -139,7 +139,7 @@ func clean(text string) string {
 func wrap(text string, width int) []string {
 	var lines []string
 	at := ""
-	for _, word := range strings.Fields(clean(text)) {
+	for word := range strings.FieldsSeq(clean(text)) {
 		for runewidth.StringWidth(word) > width {
 			if at != "" {
 				lines, at = append(lines, at), ""

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -153,7 +154,7 @@ func (s *Store) Trace(id link.TraceID) *Trace {
 	e := s.traces[id]
 	var spans []*Span
 	if e != nil {
-		spans = e.spans[:len(e.spans):len(e.spans)]
+		spans = slices.Clip(e.spans)
 	}
 	s.mu.RUnlock()
 	if spans == nil {
@@ -168,7 +169,7 @@ func (s *Store) Traces(f Filter) []*Trace {
 	kept := make([][]*Span, 0, len(s.traces))
 	for at := s.order.Back(); at != nil; at = at.Prev() {
 		spans := at.Value.(*entry).spans
-		kept = append(kept, spans[:len(spans):len(spans)])
+		kept = append(kept, slices.Clip(spans))
 	}
 	s.mu.RUnlock()
 

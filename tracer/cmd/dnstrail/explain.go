@@ -53,7 +53,7 @@ nodes saw of a lookup comes together, or reads OTLP JSON from a file.`,
   dnstrail explain --lost -o html > lookup.html
   dnstrail explain 4bf92f3577b34da6a3ce929d0e0e4736 --file traces.json`,
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args) },
+		RunE: f.run,
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&f.jaeger, "jaeger", "http://127.0.0.1:16686", "URL of the query API of a Jaeger or a dnstrail store")

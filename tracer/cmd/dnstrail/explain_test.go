@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -17,14 +18,14 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/traceapi"
 )
 
-func run(args ...string) (stdout, stderr string, err error) {
-	var out, errs bytes.Buffer
+func run(args ...string) (stdout string, err error) {
+	var out bytes.Buffer
 	root := newRootCommand()
 	root.SetArgs(args)
 	root.SetOut(&out)
-	root.SetErr(&errs)
+	root.SetErr(io.Discard)
 	err = root.ExecuteContext(context.Background())
-	return out.String(), errs.String(), err
+	return out.String(), err
 }
 
 const traces = "../../render/testdata"
@@ -79,15 +80,15 @@ func TestExplainFromFileAndFromStore(t *testing.T) {
 	const id = "7cf92f3577b34da6a3ce929d0e0e4736"
 	for name, source := range map[string][]string{"file": {"--file", all}, "store": {"--jaeger", l.Addr().String()}} {
 		t.Run(name, func(t *testing.T) {
-			out, _, err := run(append([]string{"explain", id}, source...)...)
+			out, err := run(append([]string{"explain", id}, source...)...)
 			if err != nil || !strings.Contains(out, "LOST  db.shop.svc.cluster.local. A") || !strings.Contains(out, "What to look at next") {
 				t.Errorf("%v\n%s", err, out)
 			}
-			out, _, err = run(append([]string{"explain", id, "-o", "html"}, source...)...)
+			out, err = run(append([]string{"explain", id, "-o", "html"}, source...)...)
 			if err != nil || !strings.HasPrefix(out, "<!doctype html>") {
 				t.Errorf("%v\n%.300s", err, out)
 			}
-			out, _, err = run(append([]string{"explain", "--lost", "--last", "9", "--since", "10000h", "--name", "DB.shop.svc.cluster.local", "-o", "json"}, source...)...)
+			out, err = run(append([]string{"explain", "--lost", "--last", "9", "--since", "10000h", "--name", "DB.shop.svc.cluster.local", "-o", "json"}, source...)...)
 			var story struct {
 				TraceID, Where string
 				Lost           bool
@@ -123,7 +124,7 @@ func TestExplainRefuses(t *testing.T) {
 		{"unknown flag", []string{id, "--jager", "x"}},
 	} {
 		t.Run(tc.want, func(t *testing.T) {
-			out, _, err := run(append([]string{"explain"}, tc.args...)...)
+			out, err := run(append([]string{"explain"}, tc.args...)...)
 			if err == nil || !strings.Contains(err.Error(), tc.want) || out != "" {
 				t.Errorf("error %v, output %q", err, out)
 			}

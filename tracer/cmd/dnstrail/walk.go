@@ -61,7 +61,7 @@ interfaces. The name is asked as it stands: the pod's search list is not applied
   dnstrail walk example.com --from 10.244.1.10 --server 10.96.0.10 --tcp
   dnstrail walk example.com --jaeger http://jaeger-query:16686   # with CoreDNS's own side`,
 		Args: cobra.RangeArgs(1, 2),
-		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args) },
+		RunE: f.run,
 	}
 	fs := cmd.Flags()
 	f.watch.register(fs)
@@ -183,7 +183,7 @@ func (f *walkFlags) prepare(args []string, index *identity.Index) (*walk, error)
 	if len(args) == 2 {
 		t, ok := dns.StringToType[strings.ToUpper(args[1])]
 		if !ok {
-			return nil, fmt.Errorf("%q is no type: want A, AAAA, SRV, ...", args[1])
+			return nil, fmt.Errorf("%q is no type: want A, AAAA, SRV or another", args[1])
 		}
 		qtype = t
 	}
