@@ -69,7 +69,7 @@ var properties = []property{
 	{"keep", "errors|slow DURATION|client NAMESPACE[/WORKLOAD]|CIDR...|name NAME...|none", readKeep, false},
 	{"limit", "SPANS", readLimit, true},
 	{"tracer", "", readTracer, true},
-	{"identity", "kubernetes [kubeconfig FILE]|file FILE|none", readIdentity, true},
+	{"identity", "kubernetes [kubeconfig FILE]|file FILE|metadata|none", readIdentity, true},
 	{"labels", "LABEL...", readLabels, false},
 	{"metrics", "workload|pod|none [LIMIT]", readMetrics, true},
 	{"namespaces", "include|exclude NAMESPACE...", readNamespaces, false},
@@ -260,6 +260,8 @@ func readIdentity(c *config, args []string) error {
 			return err
 		}
 		c.ids.source, c.ids.file = identityFile, args[1]
+	case len(args) == 1 && args[0] == "metadata":
+		c.ids.source = identityMetadata
 	case len(args) == 1 && args[0] == "kubernetes":
 		c.ids.source = identityKubernetes
 	case len(args) == 3 && args[0] == "kubernetes" && args[1] == "kubeconfig":

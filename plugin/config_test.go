@@ -103,7 +103,7 @@ func TestParseMistakes(t *testing.T) {
 		{"dnstrail {\nkeep client a/b/c\n}", "'a/b/c' is not a client"},
 		{"dnstrail {\nkeep name exa..mple\n}", "not a domain name"},
 		{"dnstrail {\nlimit 0\n}", "'0' is not a number of spans a second"},
-		{"dnstrail {\nidentity ldap\n}", "want: identity kubernetes [kubeconfig FILE]|file FILE|none"},
+		{"dnstrail {\nidentity ldap\n}", "want: identity kubernetes [kubeconfig FILE]|file FILE|metadata|none"},
 		{"dnstrail {\nidentity file /nonexistent/clients.yaml\n}", "property 'identity': stat /nonexistent/clients.yaml"},
 		{"dnstrail {\nmetrics everybody\n}", "want: metrics workload|pod|none [LIMIT]"},
 		{"dnstrail {\nmetrics pod many\n}", "'many' is not a limit of clients"},

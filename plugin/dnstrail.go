@@ -78,6 +78,7 @@ func (d *Dnstrail) open(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (
 		case known.started.Load():
 			return nil, true
 		case known.d == d && known.request == r: // begun for its metadata
+			known.identifyLate(ctx)
 			known.start(ctx, w)
 			return known, false
 		}

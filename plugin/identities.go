@@ -21,6 +21,7 @@ const (
 	identityDefault identitySource = iota // Kubernetes in a pod, nothing outside
 	identityKubernetes
 	identityFile
+	identityMetadata // what plugin kubernetes says in its metadata
 	identityNone
 )
 

@@ -137,7 +137,7 @@ func (d *Dnstrail) begin(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 	question := &r.Question[0]
 	q.name, q.qtype, q.qclass, q.id = question.Name, question.Qtype, question.Qclass, r.Id
 	q.addr, q.udp = addrPort(w.RemoteAddr())
-	q.client = d.index.Lookup(q.addr.Addr())
+	q.client = d.identify(ctx, q.addr.Addr())
 	if s, ok := ctx.Value(dnsserver.Key{}).(*dnsserver.Server); ok && s != nil {
 		q.server = s.Addr
 	}
