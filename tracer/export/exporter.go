@@ -158,6 +158,16 @@ func (e *Exporter) Add(l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, o
 		e.put(l, v, j, o, trace{traceID: l.Serves.TraceID, parent: id[:], upstream: true})
 		return l.Serves.TraceID.String()
 	}
+	if l.Handshake != 0 {
+		// No server has seen it: it stands under the lookup whose answer was truncated.
+		r := l.Related[0]
+		if keep || e.o.Sample.Keeps(r.TraceID) {
+			e.put(l, v, j, o, trace{traceID: r.TraceID, parent: r.SpanID[:], handshake: true})
+			return r.TraceID.String()
+		}
+		e.unsampled.Add(1)
+		return ""
+	}
 	key := l.Key()
 	e.scratch = l.Epochs(e.scratch[:0], e.o.Guard)
 	kept, first := 0, ""
@@ -186,7 +196,7 @@ func (e *Exporter) Add(l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, o
 }
 
 func (e *Exporter) put(l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, o *origin.Origin, t trace) {
-	k := resourceKey{origin: o, own: !t.root && !t.upstream}
+	k := resourceKey{origin: o, own: !t.root && !t.upstream && !t.handshake}
 	if k.own {
 		k.origin = nil
 	}

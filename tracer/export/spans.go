@@ -96,6 +96,8 @@ type trace struct {
 	isCopy   bool
 	root     bool // the topmost span is the CLIENT span, with the derived span ID
 	upstream bool // the lookup was made by a server for another one
+
+	handshake bool // a TCP connection that was never established
 }
 
 // spans appends the spans of a lookup.
@@ -107,7 +109,7 @@ func (b *builder) spans(dst []*tracepb.Span, l *lookup.Lookup, v *verdict.Verdic
 	}
 	traceID := t.traceID[:]
 	parent := t.parent
-	if t.root || t.upstream {
+	if t.root || t.upstream || t.handshake {
 		top := b.top(l, v, t)
 		top.TraceId = traceID
 		dst = append(dst, top)
@@ -139,7 +141,7 @@ func (b *builder) spans(dst []*tracepb.Span, l *lookup.Lookup, v *verdict.Verdic
 		}
 		dst = append(dst, span)
 	}
-	if !t.root && !t.upstream {
+	if !t.root && !t.upstream && !t.handshake {
 		// The client is out of sight: its own node's agent sends the CLIENT span. What is known here of how the lookup ended stands on the last
 		// segment, for whoever joins the trace.
 		if len(b.segs) == 0 {
@@ -188,13 +190,19 @@ func (b *builder) top(l *lookup.Lookup, v *verdict.Verdict, t trace) *tracepb.Sp
 		EndTimeUnixNano:   uint64(l.End()),
 		Attributes:        b.attributes(l, v),
 	}
-	if t.upstream {
+	switch {
+	case t.handshake:
+		span.Kind = tracepb.Span_SPAN_KIND_INTERNAL
+		span.Name = "TCP after truncation"
+		span.SpanId = b.spanID()
+		span.Attributes = append(span.Attributes, boolean(semconv.Inferred, true))
+	case t.upstream:
 		// The plugin sends the CLIENT span of this query; this is the same seen from the network.
 		span.Kind = tracepb.Span_SPAN_KIND_INTERNAL
 		span.Name = "upstream on the network"
 		span.SpanId = b.spanID()
 		span.Attributes = append(span.Attributes, boolean(semconv.Inferred, true), b.segment(verdict.Upstream))
-	} else {
+	default:
 		id := t.traceID.ClientSpanID()
 		span.SpanId = id[:]
 		span.Attributes = append(span.Attributes, integer(semconv.LinkVersion, link.Version), b.epochOf(t.epoch))

@@ -92,6 +92,7 @@ type Assembler struct {
 	servers   map[uint32]struct{} // network namespaces that answer DNS
 	streams   streams
 	askers    askers
+	serial    uint64
 	stats     Stats
 }
 
@@ -535,6 +536,7 @@ func (a *Assembler) release(l *Lookup) {
 	if l.past != nil {
 		l.past.lookup = nil
 	}
+	l.Handshake = 0
 	a.wheel.remove(l)
 	a.ages.remove(&l.age)
 	a.unindex(l)

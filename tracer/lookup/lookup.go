@@ -84,6 +84,10 @@ type Lookup struct {
 	SearchStep     int
 	AttemptOfGroup int
 
+	// Handshake is not 0 where this is a TCP connection that was opened after a truncated answer and on which no query was sent: its hops are those of the handshake,
+	// Related names the lookup it was for, and there is no DNS ID.
+	Handshake uint64
+
 	// Serves is the lookup that this one was made to answer, where it could be found: a DNS server's own upstream query.
 	Serves *Served
 	// Upstreams are the queries that the server made to answer this one, as far as they could be told.

@@ -18,7 +18,7 @@ func (a *Assembler) indexQuestion(l *Lookup) {
 
 func (a *Assembler) unindexQuestion(l *Lookup) {
 	s := a.questions[l.questionHash]
-	if s == nil {
+	if s == nil || l.question.in != s {
 		return
 	}
 	s.remove(&l.question)

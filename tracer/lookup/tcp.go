@@ -42,6 +42,7 @@ type conn struct {
 	query   stream
 	answer  stream
 	connect *Lookup // the handshake, while it lasts: see connect.go
+	serial  uint64  // of connect: a lookup that was let go is used again
 }
 
 // stream is one direction of a connection.

@@ -149,6 +149,9 @@ func NewRow(l *lookup.Lookup, v *verdict.Verdict, o *origin.Origin, node string,
 	if epochs := l.Epochs(scratch[:0], guard); len(epochs) > 0 {
 		r.TraceID = key.TraceID(epochs[0]).String()
 	}
+	if l.Handshake != 0 && len(l.Related) > 0 {
+		r.TraceID = l.Related[0].TraceID.String() // the server knows nothing of it
+	}
 	if l.Serves != nil {
 		r.Serves = l.Serves.TraceID.String()
 		r.TraceID = r.Serves

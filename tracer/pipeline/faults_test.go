@@ -109,6 +109,9 @@ func (r *rig) serve(t *testing.T) {
 		}
 		m := new(dns.Msg).SetReply(q)
 		m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 5}, A: net.IPv4(192, 0, 2, 1)})
+		if _, udp := w.RemoteAddr().(*net.UDPAddr); udp && name[:5] == "trunc" {
+			m.Truncated, m.Answer = true, nil
+		}
 		for range 60 {
 			if name[:5] != "large" {
 				break
@@ -306,5 +309,66 @@ func TestFaultsAreJudged(t *testing.T) {
 				t.Logf("%s after %s: %s", got.verdict.Certainty(), got.at.Sub(asked).Round(time.Millisecond), got.verdict.Text)
 			})
 		}
+	}
+}
+
+func TestTCPBlockedAfterTruncation(t *testing.T) {
+	r := raise(t, all)
+	undo, err := r.lab.Node("node-1").Drop(lab.DropRule{Hook: lab.Forward, Proto: unix.IPPROTO_TCP, DstPort: 53})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := undo(); err != nil {
+			t.Error(err)
+		}
+	}()
+	const name = "truncated.test."
+	if err := r.ask(t, "udp", service(r.lab, false), name, time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.ask(t, "tcp", service(r.lab, false), name, 700*time.Millisecond); err == nil {
+		t.Fatal("TCP was answered")
+	}
+	got := r.wait(t, name, 2)
+	if got.verdict.Where != verdict.Node || got.verdict.Cause != verdict.CausePolicyDrop || len(got.related) != 1 || got.related[0].Kind != lookup.Truncated {
+		t.Errorf("%s/%s, related %v: %s", got.verdict.Where, got.verdict.Cause, got.related, got.verdict.Text)
+	}
+}
+
+func TestAnsweredLookups(t *testing.T) {
+	r := raise(t, all)
+	for _, c := range []struct {
+		name, network string
+		v6            bool
+	}{{"udp4", "udp", false}, {"udp6", "udp", true}, {"tcp4", "tcp", false}, {"tcp6", "tcp", true}} {
+		t.Run(c.name, func(t *testing.T) {
+			name := c.name + ".test."
+			if err := r.ask(t, c.network, service(r.lab, c.v6), name, time.Second); err != nil {
+				t.Fatal(err)
+			}
+			got := r.wait(t, name, 1)
+			if got.verdict.Where != verdict.Answered || got.attempts != 1 || got.process == "" || !got.final {
+				t.Errorf("%+v", got)
+			}
+			// Two pods, two nodes, each passed in and out, both ways.
+			if got.hops < 12 {
+				t.Errorf("%d hops", got.hops)
+			}
+		})
+	}
+}
+
+func TestAConfinedTracerTellsOnlyWhatItSaw(t *testing.T) {
+	r := raise(t, func(r *rig) []uint32 {
+		return []uint32{uint32(r.lab.Node("node-2").Inode()), uint32(r.server.Inode())}
+	})
+	const name = "confined.test."
+	if err := r.ask(t, "udp", service(r.lab, false), name, time.Second); err != nil {
+		t.Fatal(err)
+	}
+	got := r.wait(t, name, 1)
+	if got.client != 0 || got.process != "" || got.verdict.Where != verdict.Answered {
+		t.Errorf("%+v", got)
 	}
 }

@@ -19,7 +19,13 @@ func (j *Judge) lost(l *lookup.Lookup) Verdict {
 		return j.refused(l, last, refused)
 	}
 	v := Verdict{Evidence: evidence(l, last)}
+	if l.Handshake != 0 {
+		v.Evidence = append(v.Evidence, "the TCP handshake after a truncated answer; no query was sent")
+	}
 	switch {
+	case l.Handshake != 0 && last.Answer && l.Ending == lookup.Dropped:
+		v.Where, v.Cause, v.Certain = CoreDNSSocket, CauseRefused, true
+		v.Text = "the answer was truncated, and the server refused the TCP connection"
 	case last.Answer:
 		v.Where, v.Cause = ReturnPath, CauseVanished
 		v.Text = "the answer was sent, and last seen at " + place(last)
@@ -239,6 +245,9 @@ func (j *Judge) dropped(l *lookup.Lookup, last, drop, refused *hop.Hop) Verdict 
 		v.Where = CoreDNSSocket
 	}
 	v.Text = fmt.Sprintf("the query was lost at %s: %s", at(drop), text)
+	if l.Handshake != 0 {
+		v.Text = fmt.Sprintf("the answer was truncated, and TCP to ask again does not get through: lost at %s: %s", at(drop), text)
+	}
 	if v.Where == Node || v.Where == Client || v.Where == BetweenNodes {
 		j.service(l, last, drop, refused, &v, text)
 	}
