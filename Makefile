@@ -60,7 +60,7 @@ UNIT   = $(shell go list ./... | grep -v /test/)
 SYSTEM = $(shell go list ./test/...)
 
 .PHONY: test-unit
-test-unit: ## Unit tests under the race detector (some need root; without it they say so)
+test-unit: $(if $(ROOT),need-system) ## Unit tests under the race detector (some need root, or Prometheus; without it they say so)
 	$(call say,unit tests with -race)
 	@go test -race -timeout 20m $(UNIT)
 
