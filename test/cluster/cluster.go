@@ -50,7 +50,7 @@ type Agents int
 const (
 	AgentOnHost  Agents = iota // one, which sees every namespace of the lab: a node that holds the whole cluster
 	AgentPerNode               // one a node, confined to the node's and its pods' namespaces
-	NoAgent                    // none: see [Cluster.StartAgents] and [Cluster.StartNodeAgents]
+	NoAgent                    // none yet: see [Cluster.StartAgents], [Cluster.StartLabAgent] and [Cluster.StartNodeAgents]
 )
 
 // Cluster is a running lab with dnstrail in it.
@@ -233,6 +233,20 @@ func (k *Cluster) StartAgents(ctx context.Context) error {
 		return k.StartNodeAgents(ctx)
 	}
 	return k.startAgent(ctx, "--socket", filepath.Join(k.dir, "agent.sock"))
+}
+
+// StartLabAgent starts one agent on the host that sees every namespace that the lab has now, and no other of the host.
+func (k *Cluster) StartLabAgent(ctx context.Context) error {
+	return k.startAgent(ctx, append(k.NetNSArgs(), "--socket", filepath.Join(k.dir, "agent.sock"))...)
+}
+
+// NetNSArgs gives the arguments that confine an agent or observe to the namespaces that the lab has now.
+func (k *Cluster) NetNSArgs() []string {
+	var args []string
+	for _, n := range k.Namespaces() {
+		args = append(args, "--netns", strconv.FormatUint(n.Inode(), 10))
+	}
+	return args
 }
 
 // StartNodeAgents starts an agent a node, confined to the node and the pods that it has now.

@@ -50,7 +50,7 @@ func raise(ctx context.Context, c config) (s *scene, err error) {
 	if err := os.WriteFile(zone, []byte(clusterZone), 0o644); err != nil {
 		return s, err
 	}
-	if s.cluster, err = cluster.Up(ctx, cluster.Config{Bin: c.bin, Collector: s.collector.addr, Corefile: chain(zone)}); err != nil {
+	if s.cluster, err = cluster.Up(ctx, cluster.Config{Bin: c.bin, Collector: s.collector.addr, Corefile: chain(zone), Agents: cluster.NoAgent}); err != nil {
 		return s, err
 	}
 	if s.jaeger != nil {
@@ -65,6 +65,9 @@ func raise(ctx context.Context, c config) (s *scene, err error) {
 		if s.pods[p.Workload.Name], err = s.cluster.AddPod(p); err != nil {
 			return s, err
 		}
+	}
+	if err := s.cluster.StartLabAgent(ctx); err != nil {
+		return s, err
 	}
 	s.cluster.Upstream.Set("www.example.com.", lab.Behavior{Delay: 20 * time.Millisecond})
 	s.cluster.Upstream.Set("api.payments.example.com.", lab.Behavior{Delay: slow})

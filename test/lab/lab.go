@@ -148,6 +148,18 @@ func (l *Lab) Pod(name string) *Pod {
 	return nil
 }
 
+// Namespaces gives every network namespace that the lab has now: the underlay's, the upstream's, the nodes' and the pods'.
+func (l *Lab) Namespaces() []*Namespace {
+	all := []*Namespace{l.Underlay, l.Upstream.Namespace}
+	for _, n := range l.nodes {
+		all = append(all, n.Namespace)
+	}
+	for _, p := range l.Pods() {
+		all = append(all, p.Namespace)
+	}
+	return all
+}
+
 // Start starts a process on the host: outside every namespace of the lab, stopped by [Lab.Down] like the others.
 func (l *Lab) Start(c Command) (*Process, error) { return l.spawner.start(c, target{ns: l.host}) }
 
