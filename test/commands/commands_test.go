@@ -287,6 +287,12 @@ func TestExplainJoinsTwoAgents(t *testing.T) {
 				t.Fatal(err)
 			}
 			text, story := explained(t, name, true)
+			// The agent on the client's node alone knows less, and says so.
+			own, err := s.run(t, "explain", "--lost", "--name", name, "--socket", filepath.Join(filepath.Dir(s.IdentityFile), "node-1.sock"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			reads(t, own, "LOST  "+name, "✓service ✗between-nodes", "no-reply-seen", "shop/"+s.pod.Name, "dig[", "service translation", "✗ lost at between-nodes", "What to look at next")
 			says(t, story, fault.where, fault.cause, fault.certainty)
 			joined := strings.Join(strings.Fields(text), " ")
 			for _, w := range append(fault.words, "LOST", "✗"+fault.where, "What to look at next") {

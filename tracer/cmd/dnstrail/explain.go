@@ -16,7 +16,10 @@ import (
 
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/tracer/explain"
+	"github.com/dnstrail/dnstrail/tracer/output"
+	"github.com/dnstrail/dnstrail/tracer/past"
 	"github.com/dnstrail/dnstrail/tracer/render"
+	"github.com/dnstrail/dnstrail/tracer/replay"
 	"github.com/dnstrail/dnstrail/tracer/store"
 	"github.com/dnstrail/dnstrail/tracer/traceapi"
 )
@@ -32,6 +35,7 @@ const (
 type explainFlags struct {
 	jaeger string
 	file   string
+	socket string
 	lost   bool
 	last   int
 	since  time.Duration
@@ -46,11 +50,12 @@ func newExplainCommand() *cobra.Command {
 		Use:   "explain {TRACE_ID | --lost}",
 		Short: "Tell one lookup in full: where it went, what took the time, where it was lost and what to look at next",
 		Long: `explain draws one lookup's trace and tells it in words. It asks a Jaeger or a "dnstrail store", where what CoreDNS and the agents of all
-nodes saw of a lookup comes together, or reads OTLP JSON from a file.`,
+nodes saw of a lookup comes together; or a running agent, which knows what it saw itself; or reads OTLP JSON from a file.`,
 		Example: `  dnstrail explain 4bf92f3577b34da6a3ce929d0e0e4736 --jaeger http://jaeger-query:16686
   dnstrail explain --lost                      # the last lookup that got no answer
   dnstrail explain --lost --last 5 --client shop/cart-7f9c5d4b8-x2x7k
   dnstrail explain --lost -o html > lookup.html
+  dnstrail explain --lost --socket /run/dnstrail/agent.sock
   dnstrail explain 4bf92f3577b34da6a3ce929d0e0e4736 --file traces.json`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: f.run,
@@ -58,13 +63,14 @@ nodes saw of a lookup comes together, or reads OTLP JSON from a file.`,
 	fs := cmd.Flags()
 	fs.StringVar(&f.jaeger, "jaeger", "http://127.0.0.1:16686", "URL of the query API of a Jaeger or a dnstrail store")
 	fs.StringVar(&f.file, "file", "", "read OTLP JSON from this file instead, - for standard input")
+	fs.StringVar(&f.socket, "socket", "", "ask the agent that listens at this Unix socket instead: its own past, without CoreDNS's side")
 	fs.BoolVar(&f.lost, "lost", false, "the lookups that got no answer, the last first")
 	fs.IntVar(&f.last, "last", 1, "with --lost: how many")
 	fs.DurationVar(&f.since, "since", time.Hour, "with --lost: how far back to look")
 	fs.StringVar(&f.name, "name", "", "with --lost: only of this name")
 	fs.StringVar(&f.client, "client", "", "with --lost: only of this client: namespace/pod, pod or address")
 	fs.StringVarP(&f.output, "output", "o", "text", "text, html (one page that needs nothing else) or json")
-	cmd.MarkFlagsMutuallyExclusive("jaeger", "file")
+	cmd.MarkFlagsMutuallyExclusive("jaeger", "file", "socket")
 	if err := cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "html", "json"}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // the flag stands above
 	}
@@ -118,13 +124,20 @@ func (f *explainFlags) one(cmd *cobra.Command, arg string) (found, others []*sto
 	if err != nil {
 		return nil, nil, err
 	}
-	if f.file != "" {
-		if others, err = readTraces(cmd, f.file); err != nil {
+	if f.file != "" || f.socket != "" {
+		from := f.file
+		if f.socket != "" {
+			from = "the agent's past"
+			others, err = f.past(cmd.Context())
+		} else {
+			others, err = readTraces(cmd, f.file)
+		}
+		if err != nil {
 			return nil, nil, err
 		}
 		i := slices.IndexFunc(others, func(t *store.Trace) bool { return t.ID == id })
 		if i < 0 {
-			return nil, nil, fmt.Errorf("trace %v is not among the %d of %s", id, len(others), f.file)
+			return nil, nil, fmt.Errorf("trace %v is not among the %d of %s", id, len(others), from)
 		}
 		return others[i : i+1], others, nil
 	}
@@ -146,7 +159,10 @@ func (f *explainFlags) one(cmd *cobra.Command, arg string) (found, others []*sto
 func (f *explainFlags) search(cmd *cobra.Command) (found, others []*store.Trace, err error) {
 	now := time.Now()
 	filter := store.Filter{Name: f.name, Client: f.client, Lost: new(true)}
-	if f.file != "" {
+	if f.socket != "" {
+		filter.Since = now.Add(-f.since)
+		others, err = f.past(cmd.Context())
+	} else if f.file != "" {
 		others, err = readTraces(cmd, f.file)
 		if cmd.Flags().Changed("since") {
 			filter.Since = now.Add(-f.since)
@@ -172,6 +188,19 @@ func (f *explainFlags) search(cmd *cobra.Command) (found, others []*store.Trace,
 		fmt.Fprintf(cmd.ErrOrStderr(), "none of the %d lookups looked through was lost\n", len(others)-len(shadows))
 	}
 	return found[:min(f.last, len(found))], others, nil
+}
+
+// past gives what the agent at the socket kept, as traces.
+func (f *explainFlags) past(ctx context.Context) ([]*store.Trace, error) {
+	var rows []*output.Row
+	err := past.NewClient(f.socket).Lookups(ctx, &output.Filter{}, 0, false, func(r *output.Row) error {
+		rows = append(rows, r)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("--socket: %w", err)
+	}
+	return replay.Traces(rows)
 }
 
 // all gives the newest traces of every service between from and to.
