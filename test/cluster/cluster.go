@@ -306,7 +306,7 @@ func wait(ctx context.Context, what string, p *lab.Process, ready func() error) 
 		}
 		select {
 		case <-p.Done():
-			return fmt.Errorf("%s ended at its start: %v\n%s", what, p.Err(), Tail(p))
+			return fmt.Errorf("%s ended at its start: %w\n%s", what, p.Err(), Tail(p))
 		case <-ctx.Done():
 			return ctx.Err()
 		default:

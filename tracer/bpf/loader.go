@@ -66,9 +66,8 @@ func Open(o Options) (*Tracer, error) {
 	t := &Tracer{}
 	t.stubMissing(spec)
 	if err := spec.LoadAndAssign(&t.objs, nil); err != nil {
-		var ve *ebpf.VerifierError
-		if errors.As(err, &ve) {
-			return nil, fmt.Errorf("loading the eBPF program: %+v", ve)
+		if ve, ok := errors.AsType[*ebpf.VerifierError](err); ok {
+			return nil, fmt.Errorf("loading the eBPF program: %+v", ve) //nolint:errorlint // with the verifier's whole log
 		}
 		return nil, fmt.Errorf("loading the eBPF program: %w", err)
 	}

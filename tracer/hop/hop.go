@@ -182,7 +182,7 @@ const maxProcesses = 8192
 
 // Decode fills p from an event and its payload. False: the packet is not DNS after all.
 func (d *Decoder) Decode(e *bpf.Event, payload []byte, p *Packet) bool {
-	kind := Kind(0)
+	var kind Kind
 	switch e.Hook {
 	case bpf.HookXmit:
 		kind = Out

@@ -5,6 +5,7 @@
 package lookup
 
 import (
+	"slices"
 	"time"
 
 	"github.com/dnstrail/dnstrail/link"
@@ -178,7 +179,7 @@ func (l *Lookup) Epochs(dst []link.Epoch, guard time.Duration) []link.Epoch {
 			dst = append(dst, link.EpochOfNanos(from))
 		}
 		for e := first; e <= last && len(dst)-n < maxCopies; e++ {
-			if !contains(dst[n:], e) {
+			if !slices.Contains(dst[n:], e) {
 				dst = append(dst, e)
 			}
 		}
@@ -191,15 +192,6 @@ func (l *Lookup) Epochs(dst []link.Epoch, guard time.Duration) []link.Epoch {
 
 // maxCopies bounds the trace IDs of one lookup, the primary included.
 const maxCopies = 4
-
-func contains(epochs []link.Epoch, e link.Epoch) bool {
-	for _, x := range epochs {
-		if x == e {
-			return true
-		}
-	}
-	return false
-}
 
 // window gives the time between which the server's handler started for an attempt; 0, 0 if nothing of its query was seen.
 func (l *Lookup) window(attempt uint8) (from, to int64) {
