@@ -8,9 +8,60 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
+	"structs"
 
 	"github.com/cilium/ebpf"
 )
+
+type objectEvent struct {
+	_        structs.HostLayout
+	Time     uint64
+	Skb      uint64
+	Location uint64
+	Cgroup   uint64
+	Netns    uint32
+	Ifindex  uint32
+	Iif      uint32
+	Reason   uint32
+	Pid      uint32
+	Seq      uint32
+	CtStatus uint32
+	IpId     uint32
+	Addr     struct {
+		_     structs.HostLayout
+		Saddr [16]uint8
+		Daddr [16]uint8
+		Sport uint16
+		Dport uint16
+	}
+	CtOrig struct {
+		_     structs.HostLayout
+		Saddr [16]uint8
+		Daddr [16]uint8
+		Sport uint16
+		Dport uint16
+	}
+	CtReply struct {
+		_     structs.HostLayout
+		Saddr [16]uint8
+		Daddr [16]uint8
+		Sport uint16
+		Dport uint16
+	}
+	Hook     uint8
+	Version  uint8
+	Proto    uint8
+	Flags    uint8
+	TcpFlags uint8
+	Ttl      uint8
+	Icmp     uint16
+	Captured uint16
+	Pad1     uint16
+	Payload  uint32
+	Dev      [16]int8
+	Comm     [16]int8
+	_        [4]byte
+}
 
 // Names of all BPF objects in the ELF.
 //

@@ -22,6 +22,7 @@ const volatile __u32 wakeup_bytes = 256 << 10;
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 64 << 20);
+	__type(value, struct event); /* puts the type into the object's BTF, where a test finds it */
 } events SEC(".maps");
 
 /* Own losses, a count a CPU. The Go side has the same list. */

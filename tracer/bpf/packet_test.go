@@ -1,0 +1,207 @@
+package bpf
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/dnstrail/dnstrail/test/lab"
+)
+
+func TestMain(m *testing.M) {
+	lab.Reexec()
+	os.Exit(m.Run())
+}
+
+// crafted sends frames out of a device of a namespace of its own and gives the events of them.
+type crafted struct {
+	t      *testing.T
+	tracer *Tracer
+	fd     int
+	index  int
+}
+
+func craft(t *testing.T) *crafted {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root: eBPF and raw packets")
+	}
+	if err := Check(); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	l, err := lab.Up(lab.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod, err := l.AddPod(lab.PodSpec{Node: "node-1", Namespace: "test", Workload: lab.Workload{Kind: "Deployment", Name: "raw"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Down(); err != nil {
+			t.Error(err)
+		}
+	})
+	c := &crafted{t: t}
+	err = pod.Do(func() error {
+		dev, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		c.index = dev.Attrs().Index
+		c.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, 0)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(c.fd) })
+	if c.tracer, err = Open(Options{NetNS: []uint32{uint32(pod.Inode())}, RingBytes: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.tracer.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// send puts one IP packet on the device.
+func (c *crafted) send(protocol uint16, packet []byte) {
+	c.t.Helper()
+	to := &unix.SockaddrLinklayer{Protocol: protocol<<8 | protocol>>8, Ifindex: c.index, Halen: 6, Addr: [8]byte{2, 0, 0, 0, 0, 9}}
+	if err := unix.Sendto(c.fd, packet, 0, to); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// events reads what comes within a short while. Payloads are copied.
+func (c *crafted) events(wait time.Duration) (events []Event, payloads []string) {
+	c.t.Helper()
+	for end := time.Now().Add(wait); time.Now().Before(end); {
+		e, p, err := c.tracer.Read()
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if e != nil && e.Hook == HookXmit {
+			events, payloads = append(events, *e), append(payloads, string(p))
+		}
+	}
+	return events, payloads
+}
+
+func udp(payload []byte, length int) []byte {
+	b := binary.BigEndian.AppendUint16(nil, 40000)
+	b = binary.BigEndian.AppendUint16(b, 53)
+	b = binary.BigEndian.AppendUint16(b, uint16(length))
+	b = append(b, 0, 0)
+	return append(b, payload...)
+}
+
+func ip4(proto byte, options int, total int, fragment uint16, rest []byte) []byte {
+	b := make([]byte, 20+options)
+	b[0] = 4<<4 | byte(5+options/4)
+	binary.BigEndian.PutUint16(b[2:], uint16(total))
+	binary.BigEndian.PutUint16(b[6:], fragment)
+	b[8], b[9] = 64, proto
+	for i := range options {
+		b[20+i] = 1 // no operation
+	}
+	copy(b[12:], net.IPv4(10, 244, 1, 10).To4())
+	copy(b[16:], net.IPv4(192, 0, 2, 53).To4())
+	return append(b, rest...)
+}
+
+func ip6(next byte, rest []byte) []byte {
+	b := make([]byte, 40)
+	b[0] = 6 << 4
+	binary.BigEndian.PutUint16(b[4:], uint16(len(rest)))
+	b[6], b[7] = next, 64
+	copy(b[8:], net.ParseIP("fd00::1"))
+	copy(b[24:], net.ParseIP("fd00::2"))
+	return append(b, rest...)
+}
+
+// extension is an IPv6 extension header of eight bytes.
+func extension(next byte) []byte { return []byte{next, 0, 1, 4, 0, 0, 0, 0} }
+
+func TestCraftedPackets(t *testing.T) {
+	c := craft(t)
+	q, err := new(dns.Msg).SetQuestion("example.org.", dns.TypeA).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := append([]byte(nil), q...)
+	for len(large) < 1300 {
+		large = append(large, 0xaa)
+	}
+	whole := udp(q, 8+len(q))
+	const ip, ipv6, other = 0x0800, 0x86dd, 0x88b5
+	cat := func(parts ...[]byte) (b []byte) {
+		for _, p := range parts {
+			b = append(b, p...)
+		}
+		return b
+	}
+	for _, tt := range []struct {
+		name     string
+		protocol uint16
+		packet   []byte
+		seen     bool
+		payload  string
+		flags    Flags
+	}{
+		{"a query", ip, ip4(17, 0, 20+len(whole), 0, whole), true, string(q), 0},
+		{"IPv4 options", ip, ip4(17, 8, 28+len(whole), 0, whole), true, string(q), 0},
+		{"a large one", ip, ip4(17, 0, 28+len(large), 0, udp(large, 8+len(large))), true, string(large), 0},
+		{"a first fragment", ip, ip4(17, 0, 20+len(whole), 0x2000, udp(q, 4000)), true, string(q), FlagFragment},
+		{"a later fragment", ip, ip4(17, 0, 20+len(whole), 0x2010, whole), false, "", 0},
+		{"a UDP length beyond the packet", ip, ip4(17, 0, 20+len(whole), 0, udp(q, 60000)), true, string(q), 0},
+		{"a UDP length below its header", ip, ip4(17, 0, 20+len(whole), 0, udp(q, 3)), false, "", 0},
+		{"an IP length below its header", ip, ip4(17, 0, 12, 0, whole), false, "", 0},
+		{"an IP header length of nothing", ip, cat([]byte{0x40}, ip4(17, 0, 20+len(whole), 0, whole)[1:]), false, "", 0},
+		{"another port", ip, ip4(17, 0, 20+len(whole), 0, cat([]byte{0x9c, 0x40, 0, 54}, whole[4:])), false, "", 0},
+		{"another protocol", ip, ip4(132, 0, 20+len(whole), 0, whole), false, "", 0},
+		{"not IP", other, ip4(17, 0, 20+len(whole), 0, whole), false, "", 0},
+		{"IPv6", ipv6, ip6(17, whole), true, string(q), 0},
+		{"IPv6, hop-by-hop and destination options", ipv6, ip6(0, cat(extension(60), extension(17), whole)), true, string(q), 0},
+		{"IPv6, a first fragment", ipv6, ip6(44, cat([]byte{17, 0, 0, 1, 0, 0, 0, 9}, whole)), true, string(q), FlagFragment},
+		{"IPv6, a later fragment", ipv6, ip6(44, cat([]byte{17, 0, 0x10, 0, 0, 0, 0, 9}, whole)), false, "", 0},
+		{"IPv6, an extension that lies about its length", ipv6, ip6(0, cat([]byte{17, 0xff, 1, 4, 0, 0, 0, 0}, whole)), false, "", 0},
+		{"IPv6, extensions without end", ipv6, ip6(0, cat(extension(0), extension(0), extension(0), extension(0), extension(0), extension(0), extension(0), extension(17), whole)), false, "", 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c.t = t
+			c.events(30 * time.Millisecond)
+			c.send(tt.protocol, tt.packet)
+			events, payloads := c.events(150 * time.Millisecond)
+			if !tt.seen {
+				if len(events) > 0 {
+					t.Fatalf("seen: %+v", events)
+				}
+				return
+			}
+			if len(events) != 1 {
+				t.Fatalf("%d events", len(events))
+			}
+			e := &events[0]
+			if payloads[0] != tt.payload {
+				t.Errorf("payload of %d bytes, want %d", len(payloads[0]), len(tt.payload))
+			}
+			if e.Addr.SrcPort != 40000 || e.Addr.DstPort != 53 || e.Proto != 17 || e.TTL != 64 || e.Flags&FlagFragment != tt.flags || CString(e.Dev[:]) != "eth0" {
+				t.Errorf("%s", fmt.Sprintf("%+v", e))
+			}
+		})
+	}
+}
