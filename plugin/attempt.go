@@ -18,6 +18,7 @@ import (
 // followed by another.
 type attempt struct {
 	forward   *forwarding // nil for another plugin's
+	grpc      bool        // it is plugin grpc's
 	peer      string      // as the plugin names it
 	transport string      // "udp" or "tcp"
 	dials     int
@@ -33,7 +34,11 @@ type attempt struct {
 }
 
 func newAttempt(parent *node) *attempt {
-	return &attempt{forward: parent.fwd, rcode: -1}
+	a := &attempt{forward: parent.fwd, rcode: -1}
+	if parent.name == "grpc" {
+		a.grpc, a.transport = true, "tcp"
+	}
+	return a
 }
 
 // connection says whether the attempt had a new or a pooled connection.
@@ -57,6 +62,9 @@ func (a *attempt) setup() *forwardSetup {
 
 // protocol gives CoreDNS's word for what is spoken with the upstream; "" if that is not known.
 func (a *attempt) protocol() string {
+	if a.grpc {
+		return transport.GRPC
+	}
 	if s := a.setup(); s != nil {
 		return s.peers[a.peer].protocol
 	}

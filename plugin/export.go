@@ -22,6 +22,7 @@ type exporter struct {
 	flushes chan chan struct{}
 	stop    chan struct{} // closed to stop
 	stopped chan struct{} // closed when it has
+	closed  atomic.Bool   // nothing is taken any more
 	once    sync.Once
 
 	quiet time.Time // when the last failure was logged
@@ -48,21 +49,21 @@ func newExporter(sink sdktrace.SpanExporter, res *resource.Resource, b batching)
 }
 
 // offer takes a query to be sent, or counts it as dropped; it never blocks. It says whether the query was taken.
-func (e *exporter) offer(f *finished) bool {
-	n := f.spans()
-	if !f.q.d.keep.allow(f.q.begun, f.q.kept, n) {
+func (e *exporter) offer(q *query, rec *recorder) bool {
+	n := rec.shown()
+	if !q.d.keep.allow(q.begun, q.kept, n) {
 		tracesLimited.Inc()
 		spansLimited.Add(float64(n))
 		return false
 	}
-	if e.waiting.Add(int64(n)) > int64(e.queue) {
+	if e.closed.Load() || e.waiting.Add(int64(n)) > int64(e.queue) {
 		return e.full(n)
 	}
 	select {
-	case e.pending <- f:
+	case e.pending <- newFinished(q, rec):
 		tracesKept.Inc()
-		if f.rec.omitted > 0 {
-			spansOmitted.Add(float64(f.rec.omitted))
+		if rec.omitted > 0 {
+			spansOmitted.Add(float64(rec.omitted))
 		}
 		return true
 	default:
@@ -71,8 +72,12 @@ func (e *exporter) offer(f *finished) bool {
 }
 
 func (e *exporter) full(n int) bool {
-	e.waiting.Add(-int64(n))
 	tracesQueueFull.Inc()
+	if e.closed.Load() {
+		spansShutdown.Add(float64(n))
+		return false
+	}
+	e.waiting.Add(-int64(n))
 	spansQueueFull.Add(float64(n))
 	return false
 }
@@ -111,14 +116,14 @@ func (e *exporter) run() {
 			close(done)
 		case <-e.stop:
 			drain()
-			return
+			return // what comes now was let in a moment before; it stays in the queue, and is dropped with it
 		}
 	}
 }
 
 // spansOf makes the spans of a query. A panic costs that query's spans.
 func (e *exporter) spansOf(batch []sdktrace.ReadOnlySpan, f *finished) (with []sdktrace.ReadOnlySpan) {
-	n := f.spans()
+	n := f.rec.shown()
 	defer func() {
 		e.waiting.Add(-int64(n))
 		if p := recover(); p != nil {
@@ -178,11 +183,13 @@ func (e *exporter) flush(ctx context.Context) {
 
 // shutdown sends what waits and stops, or gives up when ctx is done: what is lost then is counted.
 func (e *exporter) shutdown(ctx context.Context) {
-	e.once.Do(func() { close(e.stop) })
+	e.once.Do(func() {
+		e.closed.Store(true)
+		close(e.stop)
+	})
 	select {
 	case <-e.stopped:
 	case <-ctx.Done():
-		spansShutdown.Add(float64(e.waiting.Load()))
 	}
 	if err := e.sink.Shutdown(ctx); err != nil {
 		log.Warningf("stopping the exporter: %v", err)

@@ -417,7 +417,7 @@ func (q *query) finish(rcode int, err error, panicked bool) {
 			rec = newRecorder(q, nil)
 			rec.close(res)
 		}
-		kept = q.d.exporter.offer(newFinished(q, rec))
+		kept = q.d.exporter.offer(q, rec)
 	} else {
 		countNotKept(reason)
 	}

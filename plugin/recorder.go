@@ -157,6 +157,17 @@ func (rec *recorder) close(res *result) {
 	}
 }
 
+// shown gives how many spans the recorder makes. It is for after close.
+func (rec *recorder) shown() int {
+	n := 0
+	for _, node := range rec.nodes {
+		if node.kind != hiddenNode {
+			n++
+		}
+	}
+	return n
+}
+
 // startChild opens a node below n, and the span of plugin trace that belongs to it.
 func (n *node) startChild(name string) *node {
 	kind := pluginNode

@@ -24,6 +24,7 @@ func setup(c *caddy.Controller) error {
 		return d
 	})
 	probes.expect(c, site, d)
+	setGlobalTracer()
 
 	life := &life{d: d}
 	c.OnStartup(func() error {

@@ -159,17 +159,6 @@ func (s *span) ChildSpanCount() int                         { return 0 }
 // Deprecated: as in the SDK.
 func (s *span) InstrumentationLibrary() instrumentation.Library { return scope }
 
-// spans gives how many spans the query makes.
-func (f *finished) spans() int {
-	n := 0
-	for _, node := range f.rec.nodes {
-		if node.kind != hiddenNode {
-			n++
-		}
-	}
-	return n
-}
-
 // appendSpans makes the spans of the query.
 func (f *finished) appendSpans(list []sdktrace.ReadOnlySpan, res *resource.Resource) []sdktrace.ReadOnlySpan {
 	nodes := f.rec.nodes

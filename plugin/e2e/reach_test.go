@@ -349,3 +349,21 @@ func TestAttributeNames(t *testing.T) {
 		}
 	}
 }
+
+// TestGRPCUpstream forwards with plugin grpc, whose attempts go by opentracing's global tracer.
+func TestGRPCUpstream(t *testing.T) {
+	c := newCollector(t)
+	addr := net.JoinHostPort("127.0.0.1", freePort(t))
+	start(t, "grpc://.:"+port(addr)+" {\nbind 127.0.0.1\nwhoami\n}")
+	for _, sample := range []string{"1", "0"} {
+		s := start(t, strings.Replace(unsampled("keep name slow.example", "errors\ngrpc . $UP"), "sample 0", "sample "+sample, 1),
+			"COLLECTOR", c.grpc, "FILE", identityFile(t), "UP", addr)
+		name := "grpc" + sample + ".slow.example."
+		s.ask(t, query(name, dns.TypeA))
+		at := c.wait(t, name, 0).attempts()
+		if len(at) != 1 {
+			t.Fatalf("%d attempts", len(at))
+		}
+		at[0].want(t, "network.peer.port", nil, "network.protocol.name", "grpc", "network.transport", "tcp", "dns.response_code", nil)
+	}
+}
