@@ -112,6 +112,11 @@ check-generated: generate ## Fail if a committed generated file differs from wha
 	@git diff --exit-code --stat -- . || { echo "generated files do not match their source: run make generate and commit" >&2; exit 1; }
 	@test -z "$$(git status --porcelain --untracked-files=all -- tracer/bpf docs link)" || { git status --short -- tracer/bpf docs link; exit 1; }
 
+SOAK ?= 1000000
+.PHONY: soak
+soak: build need-system ## No false alarm in SOAK (1000000) answered lookups under load, as root
+	@DNSTRAIL_BIN=$(BIN) DNSTRAIL_SOAK=$(SOAK) go test -count=1 -v -timeout 60m -run TestNoFalseAlarm ./test/e2e
+
 FUZZTIME ?= 20s
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (20s)

@@ -49,13 +49,9 @@ func TestLinkRate(t *testing.T) {
 		if err := p.Err(); err != nil {
 			t.Fatalf("dnsperf: %v\n%s%s", err, p.Stdout(), p.Stderr())
 		}
-		done, sent := dnsperfCompleted.FindStringSubmatch(p.Stdout()), dnsperfSent.FindStringSubmatch(p.Stdout())
-		if done == nil || sent == nil {
-			t.Fatalf("dnsperf printed no figures:\n%s", p.Stdout())
-		}
-		n, _ := strconv.Atoi(done[1])
+		n := int(number(t, dnsperfCompleted, p.Stdout()))
 		completed += n
-		t.Logf("dnsperf from %s to %s: %s sent, %d answered", run.pod.Name, run.server, sent[1], n)
+		t.Logf("dnsperf from %s to %s: %.0f sent, %d answered", run.pod.Name, run.server, number(t, dnsperfSent, p.Stdout()), n)
 	}
 	c.settle(t, 3*time.Second, 2*time.Minute)
 	_ = k
@@ -99,4 +95,18 @@ func TestLinkRate(t *testing.T) {
 	if copies == 0 {
 		t.Error("no lookup near an epoch boundary: the test did not try what it must")
 	}
+}
+
+// number gives the figure that a pattern finds in dnsperf's output.
+func number(t *testing.T, pattern *regexp.Regexp, output string) float64 {
+	t.Helper()
+	m := pattern.FindStringSubmatch(output)
+	if m == nil {
+		t.Fatalf("dnsperf printed no figure for %v:\n%s", pattern, output)
+	}
+	n, err := strconv.ParseFloat(m[1], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
