@@ -83,7 +83,11 @@ func TestRealAPIServerAwayFromCoreDNS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { coredns.Stop() })
+	t.Cleanup(func() {
+		if err := coredns.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
 
 	ask := func() {
 		t.Helper()

@@ -3,6 +3,7 @@ package dnstrail
 import (
 	"context"
 	"net/netip"
+	"strings"
 
 	"github.com/coredns/coredns/plugin/metadata"
 	"github.com/coredns/coredns/plugin/pkg/cache"
@@ -55,17 +56,18 @@ func fromMetadata(ctx context.Context, labels []string) *identity.Client {
 	if d.Pod == "" {
 		return (*identity.Index)(nil).Lookup(netip.Addr{})
 	}
-	key := d.Namespace + "\x00" + d.Pod
+	var key strings.Builder
+	key.WriteString(d.Namespace + "\x00" + d.Pod)
 	for _, l := range labels {
 		if v := get("client-label/" + l); v != "" {
 			if d.Labels == nil {
 				d.Labels = make(map[string]string, len(labels))
 			}
 			d.Labels[l] = v
-			key += "\x00" + l + "\x00" + v
+			key.WriteString("\x00" + l + "\x00" + v)
 		}
 	}
-	hash := xxh3.HashString(key)
+	hash := xxh3.HashString(key.String())
 	if c, ok := metadataClients.Get(hash); ok && c.Pod() == d.Pod && c.Namespace() == d.Namespace {
 		return c
 	}
