@@ -5,10 +5,13 @@ import (
 	"time"
 )
 
-// Duration writes d with three significant digits and its unit: "18.2 µs", "1.24 ms", "5.00 s"; whole nanoseconds below a microsecond.
+// Duration writes d with three significant digits and its unit: "18.2 µs", "1.24 ms", "5.00 s"; whole nanoseconds below a microsecond, days above 100,000 s.
 func Duration(d time.Duration) string {
 	if d < 0 {
 		return "-" + Duration(-d)
+	}
+	if d >= 100_000*time.Second { // no lookup's; a span may say anything
+		return strconv.FormatFloat(d.Hours()/24, 'f', 0, 64) + " d"
 	}
 	for _, u := range []struct {
 		unit time.Duration

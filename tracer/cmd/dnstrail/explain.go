@@ -159,20 +159,21 @@ func (f *explainFlags) one(cmd *cobra.Command, arg string) (found, others []*sto
 func (f *explainFlags) search(cmd *cobra.Command) (found, others []*store.Trace, err error) {
 	now := time.Now()
 	filter := store.Filter{Name: f.name, Client: f.client, Lost: new(true)}
-	if f.socket != "" {
+	switch {
+	case f.socket != "":
 		filter.Since = now.Add(-f.since)
 		others, err = f.past(cmd.Context())
-	} else if f.file != "" {
-		others, err = readTraces(cmd, f.file)
+	case f.file != "":
 		if cmd.Flags().Changed("since") {
 			filter.Since = now.Add(-f.since)
 		}
-	} else {
+		others, err = readTraces(cmd, f.file)
+	default:
 		var c *traceapi.Client
 		if c, err = traceapi.NewClient(f.jaeger, nil); err != nil {
 			return nil, nil, fmt.Errorf("--jaeger: %w", err)
 		}
-		others, err = all(cmd.Context(), c, now.Add(-f.since), now.Add(time.Minute), explainSearch)
+		others, err = all(cmd.Context(), c, now.Add(-f.since), now.Add(time.Minute), explainSearch) // a clock may be ahead of this one
 	}
 	if err != nil {
 		return nil, nil, err
