@@ -136,6 +136,15 @@ func ip6(next byte, rest []byte) []byte {
 // extension is an IPv6 extension header of eight bytes.
 func extension(next byte) []byte { return []byte{next, 0, 1, 4, 0, 0, 0, 0} }
 
+// vxlan is the outer UDP header, that of VXLAN (RFC 7348) and the inner Ethernet header.
+func vxlan(length int) []byte {
+	b := binary.BigEndian.AppendUint16(nil, 50000)
+	b = binary.BigEndian.AppendUint16(b, 4789)
+	b = binary.BigEndian.AppendUint16(b, uint16(length))
+	b = append(b, 0, 0, 8, 0, 0, 0, 0, 0, 1, 0)
+	return append(b, 2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0)
+}
+
 func TestCraftedPackets(t *testing.T) {
 	c := craft(t)
 	q, err := new(dns.Msg).SetQuestion("example.org.", dns.TypeA).Pack()
@@ -180,6 +189,11 @@ func TestCraftedPackets(t *testing.T) {
 		{"IPv6, a later fragment", ipv6, ip6(44, cat([]byte{17, 0, 0x10, 0, 0, 0, 0, 9}, whole)), false, "", 0},
 		{"IPv6, an extension that lies about its length", ipv6, ip6(0, cat([]byte{17, 0xff, 1, 4, 0, 0, 0, 0}, whole)), false, "", 0},
 		{"IPv6, extensions without end", ipv6, ip6(0, cat(extension(0), extension(0), extension(0), extension(0), extension(0), extension(0), extension(0), extension(17), whole)), false, "", 0},
+		{"IP in IP", ip, ip4(4, 0, 40+len(whole), 0, ip4(17, 0, 20+len(whole), 0, whole)), true, string(q), FlagInner},
+		{"IPv6 in IP", ip, ip4(41, 0, 60+len(whole), 0, ip6(17, whole)), true, string(q), FlagInner},
+		{"VXLAN", ip, ip4(17, 0, 70+len(whole), 0, cat(vxlan(50+len(whole)), ip4(17, 0, 20+len(whole), 0, whole))), true, string(q), FlagInner},
+		{"VXLAN with something else inside", ip, ip4(17, 0, 70+len(whole), 0, cat(vxlan(50+len(whole)), ip4(1, 0, 20+len(whole), 0, whole))), false, "", 0},
+		{"a VLAN tag in the packet", 0x8100, cat([]byte{0, 7, 0x08, 0}, ip4(17, 0, 20+len(whole), 0, whole)), true, string(q), FlagVLAN},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c.t = t
@@ -199,7 +213,7 @@ func TestCraftedPackets(t *testing.T) {
 			if payloads[0] != tt.payload {
 				t.Errorf("payload of %d bytes, want %d", len(payloads[0]), len(tt.payload))
 			}
-			if e.Addr.SrcPort != 40000 || e.Addr.DstPort != 53 || e.Proto != 17 || e.TTL != 64 || e.Flags&FlagFragment != tt.flags || CString(e.Dev[:]) != "eth0" {
+			if e.Addr.SrcPort != 40000 || e.Addr.DstPort != 53 || e.Proto != 17 || e.TTL != 64 || e.Flags&(FlagFragment|FlagInner|FlagVLAN) != tt.flags || CString(e.Dev[:]) != "eth0" {
 				t.Errorf("%s", fmt.Sprintf("%+v", e))
 			}
 		})

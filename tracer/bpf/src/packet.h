@@ -52,6 +52,7 @@ struct packet {
 	__u16 icmp;
 	__u8 addrs[32];  /* as in the header: source, destination */
 	__u8 sender[16]; /* of an ICMP error */
+	__u8 first[FIRST_BYTES] __attribute__((aligned(8))); /* of the packet */
 };
 
 /* From kernel 6.2 on: memory that is read by plain loads instead of by a call. A bad address reads as zero. */
@@ -59,6 +60,11 @@ extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym __weak;
 
 /* Sixteen bytes, as the kernel's type for that. */
 #define bytes_at(p) ((struct in6_addr *)bpf_rdonly_cast(p, bpf_core_type_id_kernel(struct in6_addr)))
+
+static __always_inline bool is_vxlan_port(__be16 port)
+{
+	return port == bpf_htons(VXLAN_PORT) || port == bpf_htons(VXLAN_PORT_LINUX);
+}
 
 /*
  * Says cheaply that a packet is not DNS: most are not, and all of them come by here. What it cannot tell so cheaply (options,
@@ -75,7 +81,8 @@ static __always_inline bool surely_not_dns(const unsigned char *ip)
 	first = h->in6_u.u6_addr8[0];
 	if (first == 0x45) {
 		if (h->in6_u.u6_addr8[9] != IPPROTO_UDP && h->in6_u.u6_addr8[9] != IPPROTO_TCP)
-			return h->in6_u.u6_addr8[9] != IPPROTO_ICMP;
+			return h->in6_u.u6_addr8[9] != IPPROTO_ICMP && h->in6_u.u6_addr8[9] != IPPROTO_IPIP &&
+			       h->in6_u.u6_addr8[9] != IPPROTO_IPV6;
 		ports = bytes_at(ip + 20);
 	} else if (first >> 4 == 6) {
 		if (h->in6_u.u6_addr8[6] != IPPROTO_UDP && h->in6_u.u6_addr8[6] != IPPROTO_TCP)
@@ -84,12 +91,23 @@ static __always_inline bool surely_not_dns(const unsigned char *ip)
 	} else {
 		return false;
 	}
-	return !is_dns_port(ports->in6_u.u6_addr16[0]) && !is_dns_port(ports->in6_u.u6_addr16[1]);
+	return !is_dns_port(ports->in6_u.u6_addr16[0]) && !is_dns_port(ports->in6_u.u6_addr16[1]) &&
+	       !is_vxlan_port(ports->in6_u.u6_addr16[1]);
 }
 
-/* Reads the IP header at an offset from head, and the ports. False: not TCP or UDP, or not whole. */
-static __always_inline bool parse_ip(const unsigned char *head, __u32 off, struct packet *p, __u8 *b)
+/*
+ * Reads the IP header at an offset from head into p->first, and the ports. False: not whole, or a later fragment. A global function, like
+ * skip_extensions, because a packet inside a tunnel or an ICMP error is read by it once more.
+ */
+__noinline int parse_ip(struct packet *p, __u32 off)
 {
+	const unsigned char *head;
+	__u8 *b;
+
+	if (!p)
+		return false;
+	head = (const unsigned char *)p->head;
+	b = p->first;
 	if (bpf_probe_read_kernel(b, FIRST_BYTES, head + off))
 		return false;
 	if ((b[0] >> 4) == 4) {
@@ -182,12 +200,27 @@ __noinline int skip_extensions(struct packet *p)
 	return true;
 }
 
+/* Goes on with the packet inside, where there is a tunnel around it: IP in IP, or VXLAN. One level. */
+static __always_inline bool enter_tunnel(struct packet *p)
+{
+	__u32 inner;
+
+	if (p->proto == IPPROTO_IPIP || p->proto == IPPROTO_IPV6)
+		inner = p->l4;
+	else if (p->proto == IPPROTO_UDP && is_vxlan_port(p->dport))
+		inner = p->l4 + VXLAN_HEADERS;
+	else
+		return true;
+	p->flags = EVENT_INNER;
+	return parse_ip(p, inner);
+}
+
 /*
  * An ICMP error (destination unreachable) quotes the packet that it is about: goes on with that one. The lookup it ended is found by it.
  */
-static __always_inline bool enter_quoted(const unsigned char *head, struct packet *p, __u8 *b)
+static __always_inline bool enter_quoted(const unsigned char *head, struct packet *p)
 {
-	__u8 h[2];
+	__u8 h[2], *b = p->first;
 
 	if (p->l4_length < 8 || bpf_probe_read_kernel(h, sizeof(h), head + p->l4))
 		return false;
@@ -198,7 +231,7 @@ static __always_inline bool enter_quoted(const unsigned char *head, struct packe
 		__builtin_memcpy(p->sender, b + 12, 4);
 	else
 		__builtin_memcpy(p->sender, b + 8, 16);
-	if (!parse_ip(head, p->l4 + 8, p, b))
+	if (!parse_ip(p, p->l4 + 8))
 		return false;
 	p->flags = EVENT_ICMP;
 	return p->proto == IPPROTO_UDP;

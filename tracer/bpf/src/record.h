@@ -126,7 +126,8 @@ static __always_inline void put_packet(struct event *e, struct sk_buff *skb, str
 		e->flags |= EVENT_LOCAL;
 		put_process(e, sk);
 	}
-	put_conntrack(e, skb);
+	if (!(p->flags & EVENT_INNER))
+		put_conntrack(e, skb); /* else it is the tunnel's */
 }
 
 /* Copies n bytes of payload, n <= max: from the linear part, or through the kernel's dynptr where pages hold some of it. Gives what was captured. */
@@ -188,12 +189,19 @@ static __always_inline __u32 put_payload(void *to, struct sk_buff *skb, struct p
 static __always_inline int watch(struct sk_buff *skb, __u8 hook, __u32 network, __u32 reason, __u64 location)
 {
 	struct packet p;
-	__u8 b[FIRST_BYTES] __attribute__((aligned(8)));
 	__u32 netns;
+	bool tagged = false;
 
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
 	case bpf_htons(ETH_P_IPV6):
+		break;
+	case bpf_htons(ETH_P_8021Q):
+	case bpf_htons(ETH_P_8021AD):
+		/* A tag that the device left in the packet. On arrival it is what skb->data points to, and IP, if it is that, comes behind it. */
+		if (hook == HOOK_RECV)
+			network += 4;
+		tagged = true;
 		break;
 	default:
 		return 0;
@@ -202,16 +210,18 @@ static __always_inline int watch(struct sk_buff *skb, __u8 hook, __u32 network, 
 		return 0;
 	__builtin_memset(&p, 0, sizeof(p));
 	p.head = (__u64)skb->head;
-	if (!network || !parse_ip(skb->head, network, &p, b))
+	if (!network || !parse_ip(&p, network) || !enter_tunnel(&p))
 		return 0;
 	if (p.proto != IPPROTO_UDP && p.proto != IPPROTO_TCP) {
 		if (p.proto == IPPROTO_ICMP || p.proto == IPPROTO_ICMPV6) {
-			if (!enter_quoted(skb->head, &p, b))
+			if (!enter_quoted(skb->head, &p))
 				return 0;
 		} else if (p.version != 6 || !skip_extensions(&p)) {
 			return 0;
 		}
 	}
+	if (tagged)
+		p.flags |= EVENT_VLAN;
 	if (!is_dns_port(p.dport) && !is_dns_port(p.sport))
 		return 0;
 	netns = netns_of(skb);
@@ -221,9 +231,9 @@ static __always_inline int watch(struct sk_buff *skb, __u8 hook, __u32 network, 
 	if (!find_payload(skb->head, &p))
 		return 0;
 	if (p.version == 4)
-		__builtin_memcpy(p.addrs, b + 12, 8);
+		__builtin_memcpy(p.addrs, p.first + 12, 8);
 	else
-		__builtin_memcpy(p.addrs, b + 8, 32);
+		__builtin_memcpy(p.addrs, p.first + 8, 32);
 
 	if (p.length <= 96)
 		SUBMIT(96);
