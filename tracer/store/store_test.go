@@ -279,6 +279,7 @@ func TestVerdictOverSeveralPrograms(t *testing.T) {
 		joined           bool
 	}{
 		{"answered", []*Span{client(said("answered", "", "certain")), server(true)}, "answered", Certain, false},
+		{"truncated, and TCP blocked", []*Span{client(append(said("answered", "answered", Certain), Attribute{semconv.NetworkTransport, "udp"})), agent(append(said("node", "policy-drop", Certain), Attribute{semconv.NetworkTransport, "tcp"})), server(true)}, "node", Certain, false},
 		{"a drop that was seen stands", []*Span{client(said("node", "policy-drop", Certain)), server(true)}, "node", Certain, false},
 		{"left the node and nobody else watched", []*Span{client(said("between-nodes", "not-seen", Inferred))}, "between-nodes", Inferred, false},
 		{"the other node saw it dropped", []*Span{client(said("between-nodes", "not-seen", Inferred)), agent(said("coredns-socket", "no-listener", Certain))}, "coredns-socket", Certain, true},

@@ -70,6 +70,9 @@ func (t *Trace) Verdict() Verdict {
 	if client != nil {
 		v = verdictOf(client)
 	}
+	if again := t.askedAgain(client); again.Lost() && !again.Replied {
+		return again // the answer was truncated: what became of the second try is what became of the lookup
+	}
 	if v.Replied || v.settled() {
 		return v
 	}
@@ -143,6 +146,20 @@ func (t *Trace) Answers(segment *Span) bool {
 		}
 	}
 	return false
+}
+
+// askedAgain gives the verdict of the TCP connection that the client opened because its answer over UDP was truncated; the zero verdict
+// where there is none, or where it came about: then its query has a trace of its own.
+func (t *Trace) askedAgain(client *Span) Verdict {
+	if client == nil || client.String(semconv.NetworkTransport) != "udp" {
+		return Verdict{}
+	}
+	for _, s := range t.Spans {
+		if s.Parent == client.SpanID && s.From(semconv.ScopeTracer) && s.SameSender(client) && s.Attributes.String(semconv.Segment) != string(verdict.Upstream) && s.Attributes.String(semconv.NetworkTransport) == "tcp" {
+			return verdictOf(s)
+		}
+	}
+	return Verdict{}
 }
 
 // further tells whether a, of another tracer, knows more than b: it saw, where b concluded, or it saw the lookup at a later stage.
