@@ -1,0 +1,123 @@
+package main
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dnstrail/dnstrail/test/lab"
+)
+
+// fault is one row of the matrix.
+type fault struct {
+	name string
+	// where and cause are what is true.
+	where, cause string
+	// label is put before the name that is asked: what the upstream does with it, or which zone of CoreDNS it is in.
+	label string
+	// perNode runs one agent a node, each confined to its node: for what happens where no agent looks.
+	perNode bool
+	// only is 4 or 6 where the fault is of one family, else 0.
+	only int
+	// wait is how long the client waits for its answer, two seconds if 0; late is how much longer the verdict may take than the client.
+	wait, late time.Duration
+	// inject makes the fault. The undo may be nil.
+	inject func(*scene, family) (lab.Undo, error)
+	// ask makes the lookup in another way than with dig.
+	ask func(*scene, family, string) error
+	// tcp asks over TCP.
+	tcp bool
+	// retried says that it is the client's second try, over TCP after a truncated answer, that is judged.
+	retried bool
+	// answered says that an answer comes: it is the answer that is wrong.
+	answered bool
+}
+
+const (
+	udp = unix.IPPROTO_UDP
+	tcp = unix.IPPROTO_TCP
+)
+
+func drop(in func(*scene) *lab.Namespace, r lab.DropRule) func(*scene, family) (lab.Undo, error) {
+	return func(s *scene, f family) (lab.Undo, error) {
+		r.IPv4, r.IPv6 = f.v4(), !f.v4()
+		return in(s).Drop(r)
+	}
+}
+
+// dropAnswers drops CoreDNS's answers, not those of its upstream.
+func dropAnswers(in func(*scene) *lab.Namespace) func(*scene, family) (lab.Undo, error) {
+	return func(s *scene, f family) (lab.Undo, error) {
+		return in(s).Drop(lab.DropRule{Hook: lab.Forward, Proto: udp, SrcPort: 53, Src: pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6)})
+	}
+}
+
+func node1(s *scene) *lab.Namespace  { return s.cluster.Node("node-1").Namespace }
+func node2(s *scene) *lab.Namespace  { return s.cluster.Node("node-2").Namespace }
+func client(s *scene) *lab.Namespace { return s.client.Namespace }
+func server(s *scene) *lab.Namespace { return s.cluster.DNS.Namespace }
+
+var matrix = []fault{
+	{name: "no fault", where: "answered", cause: "answered", answered: true},
+	{name: "no fault, TCP", where: "answered", cause: "answered", tcp: true, answered: true},
+
+	{
+		name: "drop on local output of the client", where: "client", cause: "policy-drop",
+		inject: drop(client, lab.DropRule{Hook: lab.Output, Proto: udp, DstPort: 53}),
+	},
+	{
+		name: "policy drop in forward, client's node", where: "node", cause: "policy-drop",
+		inject: drop(node1, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}),
+	},
+	{
+		name: "policy drop in forward, CoreDNS's node", where: "node", cause: "policy-drop",
+		inject: drop(node2, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}),
+	},
+	{
+		name: "drop on input in the CoreDNS pod", where: "coredns-socket", cause: "policy-drop",
+		inject: drop(server, lab.DropRule{Hook: lab.Input, Proto: udp, DstPort: 53}),
+	},
+	{
+		name: "firewall between the nodes, UDP 53 only", where: "between-nodes", cause: "no-reply-seen", perNode: true, late: 5 * time.Second,
+		inject: func(s *scene, f family) (lab.Undo, error) {
+			return s.cluster.Underlay.Drop(lab.DropRule{Hook: lab.Switched, Proto: udp, DstPort: 53, Dst: pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6)})
+		},
+	},
+	{name: "no route to the pods of the other node", where: "node", cause: "no-route", inject: noRoute},
+	{name: "neighbor unresolved, at the client", where: "client", cause: "neighbour-unresolved", inject: deadNeighbourInPod, wait: 4 * time.Second},
+	{name: "neighbor unresolved, at the client's node", where: "node", cause: "neighbour-unresolved", inject: deadNeighbourOnNode, wait: 4 * time.Second},
+	{name: "service without endpoints (reject)", where: "service", cause: "no-endpoints", inject: noEndpoints},
+	{name: "service without any rule", where: "service", cause: "not-translated", inject: noRules, late: 5 * time.Second},
+	{name: "stale endpoint", where: "service", cause: "dead-endpoint", inject: staleEndpoint, wait: 4 * time.Second, late: 2 * time.Second},
+	{name: "CoreDNS not listening", where: "coredns-socket", cause: "no-listener", inject: notListening},
+	{name: "CoreDNS stopped (SIGSTOP)", where: "coredns-socket", cause: "not-read", inject: stopped, late: 5 * time.Second},
+	{name: "CoreDNS's receive buffer full", where: "coredns-socket", cause: "receive-buffer-full", inject: bufferFull},
+	{name: "query dropped inside CoreDNS (acl drop)", where: "coredns", cause: "no-answer", label: "acl-drop", late: 5 * time.Second},
+	{name: "query dropped inside CoreDNS (erratic)", where: "coredns", cause: "no-answer", label: "erratic", late: 5 * time.Second},
+	{name: "upstream silent", where: "upstream", cause: "timeout", label: "silent", late: 5 * time.Second},
+	{name: "upstream refuses", where: "upstream", cause: "refused", label: "refused", answered: true},
+	{name: "upstream fails (SERVFAIL)", where: "upstream", cause: "server-failure", label: "servfail", answered: true},
+	{name: "upstream answers with a wrong ID", where: "upstream", cause: "timeout", label: "wrong-id", late: 5 * time.Second},
+	{
+		name: "answer dropped on CoreDNS's node", where: "return-path", cause: "policy-drop",
+		inject: dropAnswers(node2),
+	},
+	{
+		name: "answer dropped on the client's node", where: "return-path", cause: "policy-drop",
+		inject: dropAnswers(node1),
+	},
+	{name: "answer later than the client waited", where: "client", cause: "answer-too-late", label: "delay-1500ms", wait: time.Second, late: 2 * time.Second},
+	{name: "client's socket gone", where: "client", cause: "client-gone", label: "delay-300ms", ask: askAndClose},
+	{
+		name: "large answer dropped, small ones pass", where: "return-path", cause: "not-seen-further", label: "size-1100", perNode: true, late: 5 * time.Second,
+		inject: func(s *scene, f family) (lab.Undo, error) {
+			return s.cluster.Underlay.Drop(lab.DropRule{Hook: lab.Switched, Proto: udp, Src: pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6), MinLength: 600})
+		},
+	},
+	{
+		name: "truncated answer, TCP 53 blocked", where: "node", cause: "policy-drop", label: "tc", retried: true,
+		inject: drop(node1, lab.DropRule{Hook: lab.Forward, Proto: tcp, DstPort: 53}),
+	},
+	{name: "connection tracking full", where: "service", cause: "conntrack-full", only: 4, inject: conntrackFull},
+	{name: "reply from an address that was not asked", where: "client", cause: "unexpected-source", ask: askOddServer},
+}

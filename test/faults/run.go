@@ -1,0 +1,276 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/dnstrail/dnstrail/test/cluster"
+	"github.com/dnstrail/dnstrail/test/lab"
+	"github.com/dnstrail/dnstrail/tracer/output"
+	"github.com/dnstrail/dnstrail/tracer/store"
+)
+
+type options struct {
+	bin    string
+	only   *regexp.Regexp
+	v4, v6 bool
+}
+
+var families = []family{{lab.ServiceV4}, {lab.ServiceV6}}
+
+// row is what came of one fault.
+type row struct {
+	fault  *fault
+	family family
+	name   string // that was asked
+	begin  time.Time
+	over   bool // the fault is: what is observed from now on is of a sound network
+	// observed is what `dnstrail observe` judged at last, traced what the exported trace says; "" for nothing.
+	observed, traced judgement
+	text             string
+	// after is how long after the query the right verdict was there, 0 if it never was.
+	after time.Duration
+	err   error
+}
+
+// judgement is where and why.
+type judgement struct{ where, cause string }
+
+func (j judgement) String() string {
+	if j.where == "" {
+		return "nothing"
+	}
+	return j.where + "/" + j.cause
+}
+
+func (r *row) expected() judgement { return judgement{r.fault.where, r.fault.cause} }
+
+// right says whether everything that judged judged right.
+func (r *row) right() bool {
+	want := r.expected()
+	return r.err == nil && r.traced == want && (r.fault.perNode || r.observed == want)
+}
+
+func (r *row) progress() string {
+	judged := r.observed
+	if r.fault.perNode {
+		judged = r.traced
+	}
+	mark := "ok   "
+	if judged != r.expected() || r.err != nil {
+		mark = "WRONG"
+	}
+	return fmt.Sprintf("%s %-42s %s  %s  %s", mark, r.fault.name, r.family, judged, r.text)
+}
+
+// run runs the matrix and reports each row as it comes. The error says that a fault could not be made; wrong verdicts are in the rows.
+func run(ctx context.Context, o options, report func(*row)) ([]*row, error) {
+	var all []*row
+	for _, agents := range []cluster.Agents{cluster.AgentOnHost, cluster.AgentPerNode} {
+		var todo []*fault
+		for i := range matrix {
+			if f := &matrix[i]; f.perNode == (agents == cluster.AgentPerNode) && o.only.MatchString(f.name) {
+				todo = append(todo, f)
+			}
+		}
+		if todo == nil {
+			continue
+		}
+		rows, err := runWith(ctx, o, agents, todo, report)
+		all = append(all, rows...)
+		if err != nil {
+			return all, err
+		}
+	}
+	return all, nil
+}
+
+func runWith(ctx context.Context, o options, agents cluster.Agents, todo []*fault, report func(*row)) (all []*row, err error) {
+	s, err := raise(ctx, o.bin, agents)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.down()) }()
+	n := 0
+	for _, f := range todo {
+		for _, fam := range families {
+			if fam.v4() && (!o.v4 || f.only == 6) || !fam.v4() && (!o.v6 || f.only == 4) {
+				continue
+			}
+			n++
+			r := s.one(ctx, f, fam, n)
+			if err := ctx.Err(); err != nil {
+				return all, err
+			}
+			report(r)
+			all = append(all, r)
+		}
+	}
+	// A lost lookup's spans are sent when no answer can be expected any more.
+	for end := time.Now().Add(8 * time.Second); time.Now().Before(end) && ctx.Err() == nil && wrong(all) != nil; time.Sleep(100 * time.Millisecond) {
+		for _, r := range all {
+			s.judge(r)
+		}
+	}
+	return all, s.rows.problem()
+}
+
+// one makes one fault, runs a lookup into it, and takes the fault back.
+func (s *scene) one(ctx context.Context, f *fault, fam family, n int) (r *row) {
+	r = &row{fault: f, family: fam, name: fmt.Sprintf("f%d.example.", n)}
+	if f.label != "" {
+		r.name = fmt.Sprintf("f%d.%s.example.", n, f.label)
+	}
+	if f.inject != nil {
+		undo, err := f.inject(s, fam)
+		if undo != nil {
+			defer func() { r.err = errors.Join(r.err, undo()) }()
+		}
+		if err != nil {
+			r.err = err
+			return r
+		}
+	}
+	r.begin = time.Now()
+	wait := f.wait
+	if wait == 0 {
+		wait = 2 * time.Second
+	}
+	asked := make(chan error, 1)
+	go func() {
+		if f.ask != nil {
+			asked <- f.ask(s, fam, r.name)
+			return
+		}
+		asked <- s.dig(ctx, f, fam, r.name, wait)
+	}()
+
+	// The verdict may come before the client has given up, and may be corrected until some time after.
+	ended := false
+	for limit := r.begin.Add(wait + f.late + 2*time.Second); time.Now().Before(limit) && ctx.Err() == nil && r.err == nil && (!ended || !r.seen()); {
+		select {
+		case r.err = <-asked:
+			ended, asked = true, nil
+		case <-time.After(20 * time.Millisecond):
+		}
+		s.judge(r)
+	}
+	if !ended {
+		r.err = errors.Join(r.err, errors.New("the client did not end in time"))
+	}
+	time.Sleep(300 * time.Millisecond) // what comes late may still spoil it
+	s.judge(r)
+	r.over = true
+	return r
+}
+
+// judge reads what there is.
+func (s *scene) judge(r *row) {
+	want := r.expected()
+	var first time.Time
+	if r.fault.perNode {
+		first = time.Now()
+	} else if !r.over || r.observed.where == "" {
+		var got *output.Row
+		got, first = s.rows.find(r.name, r.fault.transport(), func(row *output.Row) bool { return row.Verdict.Where == want.where && row.Verdict.Cause == want.cause })
+		if got != nil {
+			r.observed, r.text = judgement{got.Verdict.Where, got.Verdict.Cause}, got.Verdict.Text
+		}
+	}
+	traces := s.store.Traces(store.Filter{Name: r.name})
+	shadows := store.Shadows(traces)
+	for _, t := range traces {
+		// A try over TCP that does not come about is a part of the trace of the answer that was truncated.
+		if t.Client() == nil || shadows[t.ID] || !r.fault.retried && t.Transport() != r.fault.transport() {
+			continue
+		}
+		v := t.Verdict()
+		r.traced = judgement{v.Where, v.Cause}
+		if r.fault.perNode || v.Where != want.where {
+			r.text = v.Text
+		}
+	}
+	if r.after == 0 && !first.IsZero() && r.seen() {
+		r.after = first.Sub(r.begin)
+	}
+}
+
+// seen says whether the right verdict is there, by observe or, where that cannot look, in the trace.
+func (r *row) seen() bool {
+	if r.fault.perNode {
+		return r.traced == r.expected()
+	}
+	return r.observed == r.expected()
+}
+
+// transport gives which of the lookups of a name is judged.
+func (f *fault) transport() string {
+	if f.tcp || f.retried {
+		return "tcp"
+	}
+	return "udp"
+}
+
+// dig asks once, as a process in the pod.
+func (s *scene) dig(ctx context.Context, f *fault, fam family, name string, wait time.Duration) error {
+	args := []string{"@" + fam.vip.String(), "+tries=1", fmt.Sprintf("+time=%d", int(wait.Seconds())), "+noall", "+comments", name, "A"}
+	if f.tcp {
+		args = append(args, "+tcp")
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait+5*time.Second)
+	defer cancel()
+	out, err := s.client.Run(ctx, "dig", args...)
+	if got := strings.Contains(out, "HEADER"); got != f.answered {
+		return fmt.Errorf("the client got an answer: %v, want %v (%w): %s", got, f.answered, err, out)
+	}
+	return nil
+}
+
+// table gives the rows as a table.
+func table(rows []*row) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "FAULT\t\tEXPECTED\tJUDGED (observe)\tJUDGED (trace)\tSECONDS")
+	right := 0
+	for _, r := range rows {
+		if r.right() {
+			right++
+		}
+		mark := func(j judgement) string {
+			if j == r.expected() {
+				return "right"
+			}
+			return j.String()
+		}
+		observed := mark(r.observed)
+		if r.fault.perNode {
+			observed = "-"
+		}
+		seconds := "-"
+		if r.after > 0 {
+			seconds = fmt.Sprintf("%.2f", r.after.Seconds())
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", r.fault.name, r.family, r.expected(), observed, mark(r.traced), seconds)
+	}
+	_ = w.Flush() // strings.Builder does not fail
+	fmt.Fprintf(&b, "%d of %d judged right\n", right, len(rows))
+	return b.String()
+}
+
+// wrong gives an error that names the rows that are not right.
+func wrong(rows []*row) error {
+	var errs []error
+	for _, r := range rows {
+		if r.err != nil {
+			errs = append(errs, fmt.Errorf("%s, %s: %w", r.fault.name, r.family, r.err))
+		} else if !r.right() {
+			errs = append(errs, fmt.Errorf("%s, %s: expected %s, observed %s, traced %s: %s", r.fault.name, r.family, r.expected(), r.observed, r.traced, r.text))
+		}
+	}
+	return errors.Join(errs...)
+}
