@@ -41,6 +41,10 @@ func takeIndex(c *identityConfig) (*identity.Index, func(), error) {
 	default:
 		return nil, func() {}, nil
 	}
+	if err != nil && c.source == identityDefault { // nobody has asked for it: CoreDNS is not to fail for it
+		log.Warningf("clients are not identified: %v", err)
+		return nil, func() {}, nil
+	}
 	if err != nil {
 		return nil, nil, err
 	}

@@ -39,13 +39,14 @@ func (p *refreshProbe) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dn
 	if p.Next == nil || !ok {
 		return plugin.NextOrFailure(refreshName, p.Next, ctx, w, r)
 	}
-	if inBackground(w) {
+	caches, background := behindCache(w)
+	if background {
 		return p.refresh(ctx, q, w, r)
 	}
 	if q.d != p.d || inLookup(ctx) {
 		return plugin.NextOrFailure(refreshName, p.Next, ctx, w, r)
 	}
-	q.missed.Store(true)
+	q.missed.Store(caches)
 	q.below.Store(true)
 	defer q.below.Store(false)
 	if q.rec.Load() != nil {
@@ -98,28 +99,27 @@ func (p *refreshProbe) begin(by *query, r *dns.Msg) (q *query) {
 	return q
 }
 
-// inBackground says whether a writer that stands behind cache is one of a refresh in the background. Such a one either has no
-// client, or (verifying a stale answer against a time-out) has one, and may lose it while it runs.
+// behindCache says whether a writer is cache's, which it is not where cache passes a query by (a zone or an opcode that it does not cache), and
+// whether it is one of a refresh in the background. Such a one either has no client, or (verifying a stale answer against a time-out) has one, and may
+// lose it while it runs.
 //
-// What cache keeps to itself is read by reflection: a writer that does not look as in CoreDNS v1.15.0 counts as a client's.
-func inBackground(w dns.ResponseWriter) bool {
-	if a, ok := w.RemoteAddr().(*net.TCPAddr); ok && a != nil && a.IP == nil && a.Port == 0 {
-		return true
-	}
+// What cache keeps to itself is read by reflection: a writer that does not look as in CoreDNS v1.15.0 does not count as cache's.
+func behindCache(w dns.ResponseWriter) (caches, background bool) {
 	v := reflect.ValueOf(w)
 	for range 4 {
 		for v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface {
 			v = v.Elem()
 		}
 		if v.Kind() != reflect.Struct {
-			return false
+			break
 		}
 		if f := v.FieldByName("prefetch"); f.IsValid() && f.Kind() == reflect.Bool {
-			return f.Bool()
+			return true, f.Bool()
 		}
 		if v = v.FieldByName("ResponseWriter"); !v.IsValid() {
-			return false
+			break
 		}
 	}
-	return false
+	a, ok := w.RemoteAddr().(*net.TCPAddr) // what cache gives for the client of a prefetch
+	return false, ok && a != nil && a.IP == nil && a.Port == 0
 }

@@ -266,7 +266,7 @@ func (f *finished) server(s *span) {
 	}
 	a = append(a, attribute.String(semconv.KeepReason, q.kept.String()))
 
-	a = append(a, attribute.Bool(semconv.ResponseWritten, res.rcode >= 0))
+	a = append(a, attribute.Bool(semconv.ResponseWritten, res.rcode >= 0 && q.writeErr == nil))
 	if res.rcode >= 0 {
 		a = append(a, attribute.String(semconv.ResponseCode, rcodeName(res.rcode)))
 	}

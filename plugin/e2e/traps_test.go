@@ -76,6 +76,10 @@ func TestHowItEnded(t *testing.T) {
 			errorStatus: true,
 		},
 		{
+			name: "a zone that cache does not cache", directives: "cache other.example\nforward . $NX", ask: 2,
+			root: []any{"dns.response_code", "NXDOMAIN", "dnstrail.cache.status", nil, "dnstrail.answered_by", "forward"},
+		},
+		{
 			name: "rewrite changes the rcode above forward", directives: "rewrite rcode exact $NAME SERVFAIL NOERROR\nforward . $FAIL",
 			root: []any{"dns.response_code", "NOERROR", "dnstrail.answered_by", "forward", "error.type", nil},
 		},
