@@ -485,3 +485,25 @@ func TestChurn(t *testing.T) {
 		t.Errorf("%d addresses and %d UIDs are left, want 258 (2 of the node) and 256", addrs, uids)
 	}
 }
+
+// BenchmarkPodComesAndGoes is a pod that is created, gets its address and is deleted, in a cluster of 100,000: three events.
+func BenchmarkPodComesAndGoes(b *testing.B) {
+	k := still(KubernetesOptions{Grace: time.Second})
+	s, now := &podStore{k}, time.Now()
+	for i := range 100_000 {
+		s.put(podAt(i, fmt.Sprint("pod-", i), netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}).String()), now)
+	}
+	i := 0
+	b.ReportAllocs()
+	defer cpu(b)()
+	for b.Loop() {
+		n := 200_000 + i
+		ip := netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}).String()
+		now = now.Add(time.Millisecond)
+		s.put(podAt(n, "new"), now)
+		s.put(podAt(n, "new", ip), now)
+		s.delete(podAt(n, "new", ip), now)
+		k.later(now)
+		i++
+	}
+}
