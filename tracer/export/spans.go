@@ -339,12 +339,30 @@ func tuple(src, dst hop.Endpoint) string {
 	return string(dst.AddrPort().AppendTo(b))
 }
 
+// An attribute is three messages of protobuf; made together, they are one allocation.
+
 func str(key, value string) *commonpb.KeyValue {
-	return &commonpb.KeyValue{Key: key, Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: value}}}
+	var a struct {
+		kv    commonpb.KeyValue
+		value commonpb.AnyValue
+		str   commonpb.AnyValue_StringValue
+	}
+	a.str.StringValue = value
+	a.value.Value = &a.str
+	a.kv.Key, a.kv.Value = key, &a.value
+	return &a.kv
 }
 
 func integer(key string, value int64) *commonpb.KeyValue {
-	return &commonpb.KeyValue{Key: key, Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_IntValue{IntValue: value}}}
+	var a struct {
+		kv    commonpb.KeyValue
+		value commonpb.AnyValue
+		num   commonpb.AnyValue_IntValue
+	}
+	a.num.IntValue = value
+	a.value.Value = &a.num
+	a.kv.Key, a.kv.Value = key, &a.value
+	return &a.kv
 }
 
 func boolean(key string, value bool) *commonpb.KeyValue {
@@ -352,9 +370,16 @@ func boolean(key string, value bool) *commonpb.KeyValue {
 }
 
 func strs(key string, values []string) *commonpb.KeyValue {
+	type item struct {
+		value commonpb.AnyValue
+		str   commonpb.AnyValue_StringValue
+	}
+	items := make([]item, len(values))
 	list := &commonpb.ArrayValue{Values: make([]*commonpb.AnyValue, len(values))}
 	for i, v := range values {
-		list.Values[i] = &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: v}}
+		items[i].str.StringValue = v
+		items[i].value.Value = &items[i].str
+		list.Values[i] = &items[i].value
 	}
 	return &commonpb.KeyValue{Key: key, Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_ArrayValue{ArrayValue: list}}}
 }

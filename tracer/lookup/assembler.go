@@ -133,14 +133,13 @@ func (a *Assembler) Add(p *hop.Packet) {
 }
 
 // addMessage takes a hop of one DNS message.
-func (a *Assembler) addMessage(p *hop.Packet, message []byte) *Lookup {
-	if p.Answer {
-		return a.addAnswer(p, message)
+func (a *Assembler) addMessage(p *hop.Packet, message []byte) {
+	switch {
+	case p.Answer:
+		a.addAnswer(p, message)
+	case p.Head.Questions == 1:
+		a.addQuery(p, message)
 	}
-	if p.Head.Questions != 1 {
-		return nil
-	}
-	return a.addQuery(p, message)
 }
 
 // addUnreachable takes an ICMP error about a query or an answer. What it quotes has the addresses as they were where it was refused.
@@ -162,7 +161,7 @@ func (a *Assembler) addUnreachable(p *hop.Packet) {
 	a.schedule(l, p.Time+int64(a.o.DropWait))
 }
 
-func (a *Assembler) addQuery(p *hop.Packet, message []byte) *Lookup {
+func (a *Assembler) addQuery(p *hop.Packet, message []byte) {
 	k := key{p.Src, p.Head.ID, p.Transport}
 	l := a.find(k, &p.Head)
 	if l == nil && p.Tracked && p.Conntrack.OrigSrc != p.Src && p.Conntrack.ReplyDst == p.Src {
@@ -203,11 +202,11 @@ func (a *Assembler) addQuery(p *hop.Packet, message []byte) *Lookup {
 			}
 			a.schedule(l, p.Time+int64(a.o.DropWait))
 		}
-		return l
+		return
 	case l.Ending == Dropped:
 		// A copy went on; or another CPU's record came late.
 		if !l.progressed(&p.Hop) {
-			return l
+			return
 		}
 		l.Ending = InFlight
 	}
@@ -221,7 +220,6 @@ func (a *Assembler) addQuery(p *hop.Packet, message []byte) *Lookup {
 	if !l.done() {
 		a.schedule(l, l.lastQuery+int64(a.o.GiveUp))
 	}
-	return l
 }
 
 // begin starts a lookup with its first hop.
@@ -254,11 +252,11 @@ func (a *Assembler) begin(p *hop.Packet, k key, message []byte) *Lookup {
 	return l
 }
 
-func (a *Assembler) addAnswer(p *hop.Packet, message []byte) *Lookup {
+func (a *Assembler) addAnswer(p *hop.Packet, message []byte) {
 	l := a.find(key{p.Dst, p.Head.ID, p.Transport}, &p.Head)
 	if l == nil {
 		a.stats.Orphans++
-		return nil
+		return
 	}
 	p.Hop.Attempt = uint8(l.Attempts - 1)
 	a.keep(l, &p.Hop)
@@ -268,7 +266,7 @@ func (a *Assembler) addAnswer(p *hop.Packet, message []byte) *Lookup {
 			l.Ending = Dropped
 			a.schedule(l, p.Time+int64(a.o.DropWait))
 		}
-		return l
+		return
 	}
 	first := !l.AnswerSeen
 	l.AnswerSeen = true
@@ -310,7 +308,6 @@ func (a *Assembler) addAnswer(p *hop.Packet, message []byte) *Lookup {
 		l.Ending = InFlight
 		a.schedule(l, p.Time+int64(a.o.GiveUp))
 	}
-	return l
 }
 
 // maxServers bounds the namespaces remembered as those of servers.

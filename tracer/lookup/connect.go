@@ -21,7 +21,7 @@ func (a *Assembler) handshake(c *conn, p *hop.Packet, toServer bool) {
 		c.connect = nil
 		return
 	}
-	if !syn && !(rst && !toServer) {
+	if !syn && (!rst || toServer) {
 		return
 	}
 	if l == nil {

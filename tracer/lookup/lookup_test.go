@@ -157,10 +157,10 @@ func TestLookupsAreAssembled(t *testing.T) {
 		t.Skip("this kernel has no drop reasons")
 	}
 	type want struct {
-		ending             Ending
-		attempts, hops     int
-		delivered, final   bool
-		answerSeen, serves bool
+		ending           Ending
+		attempts, hops   int
+		delivered, final bool
+		answerSeen       bool
 	}
 	for _, c := range []struct {
 		name string

@@ -15,8 +15,6 @@ import (
 
 var update = flag.Bool("update", false, "write testdata anew")
 
-func ns(n int64) *int64 { return &n }
-
 // rows are lookups as a user meets them.
 func rows() []*Row {
 	at := time.Date(2026, 11, 21, 12, 1, 7, 113e6, time.UTC)
@@ -28,7 +26,7 @@ func rows() []*Row {
 		{
 			Schema: SchemaVersion, Time: at, Client: cart, Server: "10.96.0.10:53", Transport: "udp", ID: 1, Name: "api.example.com.", Type: "A",
 			Result: "NOERROR", Answers: []string{"192.0.2.1"}, AnsweredBy: "10.244.2.10:53", ResponseLen: 49,
-			Total: 12_400_000, ToServer: ns(110_000), AtServer: ns(12_120_000), Return: ns(170_000), ServerSeen: true, Attempts: 1,
+			Total: 12_400_000, ToServer: new(int64(110_000)), AtServer: new(int64(12_120_000)), Return: new(int64(170_000)), ServerSeen: true, Attempts: 1,
 			Verdict: Verdict{Where: "answered", Cause: "answered", Certainty: "certain"},
 			TraceID: "4bf92f3577b34da6a3ce929d0e0e4736", Group: "4bf92f3577b34da6a3ce929d0e0e4736",
 			Hops: []Hop{{Kind: "out", Attempt: 1, Device: "eth0", NetNS: 4026532201, Src: "10.244.1.10:41000", Dst: "10.96.0.10:53", Process: "curl", PID: 4711}},
@@ -46,13 +44,13 @@ func rows() []*Row {
 		{
 			Schema: SchemaVersion, Time: at.Add(time.Second), Client: Client{Address: "[fd00:10:244:1::10]:41000", Process: "node\x1b[31m"}, Server: "[fd00:10:96::a]:53",
 			Transport: "tcp", ID: 3, Name: strings.Repeat("long-label.", 8), Type: "HTTPS", Result: "SERVFAIL", Total: 4_000_300_000,
-			ToServer: ns(150_000), AtServer: ns(4_000_000_000), Return: ns(150_000), Attempts: 1,
+			ToServer: new(int64(150_000)), AtServer: new(int64(4_000_000_000)), Return: new(int64(150_000)), Attempts: 1,
 			Verdict: Verdict{Where: "upstream", Cause: "timeout", Certainty: "inferred", Text: "the server answered SERVFAIL: upstream 192.0.2.53:53 did not answer"},
 			TraceID: "91aa0000000000000000000000000002", Truncated: true, Revision: 1, Hops: []Hop{},
 		},
 		{
 			Schema: SchemaVersion, Time: at.Add(2 * time.Second), Client: Client{Address: "192.168.100.11:5000", Node: "node-1"}, Server: "10.96.0.10:53",
-			Transport: "udp", ID: 4, Name: "www.example.org.cluster.local.", Type: "A", Result: "NXDOMAIN", Total: 900, ToServer: ns(400), AtServer: ns(300), Return: ns(200),
+			Transport: "udp", ID: 4, Name: "www.example.org.cluster.local.", Type: "A", Result: "NXDOMAIN", Total: 900, ToServer: new(int64(400)), AtServer: new(int64(300)), Return: new(int64(200)),
 			ServerSeen: true, Attempts: 1, Verdict: Verdict{Where: "answered", Cause: "answered", Certainty: "certain"},
 			TraceID: "91aa0000000000000000000000000003", Serves: "", SearchStep: 2, Related: []Related{{"search", "91aa0000000000000000000000000009"}}, Hops: []Hop{},
 		},
@@ -125,8 +123,7 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 	}
 	var walk func(prefix string, typ reflect.Type)
 	walk = func(prefix string, typ reflect.Type) {
-		for i := range typ.NumField() {
-			f := typ.Field(i)
+		for f := range typ.Fields() {
 			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 			if !bytes.Contains(doc, []byte("| `"+prefix+name+"` |")) {
 				t.Errorf("docs/jsonl.md does not say what %s%s is", prefix, name)

@@ -46,7 +46,6 @@ type rig struct {
 	lab    *lab.Lab
 	client *lab.Pod
 	server *lab.Pod
-	dns    *dns.Server
 
 	mu   sync.Mutex
 	seen map[string][]seen
@@ -209,7 +208,7 @@ func (r *rig) wait(t *testing.T, name string, n int) seen {
 	return seen{}
 }
 
-func service(l *lab.Lab, v6 bool) string {
+func service(v6 bool) string {
 	if v6 {
 		return "[fd00:10:96::a]:53"
 	}
@@ -274,7 +273,7 @@ func TestFaultsAreJudged(t *testing.T) {
 					query = "lost"
 				}
 				id := fmt.Sprintf("%s-%d.test.", query, time.Now().UnixNano())
-				if err := r.ask(t, "udp", service(l, v6), "before-"+id, time.Second); err != nil {
+				if err := r.ask(t, "udp", service(v6), "before-"+id, time.Second); err != nil {
 					t.Fatalf("before the fault: %v", err)
 				}
 				if c.fault != nil {
@@ -290,7 +289,7 @@ func TestFaultsAreJudged(t *testing.T) {
 				}
 				asked := time.Now()
 				timeout := 1000 * time.Millisecond
-				if err := r.ask(t, "udp", service(l, v6), id, timeout); err == nil {
+				if err := r.ask(t, "udp", service(v6), id, timeout); err == nil {
 					t.Fatal("was answered")
 				}
 				got := r.wait(t, id, 1)
@@ -324,10 +323,10 @@ func TestTCPBlockedAfterTruncation(t *testing.T) {
 		}
 	}()
 	const name = "truncated.test."
-	if err := r.ask(t, "udp", service(r.lab, false), name, time.Second); err != nil {
+	if err := r.ask(t, "udp", service(false), name, time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.ask(t, "tcp", service(r.lab, false), name, 700*time.Millisecond); err == nil {
+	if err := r.ask(t, "tcp", service(false), name, 700*time.Millisecond); err == nil {
 		t.Fatal("TCP was answered")
 	}
 	got := r.wait(t, name, 2)
@@ -344,7 +343,7 @@ func TestAnsweredLookups(t *testing.T) {
 	}{{"udp4", "udp", false}, {"udp6", "udp", true}, {"tcp4", "tcp", false}, {"tcp6", "tcp", true}} {
 		t.Run(c.name, func(t *testing.T) {
 			name := c.name + ".test."
-			if err := r.ask(t, c.network, service(r.lab, c.v6), name, time.Second); err != nil {
+			if err := r.ask(t, c.network, service(c.v6), name, time.Second); err != nil {
 				t.Fatal(err)
 			}
 			got := r.wait(t, name, 1)
@@ -364,7 +363,7 @@ func TestAConfinedTracerTellsOnlyWhatItSaw(t *testing.T) {
 		return []uint32{uint32(r.lab.Node("node-2").Inode()), uint32(r.server.Inode())}
 	})
 	const name = "confined.test."
-	if err := r.ask(t, "udp", service(r.lab, false), name, time.Second); err != nil {
+	if err := r.ask(t, "udp", service(false), name, time.Second); err != nil {
 		t.Fatal(err)
 	}
 	got := r.wait(t, name, 1)

@@ -249,7 +249,7 @@ func (j *Judge) dropped(l *lookup.Lookup, last, drop, refused *hop.Hop) Verdict 
 		v.Text = fmt.Sprintf("the answer was truncated, and TCP to ask again does not get through: lost at %s: %s", at(drop), text)
 	}
 	if v.Where == Node || v.Where == Client || v.Where == BetweenNodes {
-		j.service(l, last, drop, refused, &v, text)
+		j.service(l, drop, refused, &v, text)
 	}
 	return v
 }
@@ -288,7 +288,7 @@ func (j *Judge) passedUntranslated(l *lookup.Lookup, drop *hop.Hop) bool {
 }
 
 // service finds out whether a drop on a node was the service translation's: its reject rule, a dead endpoint, or connection tracking.
-func (j *Judge) service(l *lookup.Lookup, last, drop, refused *hop.Hop, v *Verdict, text string) {
+func (j *Judge) service(l *lookup.Lookup, drop, refused *hop.Hop, v *Verdict, text string) {
 	translated := drop.Dst != l.Server
 	switch {
 	case v.Cause == CausePolicyDrop && refused != nil && !translated:
