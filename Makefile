@@ -28,6 +28,11 @@ demo: build need-demo ## Raise a two-node lab, run real lookups, print each as o
 	@$(if $(ROOT),,echo "make demo raises network namespaces and loads eBPF: run it as root" >&2; exit 1;) \
 	mkdir -p $(BIN) && go build -o $(BIN)/demo ./test/demo && exec $(BIN)/demo -bin $(BIN) $(if $(JAEGER),-jaeger $(JAEGER))
 
+.PHONY: story
+story: build ## Play the incident that the README tells: a firewall between two nodes lost its rule for UDP 53
+	@test/need.sh dig=bind9-dnsutils ping=iputils-ping
+	@go build -o $(BIN)/story ./test/story && exec $(BIN)/story -bin $(BIN)
+
 .PHONY: build
 build: $(BIN)/coredns $(BIN)/dnstrail ## Build bin/coredns (CoreDNS with the plugin) and bin/dnstrail
 

@@ -73,22 +73,25 @@ type Cluster struct {
 	dir    string
 }
 
-// DefaultChain is what stands below the dnstrail block: a cluster zone, a cache, and the lab's upstream.
+// DefaultChain is what stands below the dnstrail block: a cluster zone with the services default/kubernetes and shop/payments, a cache, and the
+// lab's upstream.
 func DefaultChain() string {
-	return fmt.Sprintf(`prometheus 0.0.0.0:9153
-    errors
-    hosts /dev/null cluster.local {
-        10.96.0.1 kubernetes.default.svc.cluster.local
-        fd00:10:96::1 kubernetes.default.svc.cluster.local
-        10.96.12.34 payments.shop.svc.cluster.local
-        fd00:10:96::34 payments.shop.svc.cluster.local
-    }
-    template ANY ANY cluster.local {
+	var b strings.Builder
+	b.WriteString("prometheus 0.0.0.0:9153\n    errors\n")
+	for _, r := range []struct{ service, qtype, addr string }{
+		{"kubernetes.default", "A", "10.96.0.1"}, {"kubernetes.default", "AAAA", "fd00:10:96::1"},
+		{"payments.shop", "A", "10.96.12.34"}, {"payments.shop", "AAAA", "fd00:10:96::34"},
+	} {
+		fmt.Fprintf(&b, "    template IN %s cluster.local {\n        match \"^%s\\.svc\\.cluster\\.local\\.$\"\n        answer \"{{ .Name }} 5 IN %s %s\"\n        fallthrough\n    }\n",
+			r.qtype, strings.ReplaceAll(r.service, ".", `\.`), r.qtype, r.addr)
+	}
+	fmt.Fprintf(&b, `    template ANY ANY cluster.local {
         rcode NXDOMAIN
         authority "cluster.local. 5 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. 1 7200 1800 86400 5"
     }
     cache 30
     forward . %s`, lab.UpstreamV4)
+	return b.String()
 }
 
 // Up raises a lab of two nodes with CoreDNS on the second, and starts the agents. On an error everything is taken down again.

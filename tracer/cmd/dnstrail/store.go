@@ -24,7 +24,7 @@ last of them in memory. It answers GET /api/v3/traces, /api/v3/traces/TRACE_ID a
 and GET /stats with its own figures. It is for a terminal, a demonstration or a test; for a cluster, use a Jaeger.`,
 		Example: `  dnstrail store
   dnstrail store --grpc 127.0.0.1:14317 --http "" --spans 1000000
-  dnstrail explain --lost --from http://127.0.0.1:16686`,
+  dnstrail explain --lost --jaeger http://127.0.0.1:16686`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if limits.Spans <= 0 {
