@@ -1,12 +1,14 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -141,7 +143,8 @@ type trail struct {
 	all  []*gotSpan
 }
 
-// wait waits for the trace of the nth (from 0) query for name, of any type.
+// wait waits for the trace of the nth (from 0) query for name, of any type. Traces may come out of order: who asks for one that is not the last
+// waits for the last first.
 func (c *collector) wait(t testing.TB, name string, nth int) *trail {
 	t.Helper()
 	return c.waitRoot(t, fmt.Sprintf("query %d for %s", nth, name), nth, func(s *gotSpan) bool {
@@ -155,6 +158,7 @@ func (c *collector) waitRoot(t testing.TB, what string, nth int, is func(*gotSpa
 	deadline := time.Now().Add(10 * time.Second)
 	for {
 		all := c.spans()
+		slices.SortStableFunc(all, func(a, b *gotSpan) int { return cmp.Compare(a.StartTimestamp(), b.StartTimestamp()) })
 		n := nth
 		for _, s := range all {
 			if !is(s) {

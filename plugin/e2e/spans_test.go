@@ -118,7 +118,8 @@ func TestWholeTrace(t *testing.T) {
 	}`, "COLLECTOR", c.grpc, "FILE", identityFile(t), "UP", up.addr)
 	s.ask(t, query("whole.example.", dns.TypeA))
 	s.ask(t, query("whole.example.", dns.TypeA))
-	miss, hit := c.wait(t, "whole.example.", 0), c.wait(t, "whole.example.", 1)
+	hit := c.wait(t, "whole.example.", 1)
+	miss := c.wait(t, "whole.example.", 0)
 
 	const shape = `DNS A
   errors

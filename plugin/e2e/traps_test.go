@@ -379,6 +379,7 @@ func TestRefresh(t *testing.T) {
 			up.handle(row.upstream)
 			s.ask(t, query(name, dns.TypeA))
 			s.ask(t, query(name, dns.TypeA))
+			c.wait(t, name, 2)
 			tr := c.wait(t, name, 1)
 			tr.root.want(t, "dnstrail.cache.status", row.status, "dns.response_code", "NOERROR")
 			if row.status != "miss" {
