@@ -194,6 +194,7 @@ func (s *scene) judge(r *row) {
 		if r.fault.perNode || v.Where != want.where {
 			r.text = v.Text
 		}
+		break // of several tries of a name the last one
 	}
 	if r.after == 0 && !first.IsZero() && r.seen() {
 		r.after = first.Sub(r.begin)
