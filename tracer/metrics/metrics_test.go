@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -57,7 +58,7 @@ func TestTheHandlerServesWhatIsCounted(t *testing.T) {
 	count(m, "cart", true, time.Now())
 	count(m, "broken \xff", false, time.Now())
 	m.Tick(time.Now(), pipeline.Stats{Kernel: bpf.Losses{RingFull: 3}}, export.Stats{Sent: 5})
-	r := httptest.NewRequest("GET", "/metrics", nil)
+	r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
 	r.Header.Set("Accept", "application/openmetrics-text")
 	w := httptest.NewRecorder()
 	m.Handler().ServeHTTP(w, r)
