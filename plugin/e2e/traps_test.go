@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"maps"
 	"net"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 )
 
@@ -377,10 +379,17 @@ func TestRefresh(t *testing.T) {
 			s.ask(t, query(name, dns.TypeA))
 			time.Sleep(row.wait)
 			up.handle(row.upstream)
+			// By time, and not by number: on a busy machine a client may have asked the first time more than once.
+			second := pcommon.NewTimestampFromTime(time.Now())
+			after := func(nth int) *trail {
+				return c.waitRoot(t, fmt.Sprintf("query %d for %s after the wait", nth, name), nth, func(s *gotSpan) bool {
+					return s.Kind() == ptrace.SpanKindServer && s.attrs["dns.question.name"] == name && s.StartTimestamp() >= second
+				})
+			}
 			s.ask(t, query(name, dns.TypeA))
 			s.ask(t, query(name, dns.TypeA))
-			c.wait(t, name, 2)
-			tr := c.wait(t, name, 1)
+			third := after(1)
+			tr := after(0)
 			tr.root.want(t, "dnstrail.cache.status", row.status, "dns.response_code", "NOERROR")
 			if row.status != "miss" {
 				tr.root.want(t, "dnstrail.answered_by", "cache")
@@ -400,7 +409,12 @@ func TestRefresh(t *testing.T) {
 			if re.root.traceID == tr.root.traceID {
 				t.Error("the refresh has the trace ID of the query")
 			}
-			if l := re.root.Links(); l.Len() != 1 || l.At(0).TraceID().String() != tr.root.traceID || l.At(0).SpanID().String() != tr.root.id {
+			l := re.root.Links()
+			to := func(q *trail) bool {
+				return l.Len() == 1 && l.At(0).TraceID().String() == q.root.traceID && l.At(0).SpanID().String() == q.root.id
+			}
+			// Which of the two sets a prefetch off is cache's to choose: one hit within ten minutes makes a name popular.
+			if !to(tr) && (row.status != "hit" || !to(third)) {
 				t.Errorf("the refresh has %d links, want one to the query %s", l.Len(), tr.root.traceID)
 			}
 			re.root.want(t, "client.address", nil, "dns.response_code", "NOERROR")
