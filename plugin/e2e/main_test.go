@@ -128,7 +128,12 @@ func start(t testing.TB, corefile string, values ...string) *server {
 	return s
 }
 
+// starting: caddy sets up one Corefile after the other.
+var starting sync.Mutex
+
 func tryStart(corefile string, values ...string) (*server, error) {
+	starting.Lock()
+	defer starting.Unlock()
 	i, err := caddy.Start(input(corefile, values...))
 	if err != nil {
 		return nil, err
