@@ -152,7 +152,7 @@ func (s *scene) one(ctx context.Context, f *fault, fam family, n int) (r *row) {
 
 	// The verdict may come before the client has given up, and may be corrected until some time after.
 	ended := false
-	for limit := r.begin.Add(wait + f.late + 2*time.Second); time.Now().Before(limit) && ctx.Err() == nil && r.err == nil && (!ended || !r.seen()); {
+	for limit := r.begin.Add(wait + f.late + 3*time.Second); time.Now().Before(limit) && ctx.Err() == nil && r.err == nil && (!ended || !r.seen() || f.late > 0 && r.traced != r.expected()); {
 		select {
 		case r.err = <-asked:
 			ended, asked = true, nil
@@ -160,8 +160,12 @@ func (s *scene) one(ctx context.Context, f *fault, fam family, n int) (r *row) {
 		}
 		s.judge(r)
 	}
-	if !ended {
-		r.err = errors.Join(r.err, errors.New("the client did not end in time"))
+	if !ended && r.err == nil {
+		select {
+		case r.err = <-asked:
+		case <-time.After(10 * time.Second):
+			r.err = errors.New("the client did not end")
+		}
 	}
 	time.Sleep(300 * time.Millisecond) // what comes late may still spoil it
 	s.judge(r)
@@ -181,6 +185,9 @@ func (s *scene) judge(r *row) {
 		if got != nil {
 			r.observed, r.text = judgement{got.Verdict.Where, got.Verdict.Cause}, got.Verdict.Text
 		}
+	}
+	if r.over && r.fault.late > 0 && r.traced.where != "" {
+		return
 	}
 	traces := s.store.Traces(store.Filter{Name: r.name})
 	shadows := store.Shadows(traces)
