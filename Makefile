@@ -67,7 +67,7 @@ SYSTEM = $(shell go list ./test/...)
 .PHONY: test-unit
 test-unit: $(if $(ROOT),need-system) ## Unit tests under the race detector (some need root, or Prometheus; without it they say so)
 	$(call say,unit tests with -race)
-	@go test -race -timeout 20m $(UNIT)
+	@go test -race -timeout 30m $(UNIT)
 
 .PHONY: test-system
 test-system: build need-system $(BIN)/jaeger ## The lab, end to end, as root
