@@ -378,5 +378,9 @@ func evidence(l *lookup.Lookup, last *hop.Hop) []string {
 			devs = append(devs, h.Device())
 		}
 	}
-	return append(e, fmt.Sprintf("%d attempts, hops %s", l.Attempts, strings.Join(devs, " ")))
+	attempts := "1 attempt"
+	if l.Attempts != 1 {
+		attempts = fmt.Sprintf("%d attempts", l.Attempts)
+	}
+	return append(e, attempts+", hops "+strings.Join(devs, " "))
 }
