@@ -27,7 +27,7 @@ func TestNoFalseAlarm(t *testing.T) {
 		if err != nil || n <= 0 {
 			t.Fatalf("DNSTRAIL_SOAK is %q, want a number of lookups", s)
 		}
-		lookups = n
+		lookups, rate = n, 8000
 	}
 	c := newCollector(t)
 	k, pods := up(t, cluster.Config{Bin: binaries(t), Collector: c.Addr, Sample: "0", Plugin: "keep none", AgentArgs: []string{"--slow", "0"}})
