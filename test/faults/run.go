@@ -11,6 +11,7 @@ import (
 
 	"github.com/dnstrail/dnstrail/test/cluster"
 	"github.com/dnstrail/dnstrail/test/lab"
+	"github.com/dnstrail/dnstrail/tracer/explain"
 	"github.com/dnstrail/dnstrail/tracer/output"
 	"github.com/dnstrail/dnstrail/tracer/store"
 )
@@ -30,9 +31,10 @@ type row struct {
 	name   string // that was asked
 	begin  time.Time
 	over   bool // the fault is: what is observed from now on is of a sound network
-	// observed is what `dnstrail observe` judged at last, traced what the exported trace says; "" for nothing.
-	observed, traced judgement
-	text             string
+	// observed is what `dnstrail observe` judged at last, traced what the exported trace says, explained what `dnstrail explain` says of it with all
+	// other traces at hand; "" for nothing.
+	observed, traced, explained judgement
+	text                        string
 	// after is how long after the query the right verdict was there, 0 if it never was.
 	after time.Duration
 	err   error
@@ -53,7 +55,8 @@ func (r *row) expected() judgement { return judgement{r.fault.where, r.fault.cau
 // right says whether everything that judged judged right.
 func (r *row) right() bool {
 	want := r.expected()
-	return r.err == nil && r.traced == want && (r.fault.perNode || r.observed == want)
+	// What other traces show (that the other node was watched) may make the cause more exact, and never changes the place.
+	return r.err == nil && r.traced == want && r.explained.where == want.where && (r.fault.perNode || r.observed == want)
 }
 
 func (r *row) progress() string {
@@ -198,6 +201,8 @@ func (s *scene) judge(r *row) {
 		}
 		v := t.Verdict()
 		r.traced = judgement{v.Where, v.Cause}
+		told := explain.Tell(t, s.store.Traces(store.Filter{})).Verdict
+		r.explained = judgement{told.Where, told.Cause}
 		if r.fault.perNode || v.Where != want.where {
 			r.text = v.Text
 		}
@@ -243,7 +248,7 @@ func (s *scene) dig(ctx context.Context, f *fault, fam family, name string, wait
 func table(rows []*row) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "FAULT\t\tEXPECTED\tJUDGED (observe)\tJUDGED (trace)\tSECONDS")
+	fmt.Fprintln(w, "FAULT\t\tEXPECTED\tJUDGED (observe)\tJUDGED (trace)\tJUDGED (explain)\tSECONDS")
 	right := 0
 	for _, r := range rows {
 		if r.right() {
@@ -263,7 +268,11 @@ func table(rows []*row) string {
 		if r.after > 0 {
 			seconds = fmt.Sprintf("%.2f", r.after.Seconds())
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", r.fault.name, r.family, r.expected(), observed, mark(r.traced), seconds)
+		explained := mark(r.explained)
+		if r.explained.where == r.expected().where && explained != "right" {
+			explained = "right, " + r.explained.cause // other traces show what the lookup's own does not
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.fault.name, r.family, r.expected(), observed, mark(r.traced), explained, seconds)
 	}
 	_ = w.Flush() // strings.Builder does not fail
 	fmt.Fprintf(&b, "%d of %d judged right\n", right, len(rows))
@@ -277,7 +286,7 @@ func wrong(rows []*row) error {
 		if r.err != nil {
 			errs = append(errs, fmt.Errorf("%s, %s: %w", r.fault.name, r.family, r.err))
 		} else if !r.right() {
-			errs = append(errs, fmt.Errorf("%s, %s: expected %s, observed %s, traced %s: %s", r.fault.name, r.family, r.expected(), r.observed, r.traced, r.text))
+			errs = append(errs, fmt.Errorf("%s, %s: expected %s, observed %s, traced %s, explained %s: %s", r.fault.name, r.family, r.expected(), r.observed, r.traced, r.explained, r.text))
 		}
 	}
 	return errors.Join(errs...)
