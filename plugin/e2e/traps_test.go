@@ -320,7 +320,7 @@ func TestUpstreams(t *testing.T) {
 			}
 			for i := range max(1, row.ask) {
 				if i > 0 {
-					time.Sleep(50 * time.Millisecond) // for a closed connection to be seen
+					time.Sleep(250 * time.Millisecond) // for the connection to be back in the pool, and its closing to be seen
 				}
 				if _, err := exchange(network, addr, query(name, dns.TypeA), 5*time.Second); err != nil {
 					t.Fatal(err)
