@@ -51,6 +51,6 @@ func summarize(out io.Writer, results []*result) error {
 		}
 		return fmt.Errorf("not as it has to be:\n  %s", strings.Join(all, "\n  "))
 	}
-	fmt.Fprintf(out, "\n%d lookups, each one trace: the answered ones linked from pod to CoreDNS, the lost one with its place.\n", lookups)
+	fmt.Fprintf(out, "\n%d lookups, each one trace: answered ones linked from pod to CoreDNS, the lost one with its place.\n", lookups)
 	return nil
 }

@@ -61,7 +61,7 @@ func TestNoFalseAlarm(t *testing.T) {
 	if unanswered := sent - answered; lost > unanswered {
 		t.Errorf("%.0f lookups were called lost, %.0f were", lost, unanswered)
 	}
-	if answered < float64(lookups)*0.8 {
+	if answered < float64(lookups)*0.9 {
 		t.Errorf("%.0f lookups answered of %d wanted: the machine is too busy to try what must be tried", answered, lookups)
 	}
 }

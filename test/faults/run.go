@@ -75,16 +75,16 @@ func (r *row) progress() string {
 func run(ctx context.Context, o options, report func(*row)) ([]*row, error) {
 	var all []*row
 	for _, agents := range []cluster.Agents{cluster.AgentOnHost, cluster.AgentPerNode} {
-		var todo []*fault
+		var pending []*fault
 		for i := range matrix {
 			if f := &matrix[i]; f.perNode == (agents == cluster.AgentPerNode) && o.only.MatchString(f.name) {
-				todo = append(todo, f)
+				pending = append(pending, f)
 			}
 		}
-		if todo == nil {
+		if pending == nil {
 			continue
 		}
-		rows, err := runWith(ctx, o, agents, todo, report)
+		rows, err := runWith(ctx, o, agents, pending, report)
 		all = append(all, rows...)
 		if err != nil {
 			return all, err
@@ -93,14 +93,14 @@ func run(ctx context.Context, o options, report func(*row)) ([]*row, error) {
 	return all, nil
 }
 
-func runWith(ctx context.Context, o options, agents cluster.Agents, todo []*fault, report func(*row)) (all []*row, err error) {
+func runWith(ctx context.Context, o options, agents cluster.Agents, pending []*fault, report func(*row)) (all []*row, err error) {
 	s, err := raise(ctx, o.bin, agents)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.down()) }()
 	n := 0
-	for _, f := range todo {
+	for _, f := range pending {
 		for _, fam := range families {
 			if fam.v4() && (!o.v4 || f.only == 6) || !fam.v4() && (!o.v6 || f.only == 4) {
 				continue
