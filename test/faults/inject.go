@@ -143,62 +143,62 @@ func (s *scene) send(f family, name string) (net.Conn, error) {
 }
 
 // askAndClose sends a query and closes the socket at once.
-func askAndClose(s *scene, f family, name string) error {
+func askAndClose(s *scene, f family, name string) (question, error) {
 	conn, err := s.send(f, name)
 	if err != nil {
-		return err
+		return question{}, err
 	}
-	return conn.Close()
+	return question{}, conn.Close()
 }
 
 // askOddServer asks a server that answers from another address than the one that was asked.
-func askOddServer(s *scene, f family, name string) error {
+func askOddServer(s *scene, f family, name string) (q question, err error) {
 	asked, err := s.idle.ListenPacket("udp", netip.AddrPortFrom(pick(f, s.idle.V4, s.idle.V6), 53).String())
 	if err != nil {
-		return err
+		return q, err
 	}
 	defer asked.Close()
 	other, err := s.odd.ListenPacket("udp", netip.AddrPortFrom(pick(f, s.odd.V4, s.odd.V6), 53).String())
 	if err != nil {
-		return err
+		return q, err
 	}
 	defer other.Close()
 	conn, err := s.client.Dial(context.Background(), "udp", asked.LocalAddr().String())
 	if err != nil {
-		return err
+		return q, err
 	}
 	defer conn.Close()
-	q, err := query(name)
+	packed, err := query(name)
 	if err != nil {
-		return err
+		return q, err
 	}
-	if _, err := conn.Write(q); err != nil {
-		return err
+	if _, err := conn.Write(packed); err != nil {
+		return q, err
 	}
 	buf := make([]byte, 512)
 	if err := asked.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
-		return err
+		return q, err
 	}
 	n, from, err := asked.ReadFrom(buf)
 	if err != nil {
-		return err
+		return q, err
 	}
 	var m dns.Msg
 	if err := m.Unpack(buf[:n]); err != nil {
-		return err
+		return q, err
 	}
 	answer, err := new(dns.Msg).SetReply(&m).Pack()
 	if err != nil {
-		return err
+		return q, err
 	}
 	if _, err := other.WriteTo(answer, from); err != nil {
-		return err
+		return q, err
 	}
 	if err := conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
-		return err
+		return q, err
 	}
 	if _, err := conn.Read(buf); err == nil {
-		return errors.New("the client took an answer from an address that it had not asked")
+		return q, errors.New("the client took an answer from an address that it had not asked")
 	}
-	return nil
+	return q, nil
 }

@@ -15,6 +15,8 @@ type fault struct {
 	where, cause string
 	// label is put before the name that is asked: what the upstream does with it, or which zone of CoreDNS it is in.
 	label string
+	// certainty is what the verdict is to be called, certain or inferred, where it matters.
+	certainty string
 	// perNode runs one agent a node, each confined to its node: for what happens where no agent looks.
 	perNode bool
 	// only is 4 or 6 where the fault is of one family, else 0.
@@ -23,8 +25,10 @@ type fault struct {
 	wait, late time.Duration
 	// inject makes the fault. The undo may be nil.
 	inject func(*scene, family) (lab.Undo, error)
-	// ask makes the lookup in another way than with dig.
-	ask func(*scene, family, string) error
+	// ask makes the lookup in another way than with dig, and says which query it was.
+	ask func(*scene, family, string) (question, error)
+	// tries says that ask may make several, and that nothing is judged before it has ended.
+	tries bool
 	// tcp asks over TCP.
 	tcp bool
 	// retried says that it is the client's second try, over TCP after a truncated answer, that is judged.
@@ -119,5 +123,9 @@ var matrix = []fault{
 		inject: drop(node1, lab.DropRule{Hook: lab.Forward, Proto: tcp, DstPort: 53}),
 	},
 	{name: "connection tracking full", where: "service", cause: "conntrack-full", only: 4, inject: conntrackFull},
+	{
+		name: "parallel A and AAAA, insert race", where: "service", cause: "conntrack-insert-race", wait: raceLimit,
+		inject: insertRace, ask: askParallel, tries: true, certainty: "certain",
+	},
 	{name: "reply from an address that was not asked", where: "client", cause: "unexpected-source", ask: askOddServer},
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/miekg/dns"
 
 	"github.com/dnstrail/dnstrail/test/cluster"
 	"github.com/dnstrail/dnstrail/test/lab"
@@ -30,14 +33,28 @@ type row struct {
 	family family
 	name   string // that was asked
 	begin  time.Time
+	// judged is which of the queries for the name is.
+	judged question
 	over   bool // the fault is: what is observed from now on is of a sound network
 	// observed is what `dnstrail observe` judged at last, traced what the exported trace says, explained what `dnstrail explain` says of it with all
 	// other traces at hand; "" for nothing.
 	observed, traced, explained judgement
-	text                        string
+	text, certainty             string
 	// after is how long after the query the right verdict was there, 0 if it never was.
 	after time.Duration
 	err   error
+}
+
+// question is one of the queries that a client made.
+type question struct {
+	// qtype is dns.TypeA if 0.
+	qtype uint16
+	// sent is when, if not when the client was started.
+	sent time.Time
+}
+
+func (q question) is(qtype string) bool {
+	return qtype == dns.TypeToString[cmp.Or(q.qtype, dns.TypeA)]
 }
 
 // judgement is where and why.
@@ -56,7 +73,7 @@ func (r *row) expected() judgement { return judgement{r.fault.where, r.fault.cau
 func (r *row) right() bool {
 	want := r.expected()
 	// What other traces show (that the other node was watched) may make the cause more exact, and never changes the place.
-	return r.err == nil && r.traced == want && r.explained.where == want.where && (r.fault.perNode || r.observed == want)
+	return r.err == nil && (r.fault.certainty == "" || r.certainty == r.fault.certainty) && r.traced == want && r.explained.where == want.where && (r.fault.perNode || r.observed == want)
 }
 
 func (r *row) progress() string {
@@ -144,28 +161,44 @@ func (s *scene) one(ctx context.Context, f *fault, fam family, n int) (r *row) {
 	if wait == 0 {
 		wait = 2 * time.Second
 	}
-	asked := make(chan error, 1)
+	type end struct {
+		question
+		err error
+	}
+	asked := make(chan end, 1)
 	go func() {
+		var e end
 		if f.ask != nil {
-			asked <- f.ask(s, fam, r.name)
-			return
+			e.question, e.err = f.ask(s, fam, r.name)
+		} else {
+			e.err = s.dig(ctx, f, fam, r.name, wait)
 		}
-		asked <- s.dig(ctx, f, fam, r.name, wait)
+		asked <- e
 	}()
+	took := func(e end) {
+		r.judged, r.err = e.question, e.err
+		if !r.judged.sent.IsZero() {
+			r.begin = r.judged.sent
+		}
+	}
 
 	// The verdict may come before the client has given up, and may be corrected until some time after.
 	ended := false
 	for limit := r.begin.Add(wait + f.late + 3*time.Second); time.Now().Before(limit) && ctx.Err() == nil && r.err == nil && (!ended || !r.seen() || f.late > 0 && r.traced != r.expected()); {
 		select {
-		case r.err = <-asked:
+		case e := <-asked:
+			took(e)
 			ended, asked = true, nil
 		case <-time.After(20 * time.Millisecond):
 		}
-		s.judge(r)
+		if ended || !f.tries {
+			s.judge(r)
+		}
 	}
 	if !ended && r.err == nil {
 		select {
-		case r.err = <-asked:
+		case e := <-asked:
+			took(e)
 		case <-time.After(10 * time.Second):
 			r.err = errors.New("the client did not end")
 		}
@@ -184,9 +217,10 @@ func (s *scene) judge(r *row) {
 		first = time.Now()
 	} else if !r.over || r.observed.where == "" {
 		var got *output.Row
-		got, first = s.rows.find(r.name, r.fault.transport(), func(row *output.Row) bool { return row.Verdict.Where == want.where && row.Verdict.Cause == want.cause })
+		got, first = s.rows.find(r, func(row *output.Row) bool { return row.Verdict.Where == want.where && row.Verdict.Cause == want.cause })
 		if got != nil {
-			r.observed, r.text = judgement{got.Verdict.Where, got.Verdict.Cause}, got.Verdict.Text
+			r.observed = judgement{got.Verdict.Where, got.Verdict.Cause}
+			r.text, r.certainty = got.Verdict.Text, got.Verdict.Certainty
 		}
 	}
 	if r.over && r.fault.late > 0 && r.traced.where != "" {
@@ -196,11 +230,14 @@ func (s *scene) judge(r *row) {
 	shadows := store.Shadows(traces)
 	for _, t := range traces {
 		// A try over TCP that does not come about is a part of the trace of the answer that was truncated.
-		if t.Client() == nil || shadows[t.ID] || !r.fault.retried && t.Transport() != r.fault.transport() {
+		if t.Client() == nil || shadows[t.ID] || !r.judged.is(t.Type()) || !r.fault.retried && t.Transport() != r.fault.transport() {
 			continue
 		}
 		v := t.Verdict()
 		r.traced = judgement{v.Where, v.Cause}
+		if r.fault.perNode {
+			r.certainty = v.Certainty
+		}
 		told := explain.Tell(t, s.store.Traces(store.Filter{})).Verdict
 		r.explained = judgement{told.Where, told.Cause}
 		if r.fault.perNode || v.Where != want.where {
@@ -286,7 +323,7 @@ func wrong(rows []*row) error {
 		if r.err != nil {
 			errs = append(errs, fmt.Errorf("%s, %s: %w", r.fault.name, r.family, r.err))
 		} else if !r.right() {
-			errs = append(errs, fmt.Errorf("%s, %s: expected %s, observed %s, traced %s, explained %s: %s", r.fault.name, r.family, r.expected(), r.observed, r.traced, r.explained, r.text))
+			errs = append(errs, fmt.Errorf("%s, %s: expected %s, observed %s, traced %s, explained %s (%s): %s", r.fault.name, r.family, r.expected(), r.observed, r.traced, r.explained, r.certainty, r.text))
 		}
 	}
 	return errors.Join(errs...)

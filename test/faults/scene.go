@@ -113,7 +113,7 @@ func (s *scene) startObserve(ctx context.Context, bin string) (err error) {
 		_, _ = conn.Read(make([]byte, 512))                   // no answer is no row either
 		_ = conn.Close()
 		for range 30 { // rows wait a while to be put in order
-			if row, _ := s.rows.find(name, "udp", func(*output.Row) bool { return true }); row != nil {
+			if row, _ := s.rows.find(&row{name: name, fault: &fault{}}, func(*output.Row) bool { return true }); row != nil {
 				return nil
 			}
 			time.Sleep(50 * time.Millisecond)
@@ -177,12 +177,12 @@ func (r *rows) problem() error {
 	return r.bad
 }
 
-// find gives the newest row for a name over a transport, and when the first came that ok accepts.
-func (r *rows) find(name, transport string, ok func(*output.Row) bool) (last *output.Row, first time.Time) {
+// find gives the newest row for the lookup that is judged, and when the first came that ok accepts.
+func (r *rows) find(of *row, ok func(*output.Row) bool) (last *output.Row, first time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range r.list {
-		if !strings.EqualFold(strings.TrimSuffix(s.row.Name, "."), strings.TrimSuffix(name, ".")) || s.row.Serves != "" || s.row.Transport != transport {
+		if !strings.EqualFold(strings.TrimSuffix(s.row.Name, "."), strings.TrimSuffix(of.name, ".")) || s.row.Serves != "" || s.row.Transport != of.fault.transport() || !of.judged.is(s.row.Type) {
 			continue
 		}
 		last = s.row

@@ -54,3 +54,21 @@ func functionIn(lines *bufio.Scanner, address uint64) string {
 	}
 	return name
 }
+
+// AddressOf gives the address of a kernel function, for tests and for building hops; 0 if the kernel has none of that name or hides it.
+func AddressOf(function string) uint64 {
+	text, err := os.ReadFile("/proc/kallsyms")
+	if err != nil {
+		return 0
+	}
+	for line := range bytes.Lines(text) {
+		if f := bytes.Fields(line); len(f) >= 3 && string(f[2]) == function {
+			a, err := strconv.ParseUint(string(f[0]), 16, 64)
+			if err != nil {
+				return 0
+			}
+			return a
+		}
+	}
+	return 0
+}

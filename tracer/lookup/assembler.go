@@ -197,6 +197,7 @@ func (a *Assembler) addQuery(p *hop.Packet, message []byte) {
 		a.leave(&l.unread, true)
 		if !p.Reason.Harmless() && !l.AnswerSeen {
 			l.Ending = Dropped
+			a.findClash(l, &p.Hop)
 			if l.serving != nil {
 				l.serving.Dropped = p.Reason
 			}

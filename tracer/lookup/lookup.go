@@ -78,6 +78,9 @@ type Lookup struct {
 	// Paired says that another question was on its way from the same port at the same time: the A and AAAA of one getaddrinfo.
 	Paired bool
 
+	// Clash is the other query whose conntrack entry stood in the way of this one's when the kernel dropped it; nil where none was seen.
+	Clash *Clash
+
 	// Related are earlier lookups of the same process that this one belongs to; Group names all of them by the first one's trace ID, zero where nothing is known
 	// of the process. SearchStep counts the names of the search path that went before, AttemptOfGroup this lookup among those that asked the same again from another port.
 	Related        []Relation
@@ -123,6 +126,15 @@ type Lookup struct {
 	reported     Ending
 	reportedHops int
 	past         *past
+}
+
+// Clash is a query of the same socket whose conntrack entry expects the same answer packets as that of a query which the kernel dropped: only one of the
+// two can be in the table.
+type Clash struct {
+	Conntrack hop.Conntrack
+	Type      uint16
+	// Gap is how long before the dropped query the other was sent, in ns; negative: after it.
+	Gap int64
 }
 
 // Served names the lookup that an upstream query serves.

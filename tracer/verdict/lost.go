@@ -297,9 +297,11 @@ func (j *Judge) service(l *lookup.Lookup, drop, refused *hop.Hop, v *Verdict, te
 	case v.Cause == CausePolicyDrop && refused != nil:
 		v.Cause = CauseRejected
 		v.Text = fmt.Sprintf("the query was rejected at %s by a firewall rule or network policy (%s)", at(drop), icmpName(refused.ICMP))
-	case v.Cause == CausePolicyDrop && j.raced(l, drop):
-		v.Where, v.Cause, v.Certain = Service, CauseInsertRace, false
+	case v.Cause == CausePolicyDrop && raced(l, drop):
+		v.Where, v.Cause = Service, CauseInsertRace
 		v.Text = fmt.Sprintf("the query was lost at %s: its conntrack entry clashed with that of another query sent at the same time from the same port (%s)", at(drop), drop.Reason)
+		v.Certain = l.Clash != nil && hop.FunctionAt(drop.Location) == hookFunction
+		v.Evidence = append(v.Evidence, raceEvidence(l, drop)...)
 	case v.Cause == CausePolicyDrop && !drop.Tracked && j.tracks[drop.NetNS] && drop.NetNS != l.ClientNetNS:
 		v.Where, v.Cause, v.Certain = Service, CauseConntrack, false
 		v.Text = fmt.Sprintf("the query was lost at %s before it had a conntrack entry: the conntrack table is full, or a rule in the raw table dropped it (%s)", at(drop), drop.Reason)
@@ -310,20 +312,6 @@ func (j *Judge) service(l *lookup.Lookup, drop, refused *hop.Hop, v *Verdict, te
 		v.Where, v.Cause = Service, CauseDeadEndpoint
 		v.Text = fmt.Sprintf("the service address %s was translated to %s, and nobody has that address: %s", l.Server, drop.Dst, text)
 	}
-}
-
-// raced says whether a packet was dropped when its new conntrack entry was to be put into the table (after all rules, on its way out of the
-// node), while a query of another type was on its way from the same port.
-func (j *Judge) raced(l *lookup.Lookup, drop *hop.Hop) bool {
-	if !drop.Tracked || drop.Conntrack.Status&hop.Confirmed != 0 || !l.Paired {
-		return false
-	}
-	for i := range l.Hops {
-		if h := &l.Hops[i]; h.SKB == drop.SKB && h.Kind == hop.In && h.NetNS == drop.NetNS && h.IfIndex == drop.IfIndex {
-			return false // still at the device it came in by: not on its way out
-		}
-	}
-	return true
 }
 
 // bridgedBetween says whether a drop was neither on the client's node nor routed where it happened (its hop limit was not lowered): a switch between the nodes.

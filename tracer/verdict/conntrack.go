@@ -1,0 +1,54 @@
+package verdict
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/dnstrail/dnstrail/tracer/dnswire"
+	"github.com/dnstrail/dnstrail/tracer/hop"
+	"github.com/dnstrail/dnstrail/tracer/lookup"
+)
+
+// Where netfilter drops a packet tells who decided. From Linux 6.7 on a rule of nf_tables drops in ruleFunction itself (NF_DROP_REASON in nft_do_chain); what else is
+// asked at a hook, connection tracking among them, gives NF_DROP back to hookFunction, which drops. So do the rules of ip_tables, and on older kernels all rules.
+const (
+	hookFunction = "nf_hook_slow"
+	ruleFunction = "nft_do_chain"
+)
+
+// byRule says that a rule of nf_tables, and nothing else, dropped the packet.
+func byRule(drop *hop.Hop) bool {
+	return drop.Location != 0 && strings.HasPrefix(hop.FunctionAt(drop.Location), ruleFunction)
+}
+
+// raced says whether a packet was dropped when its new conntrack entry was to be put into the table (after all rules, on its way out of the
+// node), while a query of another type was on its way from the same port.
+func raced(l *lookup.Lookup, drop *hop.Hop) bool {
+	if !drop.Tracked || drop.Conntrack.Status&hop.Confirmed != 0 || !l.Paired && l.Clash == nil {
+		return false
+	}
+	for i := range l.Hops {
+		if h := &l.Hops[i]; h.SKB == drop.SKB && h.Kind == hop.In && h.NetNS == drop.NetNS && h.IfIndex == drop.IfIndex {
+			return false // still at the device it came in by: not on its way out
+		}
+	}
+	return !byRule(drop)
+}
+
+// raceEvidence is what an insert race rests on.
+func raceEvidence(l *lookup.Lookup, drop *hop.Hop) []string {
+	where := "on its way out of " + at(drop) + ", its conntrack entry not yet in the table"
+	if f := hop.FunctionAt(drop.Location); f != "" {
+		where += " (" + f + ")"
+	}
+	e := []string{where}
+	if c := l.Clash; c != nil {
+		gap, order := time.Duration(c.Gap), "before"
+		if gap < 0 {
+			gap, order = -gap, "after"
+		}
+		e = append(e, fmt.Sprintf("the other query of the same port, %s, sent %s %s it: conntrack %s, the same reply direction", dnswire.TypeString(c.Type), gap.Round(time.Microsecond), order, c.Conntrack.String()))
+	}
+	return e
+}
