@@ -25,6 +25,7 @@ func setup(c *caddy.Controller) error {
 	})
 	probes.expect(c, site, d)
 	setGlobalTracer()
+	growEarly.Store(true)
 
 	life := &life{d: d}
 	c.OnStartup(func() error {
