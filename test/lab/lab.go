@@ -28,6 +28,8 @@ import (
 type Config struct {
 	// Nodes are the names of the nodes, node-1 and node-2 if empty. At most 9.
 	Nodes []string
+	// Overlay says how the pods' packets go from node to node; [Routed] if empty.
+	Overlay Overlay
 }
 
 // Lab is a running lab. Its methods may be called from several goroutines.
@@ -71,6 +73,9 @@ func Up(c Config) (*Lab, error) {
 	if len(c.Nodes) == 0 {
 		c.Nodes = []string{"node-1", "node-2"}
 	}
+	if !c.Overlay.valid() {
+		return nil, fmt.Errorf("lab: overlay %q, want one of: %q", c.Overlay, overlays)
+	}
 	if len(c.Nodes) > 9 {
 		return nil, fmt.Errorf("lab: %d nodes asked for, 9 is the most", len(c.Nodes))
 	}
@@ -102,12 +107,8 @@ func (l *Lab) raise(c Config) (err error) {
 		}
 	}
 	for _, n := range l.nodes {
-		for _, other := range l.nodes {
-			if n != other {
-				if err := n.routeTo(other); err != nil {
-					return fmt.Errorf("route from %s to %s: %w", n.Name, other.Name, err)
-				}
-			}
+		if err := n.reach(l.nodes, c.Overlay); err != nil {
+			return err
 		}
 	}
 	l.Service = &Service{nodes: l.nodes}

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -22,7 +23,7 @@ func TestMain(m *testing.M) {
 }
 
 // up raises a lab for a test, or skips it without root.
-func up(t *testing.T) *Lab {
+func up(t *testing.T, c ...Config) *Lab {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		if os.Getenv("CI") == "true" {
@@ -30,7 +31,7 @@ func up(t *testing.T) *Lab {
 		}
 		t.Skip("needs root to make network namespaces")
 	}
-	l, err := Up(Config{})
+	l, err := Up(append(c, Config{})[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +95,13 @@ func run(t *testing.T, p *Pod, path string, args ...string) string {
 }
 
 func TestLookupThroughTheServiceAddress(t *testing.T) {
-	l := up(t)
+	for _, o := range overlays {
+		t.Run(cmp.Or(string(o), "routed"), func(t *testing.T) { lookUpThroughTheServiceAddress(t, o) })
+	}
+}
+
+func lookUpThroughTheServiceAddress(t *testing.T, o Overlay) {
+	l := up(t, Config{Overlay: o})
 	server := addPod(t, l, "node-2", "kube-system", "coredns")
 	serveDNS(t, server)
 	if err := l.Service.SetEndpoints(server); err != nil {

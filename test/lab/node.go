@@ -103,14 +103,6 @@ func (l *Lab) raiseNode(name string, number int) (*Node, error) {
 	return n, nil
 }
 
-// routeTo adds the routes to another node's pods.
-func (n *Node) routeTo(other *Node) error {
-	if err := n.addRoute(other.PodsV4, other.V4); err != nil {
-		return err
-	}
-	return n.addRoute(other.PodsV6, other.V6)
-}
-
 // Start starts a process on the node, as a pod with hostNetwork has it: in the node's network namespace, with the
 // files, processes and cgroup of the host.
 func (n *Node) Start(c Command) (*Process, error) {

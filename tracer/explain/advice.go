@@ -17,6 +17,7 @@ type scene struct {
 	node, pod, namespace string // the client's
 	service, server      string // the address asked, and what it was translated to; "" if not known
 	transport            string
+	tunnel               bool     // the last place it was seen at was inside a tunnel's packet
 	upstreams            []string // that failed
 	name, qtype          string
 }
@@ -34,7 +35,11 @@ func newScene(t *store.Trace, v store.Verdict) scene {
 	if to := t.Translated(); to.IsValid() {
 		s.server = to.Addr().String()
 	}
+	client := t.Client()
 	for _, sp := range t.Spans {
+		if client != nil && sp.Attributes.String(semconv.Segment) != "" && sp.SameSender(client) && sp.Parent == t.ID.ClientSpanID() {
+			s.tunnel, _ = sp.Attributes.Bool(semconv.SegmentTunnel)
+		}
 		if sp.Kind == store.KindClient && sp.From(semconv.ScopePlugin) && sp.Status == store.StatusError && sp.Peer().IsValid() {
 			if up := sp.Peer().Addr().String(); !strings.Contains(strings.Join(s.upstreams, " "), up) {
 				s.upstreams = append(s.upstreams, up)
@@ -86,6 +91,14 @@ func (s *scene) exec(command string) string {
 
 func (s *scene) target() string { return cmp.Or(s.server, s.service, "the DNS server's address") }
 
+// pastTheTunnel is where to look for a query that left inside a tunnel's packet.
+func pastTheTunnel(s *scene) []string {
+	return []string{
+		"what lies between the nodes: it left " + s.node + " inside a tunnel's packet, and firewalls and security groups must pass that, both ways (VXLAN: UDP 8472 or 4789; IP in IP: protocol 4), not port 53; that ping between the nodes passes says nothing about it",
+		"whether it arrives: run the dnstrail agent on the other node too, or there: tcpdump -ni any 'udp port 8472 or udp port 4789 or ip proto 4'",
+	}
+}
+
 // causes tells, for a cause, what to look at. A cause means the same at every stage; where to look is in the scene.
 var causes = map[verdict.Cause]func(*scene) []string{
 	verdict.CausePolicyDrop: func(s *scene) []string {
@@ -105,6 +118,12 @@ var causes = map[verdict.Cause]func(*scene) []string{
 	},
 	verdict.CauseTooBig: func(s *scene) []string {
 		return []string{"the MTU of every device on the way: ip -d link (an overlay takes 50 bytes and more)", "the EDNS buffer size: CoreDNS's bufsize plugin with 1232, so that large answers are truncated and asked for by TCP instead of being cut to fragments"}
+	},
+	verdict.CauseTunnel: func(s *scene) []string {
+		return []string{"the tunnel device on " + s.here() + ": ip -d link show type vxlan (identifier, port, local address), bridge fdb show, ip neigh: do they know the other nodes as they are now?", "the CNI's agent on both nodes: it writes these entries"}
+	},
+	verdict.CauseChecksum: func(s *scene) []string {
+		return []string{"whether a device on the way leaves checksums to hardware that is not there: ethtool -K DEVICE tx off (with VXLAN: tx-checksum-ip-generic off) on the sending node, and try again"}
 	},
 	verdict.CauseNoListener: func(s *scene) []string {
 		return []string{"who listens at " + s.target() + " port 53: ss -lun in the CoreDNS pod", "whether that address is a running CoreDNS: kubectl get endpointslices -n kube-system -l kubernetes.io/service-name=kube-dns; kubectl get pods -n kube-system -l k8s-app=kube-dns -o wide"}
@@ -131,12 +150,18 @@ var causes = map[verdict.Cause]func(*scene) []string{
 		return []string{"whether kube-proxy (or its replacement) runs on " + s.node + " and has rules for " + cmp.Or(s.service, "the service") + ": nft list ruleset | grep " + cmp.Or(s.service, "ADDRESS"), "whether the service has ready endpoints: kubectl get endpointslices -n kube-system -l kubernetes.io/service-name=kube-dns"}
 	},
 	verdict.CauseNoReply: func(s *scene) []string {
+		if s.tunnel {
+			return pastTheTunnel(s)
+		}
 		return []string{
 			fmt.Sprintf("what lies between the nodes: firewalls and security groups must pass %s 53 from %s to %s, both ways; that ping or TCP 80 pass says nothing about it", strings.ToUpper(s.transport), s.node, s.target()),
 			"whether it arrives: run the dnstrail agent on the other node too, or there: tcpdump -ni any port 53 and host " + s.target(),
 		}
 	},
 	verdict.CauseVanished: func(s *scene) []string {
+		if s.tunnel {
+			return pastTheTunnel(s)
+		}
 		return []string{
 			"the last place it was seen, above, and what comes after it: a virtual switch, a CNI's eBPF program, another node",
 			fmt.Sprintf("for a way between nodes: firewalls and security groups must pass %s 53 both ways", strings.ToUpper(s.transport)),

@@ -193,6 +193,9 @@ func (s *Story) segment(sp *store.Span) {
 		s.add(sp.End, 0, false, "the answer comes back at %s%s, %s after the query left", device(to), at, Duration(sp.Duration()))
 	default:
 		text := who + " " + arrival(to) + at
+		if inside, _ := sp.Attributes.Bool(semconv.SegmentTunnel); inside {
+			text += ", inside a tunnel's packet"
+		}
 		if stage == string(verdict.Service) {
 			if tuple := sp.Attributes.String(semconv.ConntrackReply); tuple != "" {
 				if server, _, ok := strings.Cut(tuple, ">"); ok && who == "the query" {

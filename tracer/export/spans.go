@@ -21,13 +21,13 @@ import (
 
 // builder makes the spans of one lookup. Attributes that come again and again are made once: the spans share them, and nobody changes them.
 type builder struct {
-	ids      *mathrand.ChaCha8
-	segments map[string]*commonpb.KeyValue
-	places   map[placeKey]string
-	copyMark *commonpb.KeyValue
-	epoch    link.Epoch
-	epochKV  *commonpb.KeyValue
-	segs     []verdict.Segment
+	ids                  *mathrand.ChaCha8
+	segments             map[string]*commonpb.KeyValue
+	places               map[placeKey]string
+	copyMark, tunnelMark *commonpb.KeyValue
+	epoch                link.Epoch
+	epochKV              *commonpb.KeyValue
+	segs                 []verdict.Segment
 }
 
 type placeKey struct {
@@ -45,7 +45,7 @@ func newBuilder() *builder {
 		ids:      mathrand.NewChaCha8(seed),
 		segments: make(map[string]*commonpb.KeyValue),
 		places:   make(map[placeKey]string),
-		copyMark: boolean(semconv.LinkCopy, true),
+		copyMark: boolean(semconv.LinkCopy, true), tunnelMark: boolean(semconv.SegmentTunnel, true),
 	}
 }
 
@@ -129,6 +129,9 @@ func (b *builder) spans(dst []*tracepb.Span, l *lookup.Lookup, v *verdict.Verdic
 			Attributes:        make([]*commonpb.KeyValue, 0, 6),
 		}
 		span.Attributes = append(span.Attributes, b.segment(s.Stage), str(semconv.SegmentFrom, b.place(s.From)), str(semconv.SegmentTo, b.place(s.To)))
+		if s.To.Tunnel {
+			span.Attributes = append(span.Attributes, b.tunnelMark)
+		}
 		if s.To.Kind == hop.Drop {
 			span.Attributes = append(span.Attributes, str(semconv.DropReason, s.To.Reason.String()))
 			span.Status = &tracepb.Status{Code: tracepb.Status_STATUS_CODE_ERROR, Message: s.To.Reason.String()}

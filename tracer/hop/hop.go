@@ -126,6 +126,7 @@ type Hop struct {
 	Local   bool   // it was sent here: Process is the sender
 	Tracked bool   // Conntrack is set
 	Paged   bool   // its payload could not be read
+	Tunnel  bool   // it was seen inside a tunnel's packet: what happens to it happens to that
 	Partial bool   // it is the first fragment of a fragmented packet, or one of several segments
 	Attempt uint8  // which of the lookup's attempts the packet belongs to, from 0; package lookup sets it
 	NetNS   uint32 // inode number of the network namespace, 0 if not known
@@ -203,6 +204,7 @@ func (d *Decoder) Decode(e *bpf.Event, payload []byte, p *Packet) bool {
 	p.Tracked = e.Flags&bpf.FlagConntrack != 0
 	p.Paged = e.Flags&bpf.FlagPaged != 0
 	p.Partial = e.Flags&bpf.FlagFragment != 0
+	p.Tunnel = e.Flags&bpf.FlagInner != 0
 	p.NetNS, p.IfIndex, p.Dev = e.NetNS, e.IfIndex, e.Dev
 	p.Src = endpoint(e.Version, &e.Addr.SrcAddr, e.Addr.SrcPort)
 	p.Dst = endpoint(e.Version, &e.Addr.DstAddr, e.Addr.DstPort)

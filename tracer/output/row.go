@@ -103,6 +103,7 @@ type Hop struct {
 	Answer    bool   `json:"answer,omitempty"`
 	Attempt   int    `json:"attempt"` // from 1
 	Device    string `json:"device,omitempty"`
+	Tunnel    bool   `json:"tunnel,omitempty"`
 	NetNS     uint32 `json:"netns,omitempty"`
 	Src       string `json:"src"`
 	Dst       string `json:"dst"`
@@ -174,7 +175,7 @@ func NewRow(l *lookup.Lookup, v *verdict.Verdict, o *origin.Origin, node string,
 
 func newHop(h *hop.Hop, start int64) Hop {
 	out := Hop{
-		Nanos: h.Time - start, Kind: h.Kind.String(), Answer: h.Answer, Attempt: int(h.Attempt) + 1, Device: h.Device(), NetNS: h.NetNS,
+		Nanos: h.Time - start, Kind: h.Kind.String(), Answer: h.Answer, Attempt: int(h.Attempt) + 1, Device: h.Device(), Tunnel: h.Tunnel, NetNS: h.NetNS,
 		Src: h.Src.String(), Dst: h.Dst.String(), Reason: h.Reason.String(),
 	}
 	if h.Tracked {

@@ -52,7 +52,7 @@ func (j *Judge) lost(l *lookup.Lookup) Verdict {
 		v.Text = "left the client and was not seen at the node"
 	case last.Kind == hop.Out:
 		v.Where, v.Cause = BetweenNodes, CauseNoReply
-		v.Text = fmt.Sprintf("left this node at %s towards %s, and nothing came back; what lies beyond is not watched here", last.Device(), last.Dst)
+		v.Text = fmt.Sprintf("left this node at %s towards %s%s, and nothing came back; what lies beyond is not watched here", last.Device(), last.Dst, inside(last))
 	default:
 		v.Where, v.Cause = Node, CauseVanished
 		v.Text = "last seen at " + place(last)
@@ -134,39 +134,49 @@ var dropCauses = map[string]struct {
 	cause Cause
 	text  string
 }{
-	"NETFILTER_DROP":     {CausePolicyDrop, "dropped by a firewall rule or network policy"},
-	"BPF_CGROUP_EGRESS":  {CausePolicyDrop, "dropped by an eBPF policy of its cgroup"},
-	"TC_INGRESS":         {CausePolicyDrop, "dropped by a tc filter or eBPF policy on ingress"},
-	"TC_EGRESS":          {CausePolicyDrop, "dropped by a tc filter or eBPF policy on egress"},
-	"XDP":                {CausePolicyDrop, "dropped by an XDP program"},
-	"SOCKET_FILTER":      {CausePolicyDrop, "dropped by a filter on the socket"},
-	"SECURITY_HOOK":      {CausePolicyDrop, "dropped by a security module"},
-	"XFRM_POLICY":        {CausePolicyDrop, "dropped by an IPsec policy"},
-	"IP_OUTNOROUTES":     {CauseNoRoute, "there is no route"},
-	"IP_INNOROUTES":      {CauseNoRoute, "there is no route"},
-	"IP_INADDRERRORS":    {CauseNoRoute, "no route for its address, or forwarding is off"},
-	"IP_INVALID_DEST":    {CauseNoRoute, "its destination cannot be routed"},
-	"IPV6DISABLED":       {CauseNoRoute, "IPv6 is off on the device"},
-	"NEIGH_FAILED":       {CauseNeighbour, "the next hop's link-layer address could not be found"},
-	"NEIGH_CREATEFAIL":   {CauseNeighbour, "no neighbor entry could be made"},
-	"NEIGH_QUEUEFULL":    {CauseNeighbour, "too many packets wait for the next hop's link-layer address"},
-	"NEIGH_DEAD":         {CauseNeighbour, "the neighbor entry was removed"},
-	"NEIGH_HH_FILLFAIL":  {CauseNeighbour, "the link-layer header could not be made"},
-	"IP_RPFILTER":        {CauseRPFilter, "dropped by reverse-path filtering"},
-	"IP_LOCAL_SOURCE":    {CauseRPFilter, "its source is an address of the node itself"},
-	"PKT_TOO_BIG":        {CauseTooBig, "larger than the next device's MTU"},
-	"FRAG_REASM_TIMEOUT": {CauseTooBig, "its other fragments never came"},
-	"NO_SOCKET":          {CauseNoListener, "no socket listens there"},
-	"SOCKET_RCVBUFF":     {CauseBufferFull, "the socket's receive buffer was full"},
-	"PROTO_MEM":          {CauseBufferFull, "the kernel's memory for UDP was used up"},
-	"SOCKET_BACKLOG":     {CauseBufferFull, "the socket's backlog was full"},
-	"SOCKET_CLOSE":       {CauseSocketClosed, "the socket was closed with the packet unread"},
-	"QUEUE_PURGE":        {CauseSocketClosed, "the socket was closed with the packet unread"},
-	"QDISC_DROP":         {CauseQueueFull, "dropped by the device's queue"},
-	"QDISC_OVERLIMIT":    {CauseQueueFull, "the device's queue was full"},
-	"QDISC_CONGESTED":    {CauseQueueFull, "the device's queue was congested"},
-	"FULL_RING":          {CauseQueueFull, "the device's ring was full"},
-	"CPU_BACKLOG":        {CauseQueueFull, "the CPU's backlog of received packets was full"},
+	"NETFILTER_DROP":      {CausePolicyDrop, "dropped by a firewall rule or network policy"},
+	"BPF_CGROUP_EGRESS":   {CausePolicyDrop, "dropped by an eBPF policy of its cgroup"},
+	"TC_INGRESS":          {CausePolicyDrop, "dropped by a tc filter or eBPF policy on ingress"},
+	"TC_EGRESS":           {CausePolicyDrop, "dropped by a tc filter or eBPF policy on egress"},
+	"XDP":                 {CausePolicyDrop, "dropped by an XDP program"},
+	"SOCKET_FILTER":       {CausePolicyDrop, "dropped by a filter on the socket"},
+	"SECURITY_HOOK":       {CausePolicyDrop, "dropped by a security module"},
+	"XFRM_POLICY":         {CausePolicyDrop, "dropped by an IPsec policy"},
+	"IP_OUTNOROUTES":      {CauseNoRoute, "there is no route"},
+	"IP_INNOROUTES":       {CauseNoRoute, "there is no route"},
+	"IP_INADDRERRORS":     {CauseNoRoute, "no route for its address, or forwarding is off"},
+	"IP_INVALID_DEST":     {CauseNoRoute, "its destination cannot be routed"},
+	"IPV6DISABLED":        {CauseNoRoute, "IPv6 is off on the device"},
+	"NEIGH_FAILED":        {CauseNeighbour, "the next hop's link-layer address could not be found"},
+	"NEIGH_CREATEFAIL":    {CauseNeighbour, "no neighbor entry could be made"},
+	"NEIGH_QUEUEFULL":     {CauseNeighbour, "too many packets wait for the next hop's link-layer address"},
+	"NEIGH_DEAD":          {CauseNeighbour, "the neighbor entry was removed"},
+	"NEIGH_HH_FILLFAIL":   {CauseNeighbour, "the link-layer header could not be made"},
+	"IP_RPFILTER":         {CauseRPFilter, "dropped by reverse-path filtering"},
+	"IP_LOCAL_SOURCE":     {CauseRPFilter, "its source is an address of the node itself"},
+	"PKT_TOO_BIG":         {CauseTooBig, "larger than the next device's MTU"},
+	"FRAG_REASM_TIMEOUT":  {CauseTooBig, "its other fragments never came"},
+	"NO_SOCKET":           {CauseNoListener, "no socket listens there"},
+	"SOCKET_RCVBUFF":      {CauseBufferFull, "the socket's receive buffer was full"},
+	"PROTO_MEM":           {CauseBufferFull, "the kernel's memory for UDP was used up"},
+	"SOCKET_BACKLOG":      {CauseBufferFull, "the socket's backlog was full"},
+	"SOCKET_CLOSE":        {CauseSocketClosed, "the socket was closed with the packet unread"},
+	"QUEUE_PURGE":         {CauseSocketClosed, "the socket was closed with the packet unread"},
+	"QDISC_DROP":          {CauseQueueFull, "dropped by the device's queue"},
+	"QDISC_OVERLIMIT":     {CauseQueueFull, "the device's queue was full"},
+	"QDISC_CONGESTED":     {CauseQueueFull, "the device's queue was congested"},
+	"FULL_RING":           {CauseQueueFull, "the device's ring was full"},
+	"UDP_CSUM":            {CauseChecksum, "its checksum was wrong: often a device that was to compute it and did not"},
+	"TCP_CSUM":            {CauseChecksum, "its checksum was wrong: often a device that was to compute it and did not"},
+	"IP_CSUM":             {CauseChecksum, "the checksum of its IP header was wrong"},
+	"SKB_CSUM":            {CauseChecksum, "its checksum could not be computed"},
+	"NO_TX_TARGET":        {CauseTunnel, "the tunnel knows no node behind its next hop"},
+	"VXLAN_ENTRY_EXISTS":  {CauseTunnel, "its link-layer source belongs to another entry of the tunnel's table"},
+	"VXLAN_INVALID_HDR":   {CauseTunnel, "the tunnel's header was invalid"},
+	"VXLAN_VNI_NOT_FOUND": {CauseTunnel, "no tunnel device has its network identifier"},
+	"MAC_INVALID_SOURCE":  {CauseTunnel, "its link-layer source was invalid"},
+	"IP_TUNNEL_ECN":       {CauseTunnel, "its congestion mark and the tunnel's do not go together"},
+	"CPU_BACKLOG":         {CauseQueueFull, "the CPU's backlog of received packets was full"},
 }
 
 // DropCause gives the cause and the words for the kernel's name of a drop reason.
@@ -220,9 +230,12 @@ func (j *Judge) dropped(l *lookup.Lookup, last, drop, refused *hop.Hop) Verdict 
 		v.Evidence = append(v.Evidence, fmt.Sprintf("ICMP %s from %s", icmpName(refused.ICMP), hop.Endpoint{Addr: refused.ICMPSender}.AddrPort().Addr()))
 	}
 	atClient := l.ClientNetNS != 0 && drop.NetNS == l.ClientNetNS
+	if drop.Tunnel && v.Cause == CauseNoListener {
+		v.Cause, text = CauseTunnel, fmt.Sprintf("no tunnel device takes it (%s)", reason)
+	}
 	if drop.Answer {
 		v.Where = ReturnPath
-		v.Text = fmt.Sprintf("the answer was lost at %s: %s", at(drop), text)
+		v.Text = fmt.Sprintf("the answer was lost at %s%s: %s", at(drop), inside(drop), text)
 		if atClient && (v.Cause == CauseNoListener || v.Cause == CauseSocketClosed) {
 			nobodyTook(l, drop, &v)
 		}
@@ -235,6 +248,10 @@ func (j *Judge) dropped(l *lookup.Lookup, last, drop, refused *hop.Hop) Verdict 
 		v.Where = PodLink
 	case j.bridgedBetween(l, last, drop):
 		v.Where = BetweenNodes
+	case drop.Tunnel:
+		v.Where = Node
+		v.Text = fmt.Sprintf("the query was lost at %s%s: %s", at(drop), inside(drop), text)
+		return v
 	case j.isNode(drop.NetNS) || passedOn(l, drop) || drop.IfIndex != last.IfIndex:
 		v.Where = Node
 	case l.ServerNetNS != 0 && drop.NetNS != l.ServerNetNS && drop.NetNS != 0:
@@ -339,6 +356,14 @@ func at(h *hop.Hop) string {
 		return d
 	}
 	return "its sender"
+}
+
+// inside says that a packet was in another one: rules for the tunnel's own addresses and port act on it there.
+func inside(h *hop.Hop) string {
+	if h.Tunnel {
+		return ", inside a tunnel's packet"
+	}
+	return ""
 }
 
 func processName(p *hop.Process, otherwise string) string {

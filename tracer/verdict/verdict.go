@@ -63,6 +63,8 @@ const (
 	CauseConntrack    Cause = "conntrack-full"
 	CauseRejected     Cause = "rejected"
 	CauseWrongSource  Cause = "unexpected-source"
+	CauseTunnel       Cause = "tunnel"
+	CauseChecksum     Cause = "bad-checksum"
 	CauseEvicted      Cause = "not-watched-to-the-end"
 )
 

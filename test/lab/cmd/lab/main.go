@@ -50,12 +50,13 @@ func up(args []string) error {
 	corefile := flags.String("conf", "", "its Corefile; without one it answers cluster.local by template and forwards the rest")
 	collector := flags.String("collector", "", "an OTLP/gRPC collector on the host, reachable for pods at their node's address, port 4317")
 	identities := flags.String("identities", "", "write the identity file to this path")
+	overlay := flags.String("overlay", "", "how packets go from node to node: vxlan, or routed if empty")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	l, err := lab.Up(lab.Config{})
+	l, err := lab.Up(lab.Config{Overlay: lab.Overlay(*overlay)})
 	if err != nil {
 		return err
 	}
