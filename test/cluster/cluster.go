@@ -37,6 +37,8 @@ type Config struct {
 	Corefile string
 	// Env is added to CoreDNS's and the agent's environment.
 	Env []string
+	// Overlay is the way of the pods' packets between nodes.
+	Overlay lab.Overlay
 	// Agents says where an agent runs; [AgentOnHost] if zero.
 	Agents Agents
 	// AgentArgs are further arguments of every agent.
@@ -97,7 +99,7 @@ func DefaultChain() string {
 // Up raises a lab of two nodes with CoreDNS on the second, and starts the agents. On an error everything is taken down again.
 // The caller calls Down, and [lab.Reexec] first thing in its main or TestMain.
 func Up(ctx context.Context, c Config) (*Cluster, error) {
-	l, err := lab.Up(lab.Config{})
+	l, err := lab.Up(lab.Config{Overlay: c.Overlay})
 	if err != nil {
 		return nil, err
 	}

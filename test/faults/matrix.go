@@ -19,6 +19,8 @@ type fault struct {
 	certainty string
 	// perNode runs one agent a node, each confined to its node: for what happens where no agent looks.
 	perNode bool
+	// overlay is the way of the packets between the nodes.
+	overlay lab.Overlay
 	// only is 4 or 6 where the fault is of one family, else 0.
 	only int
 	// wait is how long the client waits for its answer, two seconds if 0; late is how much longer the verdict may take than the client.
@@ -53,6 +55,13 @@ func drop(in func(*scene) *lab.Namespace, r lab.DropRule) func(*scene, family) (
 func dropAnswers(in func(*scene) *lab.Namespace) func(*scene, family) (lab.Undo, error) {
 	return func(s *scene, f family) (lab.Undo, error) {
 		return in(s).Drop(lab.DropRule{Hook: lab.Forward, Proto: udp, SrcPort: 53, Src: pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6)})
+	}
+}
+
+// dropTunnel drops the tunnel's packets, which are IPv4 whatever is in them.
+func dropTunnel(in func(*scene) *lab.Namespace, hook lab.Hook) func(*scene, family) (lab.Undo, error) {
+	return func(s *scene, _ family) (lab.Undo, error) {
+		return in(s).Drop(lab.DropRule{Hook: hook, Proto: udp, DstPort: lab.VXLANPort})
 	}
 }
 
@@ -128,4 +137,34 @@ var matrix = []fault{
 		inject: insertRace, ask: askParallel, tries: true, certainty: "certain",
 	},
 	{name: "reply from an address that was not asked", where: "client", cause: "unexpected-source", ask: askOddServer},
+
+	{name: "no fault, through VXLAN", where: "answered", cause: "answered", answered: true, overlay: lab.VXLAN},
+	{
+		name: "VXLAN: policy drop in forward, CoreDNS's node", where: "node", cause: "policy-drop", overlay: lab.VXLAN,
+		inject: drop(node2, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}),
+	},
+	{
+		name: "VXLAN: its packets dropped, leaving", where: "node", cause: "policy-drop", overlay: lab.VXLAN,
+		inject: dropTunnel(node1, lab.Output),
+	},
+	{
+		name: "VXLAN: its packets dropped, arriving", where: "node", cause: "policy-drop", overlay: lab.VXLAN,
+		inject: dropTunnel(node2, lab.Input),
+	},
+	{
+		name: "VXLAN: its packets dropped, coming back", where: "return-path", cause: "policy-drop", overlay: lab.VXLAN,
+		inject: dropTunnel(node2, lab.Output),
+	},
+	{
+		name: "VXLAN: the device on CoreDNS's node is gone", where: "node", cause: "tunnel", overlay: lab.VXLAN,
+		inject: func(s *scene, _ family) (lab.Undo, error) { return s.cluster.Node("node-2").WithoutVXLAN() },
+	},
+	{
+		name: "VXLAN: does not know CoreDNS's node", where: "node", cause: "tunnel", overlay: lab.VXLAN,
+		inject: func(s *scene, _ family) (lab.Undo, error) { return s.cluster.Node("node-1").ForgetNode(s.cluster.Node("node-2")) },
+	},
+	{
+		name: "VXLAN: firewall between the nodes, its port only", where: "between-nodes", cause: "no-reply-seen", perNode: true, overlay: lab.VXLAN, late: 5 * time.Second,
+		inject: dropTunnel(func(s *scene) *lab.Namespace { return s.cluster.Underlay }, lab.Switched),
+	},
 }

@@ -91,27 +91,29 @@ func (r *row) progress() string {
 // run runs the matrix and reports each row as it comes. The error says that a fault could not be made; wrong verdicts are in the rows.
 func run(ctx context.Context, o options, report func(*row)) ([]*row, error) {
 	var all []*row
-	for _, agents := range []cluster.Agents{cluster.AgentOnHost, cluster.AgentPerNode} {
-		var pending []*fault
-		for i := range matrix {
-			if f := &matrix[i]; f.perNode == (agents == cluster.AgentPerNode) && o.only.MatchString(f.name) {
-				pending = append(pending, f)
+	for _, overlay := range []lab.Overlay{lab.Routed, lab.VXLAN} {
+		for _, agents := range []cluster.Agents{cluster.AgentOnHost, cluster.AgentPerNode} {
+			var pending []*fault
+			for i := range matrix {
+				if f := &matrix[i]; f.overlay == overlay && f.perNode == (agents == cluster.AgentPerNode) && o.only.MatchString(f.name) {
+					pending = append(pending, f)
+				}
 			}
-		}
-		if pending == nil {
-			continue
-		}
-		rows, err := runWith(ctx, o, agents, pending, report)
-		all = append(all, rows...)
-		if err != nil {
-			return all, err
+			if pending == nil {
+				continue
+			}
+			rows, err := runWith(ctx, o, agents, overlay, pending, report)
+			all = append(all, rows...)
+			if err != nil {
+				return all, err
+			}
 		}
 	}
 	return all, nil
 }
 
-func runWith(ctx context.Context, o options, agents cluster.Agents, pending []*fault, report func(*row)) (all []*row, err error) {
-	s, err := raise(ctx, o.bin, agents)
+func runWith(ctx context.Context, o options, agents cluster.Agents, overlay lab.Overlay, pending []*fault, report func(*row)) (all []*row, err error) {
+	s, err := raise(ctx, o.bin, agents, overlay)
 	if err != nil {
 		return nil, err
 	}

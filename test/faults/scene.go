@@ -52,7 +52,7 @@ erratic.example:53 {
     }`, lab.UpstreamV4)
 }
 
-func raise(ctx context.Context, bin string, agents cluster.Agents) (s *scene, err error) {
+func raise(ctx context.Context, bin string, agents cluster.Agents, overlay lab.Overlay) (s *scene, err error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -66,7 +66,7 @@ func raise(ctx context.Context, bin string, agents cluster.Agents) (s *scene, er
 			err = errors.Join(err, s.down())
 		}
 	}()
-	if s.cluster, err = cluster.Up(ctx, cluster.Config{Bin: bin, Collector: ln.Addr().String(), Corefile: chain(), Agents: cluster.NoAgent}); err != nil {
+	if s.cluster, err = cluster.Up(ctx, cluster.Config{Bin: bin, Collector: ln.Addr().String(), Corefile: chain(), Agents: cluster.NoAgent, Overlay: overlay}); err != nil {
 		return s, err
 	}
 	for _, p := range []struct {

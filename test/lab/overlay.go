@@ -26,8 +26,10 @@ var overlays = []Overlay{Routed, VXLAN}
 func (o Overlay) valid() bool { return slices.Contains(overlays, o) }
 
 const (
+	// VXLANPort is the UDP port of the tunnel between nodes: Linux's own, which flannel uses.
+	VXLANPort = 8472
+
 	vxlanDevice = "flannel.1"
-	vxlanPort   = 8472
 	// vxlanMTU leaves room for the outer headers: 50 bytes over IPv4.
 	vxlanMTU = 1450
 )
@@ -68,10 +70,18 @@ func (n *Node) hardware() net.HardwareAddr {
 func (n *Node) addVXLAN() error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.HardwareAddr = vxlanDevice, vxlanMTU, n.hardware()
-	if err := n.nl.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, VxlanId: 1, Port: vxlanPort, SrcAddr: n.V4.AsSlice()}); err != nil {
+	if err := n.nl.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, VxlanId: 1, Port: VXLANPort, SrcAddr: n.V4.AsSlice()}); err != nil {
 		return fmt.Errorf("add %s in %s: %w", vxlanDevice, n.Name, err)
 	}
 	return n.upWith(vxlanDevice)
+}
+
+// tunnelEnd is the entry that says where the VXLAN device sends what is for another node.
+func (n *Node) tunnelEnd(dev netlink.Link, other *Node) *netlink.Neigh {
+	return &netlink.Neigh{
+		LinkIndex: dev.Attrs().Index, Family: unix.AF_BRIDGE, State: netlink.NUD_PERMANENT, Flags: netlink.NTF_SELF,
+		IP: other.V4.AsSlice(), HardwareAddr: other.hardware(),
+	}
 }
 
 // tunnelTo adds the routes to another node's pods through the VXLAN device. As flannel does it: nothing is learned and nothing flooded, the other
@@ -82,11 +92,7 @@ func (n *Node) tunnelTo(other *Node) error {
 		return fmt.Errorf("%s: %w", vxlanDevice, err)
 	}
 	index := dev.Attrs().Index
-	fdb := netlink.Neigh{
-		LinkIndex: index, Family: unix.AF_BRIDGE, State: netlink.NUD_PERMANENT, Flags: netlink.NTF_SELF,
-		IP: other.V4.AsSlice(), HardwareAddr: other.hardware(),
-	}
-	if err := n.nl.NeighAppend(&fdb); err != nil {
+	if err := n.nl.NeighAppend(n.tunnelEnd(dev, other)); err != nil {
 		return fmt.Errorf("forwarding entry of %s: %w", vxlanDevice, err)
 	}
 	for _, pods := range []netip.Prefix{other.PodsV4, other.PodsV6} {
@@ -101,4 +107,28 @@ func (n *Node) tunnelTo(other *Node) error {
 		}
 	}
 	return nil
+}
+
+// WithoutVXLAN takes the node's VXLAN device down: nobody takes the tunnel's packets there any more.
+func (n *Node) WithoutVXLAN() (Undo, error) {
+	dev, err := n.nl.LinkByName(vxlanDevice)
+	if err != nil {
+		return nil, fmt.Errorf("%s of %s: %w", vxlanDevice, n.Name, err)
+	}
+	if err := n.nl.LinkDel(dev); err != nil {
+		return nil, fmt.Errorf("remove %s of %s: %w", vxlanDevice, n.Name, err)
+	}
+	return func() error { return n.reach(n.lab.nodes, VXLAN) }, nil
+}
+
+// ForgetNode removes another node's end of the tunnel from this node's VXLAN device, as an agent of the overlay does that missed an event.
+func (n *Node) ForgetNode(other *Node) (Undo, error) {
+	dev, err := n.nl.LinkByName(vxlanDevice)
+	if err != nil {
+		return nil, fmt.Errorf("%s of %s: %w", vxlanDevice, n.Name, err)
+	}
+	if err := n.nl.NeighDel(n.tunnelEnd(dev, other)); err != nil {
+		return nil, fmt.Errorf("forwarding entry of %s in %s: %w", vxlanDevice, n.Name, err)
+	}
+	return func() error { return n.nl.NeighAppend(n.tunnelEnd(dev, other)) }, nil
 }
