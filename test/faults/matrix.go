@@ -161,7 +161,9 @@ var matrix = []fault{
 	},
 	{
 		name: "VXLAN: does not know CoreDNS's node", where: "node", cause: "tunnel", overlay: lab.VXLAN,
-		inject: func(s *scene, _ family) (lab.Undo, error) { return s.cluster.Node("node-1").ForgetNode(s.cluster.Node("node-2")) },
+		inject: func(s *scene, _ family) (lab.Undo, error) {
+			return s.cluster.Node("node-1").ForgetNode(s.cluster.Node("node-2"))
+		},
 	},
 	{
 		name: "VXLAN: firewall between the nodes, its port only", where: "between-nodes", cause: "no-reply-seen", perNode: true, overlay: lab.VXLAN, late: 5 * time.Second,
