@@ -219,7 +219,7 @@ var All = []Attribute{
 	{Segment, "string", Own, "The stage that a segment spans, in the words of dnstrail.verdict.where."},
 	{SegmentFrom, "string", Own, "The hop at which a segment starts: device, direction, network namespace."},
 	{SegmentTo, "string", Own, "The hop at which a segment ends."},
-	{SegmentTunnel, "boolean", Own, "At the segment's end the packet is inside a tunnel's (VXLAN, IP in IP): firewalls see the tunnel's addresses and port there."},
+	{SegmentTunnel, "boolean", Own, "At the segment's end the packet is inside a tunnel's (VXLAN, GENEVE, IP in IP): firewalls see the tunnel's addresses and port there."},
 	{Hops, "string[]", Own, "Every hop seen, in order of time."},
 	{HopsLost, "int", Own, "Kernel events that the tracer lost while the lookup was in flight: hops may be missing."},
 	{DropReason, "string", Own, "The running kernel's name for why it dropped the packet."},

@@ -145,6 +145,16 @@ func vxlan(length int) []byte {
 	return append(b, 2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0)
 }
 
+// geneve is the outer UDP header and that of GENEVE (RFC 8926) with eight bytes of options.
+func geneve(protocol uint16, length int) []byte {
+	b := binary.BigEndian.AppendUint16(nil, 50000)
+	b = binary.BigEndian.AppendUint16(b, 6081)
+	b = binary.BigEndian.AppendUint16(b, uint16(length))
+	b = append(b, 0, 0, 2, 0)
+	b = binary.BigEndian.AppendUint16(b, protocol)
+	return append(b, 0, 0, 1, 0, 1, 2, 3, 1, 0, 0, 0, 0)
+}
+
 func TestCraftedPackets(t *testing.T) {
 	c := craft(t)
 	q, err := new(dns.Msg).SetQuestion("example.org.", dns.TypeA).Pack()
@@ -192,6 +202,10 @@ func TestCraftedPackets(t *testing.T) {
 		{"IP in IP", ip, ip4(4, 0, 40+len(whole), 0, ip4(17, 0, 20+len(whole), 0, whole)), true, string(q), FlagInner},
 		{"IPv6 in IP", ip, ip4(41, 0, 60+len(whole), 0, ip6(17, whole)), true, string(q), FlagInner},
 		{"VXLAN", ip, ip4(17, 0, 70+len(whole), 0, cat(vxlan(50+len(whole)), ip4(17, 0, 20+len(whole), 0, whole))), true, string(q), FlagInner},
+		{"GENEVE with Ethernet inside", ip, ip4(17, 0, 78+len(whole), 0, cat(geneve(0x6558, 58+len(whole)), make([]byte, 12), []byte{8, 0}, ip4(17, 0, 20+len(whole), 0, whole))), true, string(q), FlagInner},
+		{"GENEVE with IP inside", ip, ip4(17, 0, 64+len(whole), 0, cat(geneve(ip, 44+len(whole)), ip4(17, 0, 20+len(whole), 0, whole))), true, string(q), FlagInner},
+		{"GENEVE with something else inside", ip, ip4(17, 0, 64+len(whole), 0, cat(geneve(0x8847, 44+len(whole)), ip4(17, 0, 20+len(whole), 0, whole))), false, "", 0},
+		{"GENEVE with options that end behind the packet", ip, ip4(17, 0, 36, 0, geneve(0x6558, 16)[:16]), false, "", 0},
 		{"VXLAN with something else inside", ip, ip4(17, 0, 70+len(whole), 0, cat(vxlan(50+len(whole)), ip4(1, 0, 20+len(whole), 0, whole))), false, "", 0},
 		{"a VLAN tag in the packet", 0x8100, cat([]byte{0, 7, 0x08, 0}, ip4(17, 0, 20+len(whole), 0, whole)), true, string(q), FlagVLAN},
 	} {

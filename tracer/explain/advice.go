@@ -94,8 +94,8 @@ func (s *scene) target() string { return cmp.Or(s.server, s.service, "the DNS se
 // pastTheTunnel is where to look for a query that left inside a tunnel's packet.
 func pastTheTunnel(s *scene) []string {
 	return []string{
-		"what lies between the nodes: it left " + s.node + " inside a tunnel's packet, and firewalls and security groups must pass that, both ways (VXLAN: UDP 8472 or 4789; IP in IP: protocol 4), not port 53; that ping between the nodes passes says nothing about it",
-		"whether it arrives: run the dnstrail agent on the other node too, or there: tcpdump -ni any 'udp port 8472 or udp port 4789 or ip proto 4'",
+		"what lies between the nodes: it left " + s.node + " inside a tunnel's packet, and firewalls and security groups must pass that, both ways (VXLAN: UDP 8472 or 4789; GENEVE: UDP 6081; IP in IP: protocol 4), not port 53; that ping between the nodes passes says nothing about it",
+		"whether it arrives: run the dnstrail agent on the other node too, or there: tcpdump -ni any 'udp port 8472 or 4789 or 6081 or ip proto 4'",
 	}
 }
 

@@ -8,6 +8,7 @@
 
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86DD
+#define ETH_P_TEB 0x6558
 #define ETH_P_8021Q 0x8100
 #define ETH_P_8021AD 0x88A8
 
@@ -26,6 +27,7 @@
 #define VXLAN_PORT 4789
 #define VXLAN_PORT_LINUX 8472
 #define VXLAN_HEADERS (8 + 8 + 14)
+#define GENEVE_PORT 6081
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
@@ -66,6 +68,11 @@ static __always_inline bool is_vxlan_port(__be16 port)
 	return port == bpf_htons(VXLAN_PORT) || port == bpf_htons(VXLAN_PORT_LINUX);
 }
 
+static __always_inline bool is_tunnel_port(__be16 port)
+{
+	return is_vxlan_port(port) || port == bpf_htons(GENEVE_PORT);
+}
+
 /*
  * Says cheaply that a packet is not DNS: most are not, and all of them come by here. What it cannot tell so cheaply (options,
  * extension headers, ICMP, an older kernel) it lets pass.
@@ -92,7 +99,7 @@ static __always_inline bool surely_not_dns(const unsigned char *ip)
 		return false;
 	}
 	return !is_dns_port(ports->in6_u.u6_addr16[0]) && !is_dns_port(ports->in6_u.u6_addr16[1]) &&
-	       !is_vxlan_port(ports->in6_u.u6_addr16[1]);
+	       !is_tunnel_port(ports->in6_u.u6_addr16[1]);
 }
 
 /*
@@ -200,7 +207,26 @@ __noinline int skip_extensions(struct packet *p)
 	return true;
 }
 
-/* Goes on with the packet inside, where there is a tunnel around it: IP in IP, or VXLAN. One level. */
+/* What lies between the outer UDP header and the packet inside GENEVE (RFC 8926, section 3.4); 0 where that is not IP. */
+static __always_inline __u32 geneve_headers(struct packet *p)
+{
+	__u8 h[4];
+	__u32 len;
+
+	if (bpf_probe_read_kernel(h, sizeof(h), (void *)(p->head + p->l4 + 8)))
+		return 0;
+	len = 8 + (h[0] & 0x3f) * 4;
+	switch ((__u32)h[2] << 8 | h[3]) {
+	case ETH_P_TEB:
+		return len + 14;
+	case ETH_P_IP:
+	case ETH_P_IPV6:
+		return len;
+	}
+	return 0;
+}
+
+/* Goes on with the packet inside, where there is a tunnel around it: IP in IP, VXLAN, or GENEVE. One level. */
 static __always_inline bool enter_tunnel(struct packet *p)
 {
 	__u32 inner;
@@ -209,6 +235,12 @@ static __always_inline bool enter_tunnel(struct packet *p)
 		inner = p->l4;
 	else if (p->proto == IPPROTO_UDP && is_vxlan_port(p->dport))
 		inner = p->l4 + VXLAN_HEADERS;
+	else if (p->proto == IPPROTO_UDP && p->dport == bpf_htons(GENEVE_PORT)) {
+		inner = geneve_headers(p);
+		if (!inner)
+			return false;
+		inner += p->l4 + 8;
+	}
 	else
 		return true;
 	p->flags = EVENT_INNER;
