@@ -17,6 +17,8 @@ import (
 
 	"github.com/dnstrail/dnstrail/test/cluster"
 	"github.com/dnstrail/dnstrail/test/lab"
+	"github.com/dnstrail/dnstrail/tracer/joined"
+	"github.com/dnstrail/dnstrail/tracer/output"
 	"github.com/dnstrail/dnstrail/tracer/store"
 	"github.com/dnstrail/dnstrail/tracer/traceapi"
 )
@@ -59,7 +61,7 @@ func up(t *testing.T) *scene {
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	go func() { _ = s.store.ServeGRPC(ctx, otlp) }()
-	go func() { _ = store.ServeHTTP(ctx, api, traceapi.Handler(s.store)) }()
+	go func() { _ = store.ServeHTTP(ctx, api, joined.Handler(s.store, traceapi.Handler(s.store))) }()
 	k, err := cluster.Up(ctx, cluster.Config{
 		Bin: bin, Collector: otlp.Addr().String(), Agents: cluster.AgentPerNode,
 		Pods: []lab.PodSpec{{Node: "node-1", Namespace: "shop", Workload: lab.Workload{Kind: "Deployment", Name: "cart"}}},
@@ -194,6 +196,22 @@ func TestCommands(t *testing.T) {
 	})
 }
 
+// observed gives the one row that observe has of the cluster's past.
+func (s *scene) observed(t *testing.T, args ...string) *output.Row {
+	t.Helper()
+	out, err := s.run(t, append([]string{"observe", "--store", "http://" + s.api, "--since", "10m", "-o", "jsonl"}, args...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := new(output.Row)
+	d := json.NewDecoder(strings.NewReader(out))
+	d.DisallowUnknownFields()
+	if err := d.Decode(row); err != nil || d.More() {
+		t.Fatalf("want one row (%v): %s", err, out)
+	}
+	return row
+}
+
 // TestExplainJoinsTwoAgents: what neither node's agent knows alone.
 func TestExplainJoinsTwoAgents(t *testing.T) {
 	s := up(t)
@@ -241,6 +259,14 @@ func TestExplainJoinsTwoAgents(t *testing.T) {
 	t.Run("answered", func(t *testing.T) {
 		dig(t, "delay-30ms.example.com")
 		text, _ := explained(t, "delay-30ms.example.com", false)
+		row := s.observed(t, "--name", "delay-30ms.example.com")
+		if row.Result != "NOERROR" || !row.ServerSeen || row.AtServer == nil || *row.AtServer < int64(30*time.Millisecond) || row.Client.Pod != s.pod.Name {
+			t.Errorf("observe --store: %+v", row)
+		}
+		table, err := s.run(t, "observe", "--store", s.api, "--last", "5", "--name", "delay-30ms.example.com")
+		if err != nil || strings.Count(table, "\n") != 2 || !strings.Contains(table, "delay-30ms.example.com.") {
+			t.Errorf("%v\n%s", err, table)
+		}
 		reads(t, text, "NOERROR  delay-30ms.example.com. A", "mostly   upstream 192.168.100.53:53", "both sides joined",
 			"beyond this node", "node-2: DNS server's socket", "node-2: DNS server", "CoreDNS  NOERROR by forward", "cache  miss", "upstream 192.168.100.53:53 udp  NOERROR",
 			"What happened", "dig[", "is read from the socket on node-2", "CoreDNS asks upstream", "has its answer")
@@ -287,6 +313,10 @@ func TestExplainJoinsTwoAgents(t *testing.T) {
 				t.Fatal(err)
 			}
 			text, story := explained(t, name, true)
+			row := s.observed(t, "--lost", "--name", name)
+			if row.Verdict.Where != fault.where || row.Verdict.Cause != fault.cause || row.Verdict.Certainty != fault.certainty || row.TraceID != story["traceId"] {
+				t.Errorf("observe --store: %+v of trace %s, want %s: %s (%s)", row.Verdict, row.TraceID, fault.where, fault.cause, fault.certainty)
+			}
 			// The agent on the client's node alone knows less, and says so.
 			own, err := s.run(t, "explain", "--lost", "--name", name, "--socket", filepath.Join(filepath.Dir(s.IdentityFile), "node-1.sock"))
 			if err != nil {

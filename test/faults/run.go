@@ -73,19 +73,15 @@ func (r *row) expected() judgement { return judgement{r.fault.where, r.fault.cau
 func (r *row) right() bool {
 	want := r.expected()
 	// What other traces show (that the other node was watched) may make the cause more exact, and never changes the place.
-	return r.err == nil && (r.fault.certainty == "" || r.certainty == r.fault.certainty) && r.traced == want && r.explained.where == want.where && (r.fault.perNode || r.observed == want)
+	return r.err == nil && (r.fault.certainty == "" || r.certainty == r.fault.certainty) && r.traced == want && r.explained.where == want.where && r.seen()
 }
 
 func (r *row) progress() string {
-	judged := r.observed
-	if r.fault.perNode {
-		judged = r.traced
-	}
 	mark := "ok   "
-	if judged != r.expected() || r.err != nil {
+	if !r.seen() || r.err != nil {
 		mark = "WRONG"
 	}
-	return fmt.Sprintf("%s %-42s %s  %s  %s", mark, r.fault.name, r.family, judged, r.text)
+	return fmt.Sprintf("%s %-42s %s  %s  %s", mark, r.fault.name, r.family, r.observed, r.text)
 }
 
 // run runs the matrix and reports each row as it comes. The error says that a fault could not be made; wrong verdicts are in the rows.
@@ -215,11 +211,9 @@ func (s *scene) one(ctx context.Context, f *fault, fam family, n int) (r *row) {
 func (s *scene) judge(r *row) {
 	want := r.expected()
 	var first time.Time
-	if r.fault.perNode {
-		first = time.Now()
-	} else if !r.over || r.observed.where == "" {
+	if !r.over || r.observed.where == "" {
 		var got *output.Row
-		got, first = s.rows.find(r, func(row *output.Row) bool { return row.Verdict.Where == want.where && row.Verdict.Cause == want.cause })
+		got, first = s.rows.find(r, func(row *output.Row) bool { return r.agrees(judgement{row.Verdict.Where, row.Verdict.Cause}) })
 		if got != nil {
 			r.observed = judgement{got.Verdict.Where, got.Verdict.Cause}
 			r.text, r.certainty = got.Verdict.Text, got.Verdict.Certainty
@@ -242,7 +236,7 @@ func (s *scene) judge(r *row) {
 		}
 		told := explain.Tell(t, s.store.Traces(store.Filter{})).Verdict
 		r.explained = judgement{told.Where, told.Cause}
-		if r.fault.perNode || v.Where != want.where {
+		if v.Where != want.where {
 			r.text = v.Text
 		}
 		break // of several tries of a name the last one
@@ -252,12 +246,12 @@ func (s *scene) judge(r *row) {
 	}
 }
 
-// seen says whether the right verdict is there, by observe or, where that cannot look, in the trace.
-func (r *row) seen() bool {
-	if r.fault.perNode {
-		return r.traced == r.expected()
-	}
-	return r.observed == r.expected()
+// seen says whether observe has the right verdict.
+func (r *row) seen() bool { return r.agrees(r.observed) }
+
+// agrees says whether observe's judgement is right. That of the whole cluster knows other traces, as explain does: see right.
+func (r *row) agrees(j judgement) bool {
+	return j == r.expected() || r.fault.perNode && j.where == r.fault.where
 }
 
 // transport gives which of the lookups of a name is judged.
@@ -300,8 +294,8 @@ func table(rows []*row) string {
 			return j.String()
 		}
 		observed := mark(r.observed)
-		if r.fault.perNode {
-			observed = "-"
+		if observed != "right" && r.seen() {
+			observed = "right, " + r.observed.cause // by other traces, as below
 		}
 		seconds := "-"
 		if r.after > 0 {

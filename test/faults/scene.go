@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/dnstrail/dnstrail/test/cluster"
 	"github.com/dnstrail/dnstrail/test/lab"
+	"github.com/dnstrail/dnstrail/tracer/joined"
 	"github.com/dnstrail/dnstrail/tracer/output"
 	"github.com/dnstrail/dnstrail/tracer/store"
 )
@@ -31,6 +33,7 @@ type scene struct {
 
 	stopStore context.CancelFunc
 	stored    chan error
+	api       string // where the store gives rows
 }
 
 // chain is CoreDNS's, with zones in which it loses queries itself.
@@ -57,10 +60,15 @@ func raise(ctx context.Context, bin string, agents cluster.Agents, overlay lab.O
 	if err != nil {
 		return nil, err
 	}
-	s = &scene{store: store.New(store.Limits{}), rows: &rows{}, stored: make(chan error, 1)}
+	api, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	s = &scene{store: store.New(store.Limits{}), rows: &rows{}, stored: make(chan error, 2), api: api.Addr().String()}
 	storeCtx, stop := context.WithCancel(context.Background())
 	s.stopStore = stop
 	go func() { s.stored <- s.store.ServeGRPC(storeCtx, ln) }()
+	go func() { s.stored <- store.ServeHTTP(storeCtx, api, joined.Handler(s.store, http.NotFoundHandler())) }()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.down())
@@ -78,22 +86,25 @@ func raise(ctx context.Context, bin string, agents cluster.Agents, overlay lab.O
 		}
 	}
 	if agents == cluster.AgentPerNode {
-		return s, s.cluster.StartNodeAgents(ctx)
+		if err = s.cluster.StartNodeAgents(ctx); err == nil {
+			err = s.startObserve(ctx, bin, "--store", s.api)
+		}
+		return s, err
 	}
 	if err = s.cluster.StartLabAgent(ctx); err == nil {
-		err = s.startObserve(ctx, bin)
+		err = s.startObserve(ctx, bin, append(s.cluster.NetNSArgs(), "--identity-file", s.cluster.IdentityFile)...)
 	}
 	return s, err
 }
 
-// startObserve starts `dnstrail observe`, and reads its rows.
-func (s *scene) startObserve(ctx context.Context, bin string) (err error) {
+// startObserve starts `dnstrail observe` with further arguments, and reads its rows.
+func (s *scene) startObserve(ctx context.Context, bin string, args ...string) (err error) {
 	path, err := filepath.Abs(filepath.Join(bin, "dnstrail"))
 	if err != nil {
 		return err
 	}
 	r, w := io.Pipe()
-	s.observe, err = s.cluster.Start(lab.Command{Path: path, Args: append([]string{"observe", "-o", "jsonl", "--identity-file", s.cluster.IdentityFile}, s.cluster.NetNSArgs()...), Stdout: w})
+	s.observe, err = s.cluster.Start(lab.Command{Path: path, Args: append([]string{"observe", "-o", "jsonl"}, args...), Stdout: w})
 	if err != nil {
 		return err
 	}
@@ -112,7 +123,7 @@ func (s *scene) startObserve(ctx context.Context, bin string) (err error) {
 		_ = conn.SetReadDeadline(time.Now().Add(time.Second)) // never fails: an open UDP socket
 		_, _ = conn.Read(make([]byte, 512))                   // no answer is no row either
 		_ = conn.Close()
-		for range 30 { // rows wait a while to be put in order
+		for range 100 { // rows wait a while to be put in order, or for what another node's agent sends
 			if row, _ := s.rows.find(&row{name: name, fault: &fault{}}, func(*output.Row) bool { return true }); row != nil {
 				return nil
 			}
@@ -137,7 +148,7 @@ func (s *scene) down() error {
 		err = s.cluster.Down()
 	}
 	s.stopStore()
-	return errors.Join(err, <-s.stored)
+	return errors.Join(err, <-s.stored, <-s.stored)
 }
 
 // rows are what `dnstrail observe` printed, and when.

@@ -16,13 +16,15 @@ type Filter struct {
 	// Rcodes, Types, Names, Clients, Namespaces and Processes are shell patterns (path.Match), case does not matter. A name needs no final dot, and * matches dots.
 	// A client is an address, a pod as namespace/pod or pod alone, a workload or a node.
 	Rcodes, Types, Names, Clients, Namespaces, Processes []string
+	// Wheres and Causes are patterns, too: of the stage and the cause of the verdict.
+	Wheres, Causes []string
 	// Since leaves out what began before it; zero takes all.
 	Since time.Time
 }
 
 // Check says whether the patterns can be read; the error names the first that cannot.
 func (f *Filter) Check() error {
-	for _, list := range [][]string{f.Rcodes, f.Types, f.Names, f.Clients, f.Namespaces, f.Processes} {
+	for _, list := range [][]string{f.Rcodes, f.Types, f.Names, f.Clients, f.Namespaces, f.Processes, f.Wheres, f.Causes} {
 		for _, p := range list {
 			p = strings.TrimPrefix(p, "!")
 			if p == "" {
@@ -47,6 +49,8 @@ func (f *Filter) Takes(r *Row) bool {
 		holds(f.Names, strings.TrimSuffix(r.Name, "."), r.Name) &&
 		holds(f.Namespaces, c.Namespace) &&
 		holds(f.Processes, c.Process) &&
+		holds(f.Wheres, r.Verdict.Where) &&
+		holds(f.Causes, r.Verdict.Cause) &&
 		holds(f.Clients, c.host(), c.Namespace+"/"+c.Pod, c.Pod, c.Namespace+"/"+c.Workload, c.Workload, c.Node)
 }
 

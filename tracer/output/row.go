@@ -94,6 +94,9 @@ type Verdict struct {
 	Certainty string   `json:"certainty"`
 	Drop      string   `json:"dropReason,omitempty"`
 	Evidence  []string `json:"evidence,omitempty"`
+	// Node is the node whose tracer's word it is, where that is another than the client's; Joined says that it follows from spans of several programs.
+	Node   string `json:"node,omitempty"`
+	Joined bool   `json:"joined,omitempty"`
 }
 
 // Hop is one hop.
@@ -101,12 +104,13 @@ type Hop struct {
 	Nanos     int64  `json:"nanos"` // since Row.Time
 	Kind      string `json:"kind"`  // out, in, drop, read
 	Answer    bool   `json:"answer,omitempty"`
-	Attempt   int    `json:"attempt"` // from 1
+	Attempt   int    `json:"attempt,omitempty"` // from 1
+	Node      string `json:"node,omitempty"`    // whose agent saw it, of a store's rows
 	Device    string `json:"device,omitempty"`
 	Tunnel    bool   `json:"tunnel,omitempty"`
 	NetNS     uint32 `json:"netns,omitempty"`
-	Src       string `json:"src"`
-	Dst       string `json:"dst"`
+	Src       string `json:"src,omitempty"`
+	Dst       string `json:"dst,omitempty"`
 	Conntrack string `json:"conntrack,omitempty"`
 	Reason    string `json:"reason,omitempty"`
 	Process   string `json:"process,omitempty"`

@@ -14,6 +14,7 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/origin"
 	"github.com/dnstrail/dnstrail/tracer/output"
 	"github.com/dnstrail/dnstrail/tracer/pipeline"
+	"github.com/dnstrail/dnstrail/tracer/rowapi"
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
@@ -33,7 +34,7 @@ func result(n int, lost bool) pipeline.Result {
 	return pipeline.Result{Lookup: l, Verdict: v, Origin: &origin.Origin{}}
 }
 
-func serve(t *testing.T, p *Past) *Client {
+func serve(t *testing.T, p *Past) *rowapi.Client {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "agent.sock")
 	l, err := Listen(path)
@@ -45,7 +46,7 @@ func serve(t *testing.T, p *Past) *Client {
 	if _, err := Listen(path); err == nil {
 		t.Error("a second agent listens on the same socket")
 	}
-	return NewClient(path)
+	return rowapi.NewSocketClient(path)
 }
 
 func TestThePastIsBoundedAndKeepsTheLost(t *testing.T) {

@@ -51,6 +51,7 @@ type Store struct {
 	stats    Stats
 	received time.Time     // when spans came last
 	changed  chan struct{} // closed, and made anew, when spans come
+	watches  []*Watch
 }
 
 // entry is a trace as it is kept.
@@ -124,6 +125,9 @@ func (s *Store) add(sp *Span) bool {
 	}
 	e.spans = append(e.spans, sp)
 	s.stats.Spans++
+	for _, w := range s.watches {
+		w.changed[e.id] = struct{}{}
+	}
 	return true
 }
 
@@ -139,6 +143,9 @@ func (s *Store) evict(e *entry) {
 	s.stats.Spans -= len(e.spans)
 	s.stats.TracesEvicted++
 	s.stats.SpansEvicted += uint64(len(e.spans))
+	for _, w := range s.watches {
+		w.evicted(e.id)
+	}
 }
 
 // Stats gives the store's own figures.
@@ -161,6 +168,13 @@ func (s *Store) Trace(id link.TraceID) *Trace {
 		return nil
 	}
 	return NewTrace(spans)
+}
+
+// Has tells whether the store keeps a trace with that ID.
+func (s *Store) Has(id link.TraceID) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.traces[id] != nil
 }
 
 // Traces gives the traces that f lets through, the one that began to arrive last first. A filter's limit counts from there.

@@ -177,8 +177,8 @@ func (t *Trace) Copy() bool {
 	return marked
 }
 
-// twin is what the original and the copy of a lookup at an epoch boundary have in common.
-type twin struct {
+// Twin is what the original and the copy of a lookup at an epoch boundary have in common.
+type Twin struct {
 	start   int64
 	address string
 	port    int64
@@ -187,13 +187,13 @@ type twin struct {
 	qtype   string
 }
 
-// twin gives the zero twin if the tracer sent nothing.
-func (t *Trace) twin() twin {
+// Twin gives the zero Twin if the tracer sent nothing.
+func (t *Trace) Twin() Twin {
 	c := t.Client()
 	if c == nil {
-		return twin{}
+		return Twin{}
 	}
-	return twin{
+	return Twin{
 		c.Start.UnixNano(), c.String(semconv.ClientAddress), c.Int(semconv.ClientPort), c.Int(semconv.DNSID),
 		c.String(semconv.QuestionName), c.String(semconv.QuestionType),
 	}
@@ -202,9 +202,9 @@ func (t *Trace) twin() twin {
 // Shadows gives those of the traces that are the unlinked one of an original and its copy: CoreDNS's spans are in the
 // other. They are no lookups of their own.
 func Shadows(traces []*Trace) map[link.TraceID]bool {
-	byTwin := map[twin][]*Trace{}
+	byTwin := map[Twin][]*Trace{}
 	for _, t := range traces {
-		if k := t.twin(); k != (twin{}) {
+		if k := t.Twin(); k != (Twin{}) {
 			byTwin[k] = append(byTwin[k], t)
 		}
 	}

@@ -36,6 +36,7 @@ const (
 	DNSServer      = "DNS server"       // from the query's arrival at the server to the answer's departure
 	BeyondThisNode = "beyond this node" // from the query's departure to the answer's arrival, where the server is out of sight
 	Dropped        = "dropped"
+	ClientSocket   = "client socket" // the client's read of the answer
 )
 
 func (j *Judge) segment(l *lookup.Lookup, a, b *hop.Hop) (string, Where) {
@@ -54,7 +55,7 @@ func (j *Judge) segment(l *lookup.Lookup, a, b *hop.Hop) (string, Where) {
 	}
 	switch stage {
 	case CoreDNSSocket:
-		return "client socket", Client
+		return ClientSocket, Client
 	default:
 		return "return: " + names[stage], ReturnPath
 	}

@@ -68,6 +68,13 @@ const (
 	CauseEvicted      Cause = "not-watched-to-the-end"
 )
 
+// Causes are all of them.
+var Causes = []Cause{
+	CauseAnswered, CauseCorrected, CauseTooLate, CausePolicyDrop, CauseNoRoute, CauseNeighbour, CauseRPFilter, CauseTooBig, CauseNoListener, CauseBufferFull,
+	CauseSocketClosed, CauseClientGone, CauseQueueFull, CauseDropped, CauseNotRead, CauseNoAnswer, CauseRefused, CauseServerError, CauseTimeout, CauseNoReply,
+	CauseVanished, CauseUntranslated, CauseNoEndpoints, CauseDeadEndpoint, CauseInsertRace, CauseConntrack, CauseRejected, CauseWrongSource, CauseEvicted,
+}
+
 // Verdict is how a lookup ended.
 type Verdict struct {
 	Where Where

@@ -17,9 +17,9 @@ import (
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/tracer/explain"
 	"github.com/dnstrail/dnstrail/tracer/output"
-	"github.com/dnstrail/dnstrail/tracer/past"
 	"github.com/dnstrail/dnstrail/tracer/render"
 	"github.com/dnstrail/dnstrail/tracer/replay"
+	"github.com/dnstrail/dnstrail/tracer/rowapi"
 	"github.com/dnstrail/dnstrail/tracer/store"
 	"github.com/dnstrail/dnstrail/tracer/traceapi"
 )
@@ -194,7 +194,7 @@ func (f *explainFlags) search(cmd *cobra.Command) (found, others []*store.Trace,
 // past gives what the agent at the socket kept, as traces.
 func (f *explainFlags) past(ctx context.Context) ([]*store.Trace, error) {
 	var rows []*output.Row
-	err := past.NewClient(f.socket).Lookups(ctx, &output.Filter{}, 0, false, func(r *output.Row) error {
+	err := rowapi.NewSocketClient(f.socket).Lookups(ctx, &output.Filter{}, 0, false, func(r *output.Row) error {
 		rows = append(rows, r)
 		return nil
 	})

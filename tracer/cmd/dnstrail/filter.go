@@ -2,12 +2,16 @@ package main
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/dnstrail/dnstrail/tracer/output"
+	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
 // filterFlags are the flags that choose rows.
@@ -15,7 +19,7 @@ type filterFlags struct {
 	lost bool
 	slow time.Duration
 
-	rcodes, types, names, clients, namespaces, processes []string
+	rcodes, types, names, clients, namespaces, processes, wheres, causes []string
 }
 
 func (f *filterFlags) register(fs *pflag.FlagSet) {
@@ -27,11 +31,53 @@ func (f *filterFlags) register(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.clients, "client", nil, "only of this client: namespace/pod, pod, workload, node or address")
 	fs.StringSliceVar(&f.namespaces, "namespace", nil, "only of pods in this namespace")
 	fs.StringSliceVar(&f.processes, "process", nil, "only of processes with this name")
+	fs.StringSliceVar(&f.wheres, "where", nil, "only those that ended at this stage: answered, client, node, between-nodes, ...")
+	fs.StringSliceVar(&f.causes, "cause", nil, "only those that ended for this cause: policy-drop, no-listener, timeout, ...")
+}
+
+// complete offers the values that are known beforehand.
+func (f *filterFlags) complete(cmd *cobra.Command) {
+	offer(cmd, "rcode", output.Lost, "NOERROR", "NXDOMAIN", "SERVFAIL", "REFUSED", "FORMERR", "NOTIMP")
+	offer(cmd, "type", "A", "AAAA", "CNAME", "HTTPS", "MX", "NS", "PTR", "SOA", "SRV", "TXT")
+	offer(cmd, "where", whereWords()...)
+	offer(cmd, "cause", causeWords()...)
+	for _, flag := range []string{"name", "client", "namespace", "process", "slow"} {
+		offer(cmd, flag) // nothing that is known here, and no file
+	}
+}
+
+// offer sets what the shell completes a flag's value with.
+func offer(cmd *cobra.Command, flag string, values ...string) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // no such flag
+	}
+}
+
+func whereWords() []string { return append([]string{store.Answered}, store.Stages...) }
+
+func causeWords() []string {
+	words := make([]string, len(verdict.Causes))
+	for i, c := range verdict.Causes {
+		words[i] = string(c)
+	}
+	return words
+}
+
+// known says whether values are among the words that there are; a pattern may be anything.
+func known(flag string, values []string, words []string) error {
+	for _, v := range values {
+		word := strings.ToLower(strings.TrimPrefix(v, "!"))
+		if !strings.ContainsAny(word, "*?[\\") && !slices.Contains(words, word) {
+			return fmt.Errorf("--%s %s: want one of %s", flag, v, strings.Join(words, ", "))
+		}
+	}
+	return nil
 }
 
 func (f *filterFlags) filter(cmd *cobra.Command) (*output.Filter, error) {
 	o := &output.Filter{
 		Slow: f.slow, Rcodes: f.rcodes, Types: f.types, Names: f.names, Clients: f.clients, Namespaces: f.namespaces, Processes: f.processes,
+		Wheres: f.wheres, Causes: f.causes,
 	}
 	if cmd.Flags().Changed("lost") {
 		o.Lost = &f.lost
@@ -44,10 +90,14 @@ func (f *filterFlags) filter(cmd *cobra.Command) (*output.Filter, error) {
 		list []string
 	}{
 		{"rcode", f.rcodes}, {"type", f.types}, {"name", f.names}, {"client", f.clients}, {"namespace", f.namespaces}, {"process", f.processes},
+		{"where", f.wheres}, {"cause", f.causes},
 	} {
 		if err := (&output.Filter{Names: c.list}).Check(); err != nil {
 			return nil, fmt.Errorf("--%s: %w", c.flag, err)
 		}
 	}
-	return o, nil
+	if err := known("where", f.wheres, whereWords()); err != nil {
+		return nil, err
+	}
+	return o, known("cause", f.causes, causeWords())
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/dnstrail/dnstrail/tracer/joined"
 	"github.com/dnstrail/dnstrail/tracer/store"
 	"github.com/dnstrail/dnstrail/tracer/traceapi"
 )
@@ -21,9 +22,11 @@ func newStoreCommand() *cobra.Command {
 		Short: "Keep the last traces in memory: OTLP in, Jaeger's query API out",
 		Long: `store receives OTLP over gRPC and HTTP, joins what CoreDNS and the tracers send to one trace a lookup, and keeps the
 last of them in memory. It answers GET /api/v3/traces, /api/v3/traces/TRACE_ID and /api/v3/services as a Jaeger does, in OTLP JSON,
-and GET /stats with its own figures. It is for a terminal, a demonstration or a test; for a cluster, use a Jaeger.`,
+and GET /stats with its own figures; and it gives "dnstrail observe --store" the lookups of all nodes, live, one row each.
+It holds what fits into memory and nothing else: keep traces for longer in a Jaeger, to which a collector can send them as well.`,
 		Example: `  dnstrail store
   dnstrail store --grpc 127.0.0.1:14317 --http "" --spans 1000000
+  dnstrail observe --store http://127.0.0.1:16686
   dnstrail explain --lost --jaeger http://127.0.0.1:16686`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -87,7 +90,10 @@ func runStore(cmd *cobra.Command, limits store.Limits, grpcAddr, httpAddr, apiAd
 	var wg sync.WaitGroup
 	var apiErr error
 	if apiListener != nil {
-		wg.Go(func() { defer cancel(); apiErr = store.ServeHTTP(ctx, apiListener, traceapi.Handler(s)) })
+		wg.Go(func() {
+			defer cancel()
+			apiErr = store.ServeHTTP(ctx, apiListener, joined.Handler(s, traceapi.Handler(s)))
+		})
 	}
 	err = s.Serve(ctx, grpcListener, httpListener)
 	cancel()

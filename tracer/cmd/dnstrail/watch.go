@@ -41,6 +41,19 @@ func (f *watchFlags) register(fs *pflag.FlagSet) {
 	fs.IntVar(&f.maxInFlight, "max-in-flight", lookup.DefaultMaxInFlight, "how many lookups are held at most; the oldest is reported early when there are more")
 }
 
+// changed gives the first of these flags that was given; "" if none was.
+func (f *watchFlags) changed(fs *pflag.FlagSet) string {
+	own := pflag.NewFlagSet("", pflag.ContinueOnError)
+	new(watchFlags).register(own)
+	first := ""
+	own.VisitAll(func(flag *pflag.Flag) {
+		if first == "" && fs.Changed(flag.Name) {
+			first = flag.Name
+		}
+	})
+	return first
+}
+
 // registerIdentity adds the flags that say who tells whose addresses are whose.
 func (f *watchFlags) registerIdentity(fs *pflag.FlagSet) {
 	fs.StringVar(&f.identityFile, "identity-file", "", "YAML file that says whose addresses and pod UIDs are whose, instead of Kubernetes")
