@@ -14,10 +14,12 @@ import (
 
 	"github.com/coredns/coredns/coremain"
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/sdk/resource"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
+	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
@@ -33,7 +35,7 @@ type exportConfig struct {
 	service  string // "" if the Corefile does not say
 	endpoint string // host:port; "" if the Corefile does not say
 	path     string // of OTLP over HTTP
-	protocol otlp
+	protocol otlpProtocol
 	insecure bool
 	headers  map[string]string
 	none     bool // spans are not wanted
@@ -41,11 +43,11 @@ type exportConfig struct {
 	batching
 }
 
-// otlp is a form of OTLP.
-type otlp uint8
+// otlpProtocol is a form of OTLP.
+type otlpProtocol uint8
 
 const (
-	otlpGRPC otlp = iota
+	otlpGRPC otlpProtocol = iota
 	otlpHTTP
 )
 
@@ -160,10 +162,18 @@ func (x *exportConfig) key() string {
 	return b.String()
 }
 
-// open makes the SDK's exporter. It connects later, and again and again.
-func (x *exportConfig) open(ctx context.Context) (sdktrace.SpanExporter, error) {
+// open makes OpenTelemetry's client and starts it. It connects later, and again and again.
+func (x *exportConfig) open(ctx context.Context) (otlptrace.Client, error) {
+	c := x.newClient()
+	if err := c.Start(ctx); err != nil {
+		return nil, fmt.Errorf("starting the OTLP exporter: %w", err)
+	}
+	return c, nil
+}
+
+func (x *exportConfig) newClient() otlptrace.Client {
 	if x.protocol == otlpHTTP {
-		var opts []otlptracehttp.Option
+		opts := []otlptracehttp.Option{otlptracehttp.WithEncoding(otlptracehttp.EncodingProtobuf)}
 		if x.endpoint != "" {
 			opts = append(opts, otlptracehttp.WithEndpoint(x.endpoint), otlptracehttp.WithURLPath(x.path))
 			if x.insecure {
@@ -175,7 +185,7 @@ func (x *exportConfig) open(ctx context.Context) (sdktrace.SpanExporter, error) 
 		if x.headers != nil {
 			opts = append(opts, otlptracehttp.WithHeaders(x.headers))
 		}
-		return otlptracehttp.New(ctx, opts...)
+		return otlptracehttp.NewClient(opts...)
 	}
 	opts := []otlptracegrpc.Option{otlptracegrpc.WithDialOption(grpc.WithConnectParams(grpc.ConnectParams{
 		// gRPC's own upper bound is two minutes: too long for a collector that is back.
@@ -193,7 +203,7 @@ func (x *exportConfig) open(ctx context.Context) (sdktrace.SpanExporter, error) 
 	if x.headers != nil {
 		opts = append(opts, otlptracegrpc.WithHeaders(x.headers))
 	}
-	return otlptracegrpc.New(ctx, opts...)
+	return otlptracegrpc.NewClient(opts...)
 }
 
 // namespaceFile is where Kubernetes writes a pod's namespace.
@@ -201,7 +211,7 @@ const namespaceFile = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 // resource describes this CoreDNS: by what the environment says (OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME, and POD_NAME, POD_NAMESPACE, POD_UID and
 // NODE_NAME, which a manifest fills from the downward API), and otherwise by what can be seen from inside a pod.
-func (x *exportConfig) resource(ctx context.Context) *resource.Resource {
+func (x *exportConfig) resource(ctx context.Context) *resourcepb.Resource {
 	values := map[attribute.Key]string{
 		semconv.ServiceName:      "coredns",
 		semconv.ServiceVersion:   coremain.CoreVersion,
@@ -232,11 +242,13 @@ func (x *exportConfig) resource(ctx context.Context) *resource.Resource {
 	if x.service != "" {
 		values[semconv.ServiceName] = x.service
 	}
-	var attributes []attribute.KeyValue
-	for k, v := range values {
-		if v != "" {
-			attributes = append(attributes, k.String(strings.ToValidUTF8(v, "\uFFFD")))
+	res := &resourcepb.Resource{}
+	for _, k := range slices.Sorted(maps.Keys(values)) {
+		if v := values[k]; v != "" {
+			res.Attributes = append(res.Attributes, &commonpb.KeyValue{Key: string(k), Value: &commonpb.AnyValue{
+				Value: &commonpb.AnyValue_StringValue{StringValue: strings.ToValidUTF8(v, "\uFFFD")},
+			}})
 		}
 	}
-	return resource.NewWithAttributes(semconv.SchemaURL, attributes...)
+	return res
 }

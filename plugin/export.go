@@ -6,18 +6,25 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.opentelemetry.io/otel/sdk/resource"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
+	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
+	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+
+	"github.com/dnstrail/dnstrail/link/otlp"
+	"github.com/dnstrail/dnstrail/link/semconv"
+	"github.com/dnstrail/dnstrail/plugin/identity"
 )
 
-// exporter sends finished queries. Queries wait in a bounded queue as they are; the one goroutine behind it makes them spans and gives these to the SDK's
-// exporter in batches. The SDK's own batch processor holds spans, not queries: it can drop the half of a trace, and does not tell how many it dropped.
+// exporter sends finished queries. Queries wait in a bounded queue as they are; the one goroutine behind it writes their spans in OTLP's wire form (package
+// link/otlp) and gives these to OpenTelemetry's client in batches. The SDK's own batch processor holds spans, not queries: it can drop the half of a trace, and
+// does not tell how many it dropped.
 type exporter struct {
-	sink     sdktrace.SpanExporter
-	resource *resource.Resource
+	client   otlptrace.Client
+	resource *resourcepb.Resource
 	batching
 
-	pending chan *finished
+	pending chan *recorder
 	waiting atomic.Int64 // spans in the queue
 	flushes chan chan struct{}
 	stop    chan struct{} // closed to stop
@@ -36,10 +43,14 @@ type batching struct {
 	timeout time.Duration // how long sending a batch may take
 }
 
-func newExporter(sink sdktrace.SpanExporter, res *resource.Resource, b batching) *exporter {
+// scope is the instrumentation scope of all spans.
+var scope = &commonpb.InstrumentationScope{Name: semconv.ScopePlugin, Version: Version}
+
+// newExporter makes an exporter of a client that has been started.
+func newExporter(client otlptrace.Client, res *resourcepb.Resource, b batching) *exporter {
 	e := &exporter{
-		sink: sink, resource: res, batching: b,
-		pending: make(chan *finished, b.queue),
+		client: client, resource: res, batching: b,
+		pending: make(chan *recorder, b.queue),
 		flushes: make(chan chan struct{}),
 		stop:    make(chan struct{}),
 		stopped: make(chan struct{}),
@@ -59,8 +70,9 @@ func (e *exporter) offer(q *query, rec *recorder) bool {
 	if e.closed.Load() || e.waiting.Add(int64(n)) > int64(e.queue) {
 		return e.full(n)
 	}
+	rec.seen = q.look()
 	select {
-	case e.pending <- newFinished(q, rec):
+	case e.pending <- rec:
 		tracesKept.Inc()
 		if rec.omitted > 0 {
 			spansOmitted.Add(float64(rec.omitted))
@@ -84,32 +96,32 @@ func (e *exporter) full(n int) bool {
 
 func (e *exporter) run() {
 	defer close(e.stopped)
-	var batch []sdktrace.ReadOnlySpan
+	w := &spanWriter{clients: map[*identity.Client]otlp.Attributes{}}
 	timer := time.NewTimer(e.delay)
 	defer timer.Stop()
-	add := func(f *finished) {
-		batch = e.spansOf(batch, f)
-		if len(batch) >= e.batch {
-			batch = e.send(batch)
+	add := func(rec *recorder) {
+		e.write(w, rec)
+		if w.Len() >= e.batch {
+			e.send(w)
 		}
 	}
 	drain := func() {
 		for {
 			select {
-			case f := <-e.pending:
-				add(f)
+			case rec := <-e.pending:
+				add(rec)
 			default:
-				batch = e.send(batch)
+				e.send(w)
 				return
 			}
 		}
 	}
 	for {
 		select {
-		case f := <-e.pending:
-			add(f)
+		case rec := <-e.pending:
+			add(rec)
 		case <-timer.C:
-			batch = e.send(batch)
+			e.send(w)
 			timer.Reset(e.delay)
 		case done := <-e.flushes:
 			drain()
@@ -121,48 +133,48 @@ func (e *exporter) run() {
 	}
 }
 
-// spansOf makes the spans of a query. A panic costs that query's spans.
-func (e *exporter) spansOf(batch []sdktrace.ReadOnlySpan, f *finished) (with []sdktrace.ReadOnlySpan) {
-	n := f.rec.shown()
+// write writes the spans of a query. A panic costs that query's spans.
+func (e *exporter) write(w *spanWriter, rec *recorder) {
+	n, before := rec.shown(), w.Mark()
 	defer func() {
 		e.waiting.Add(-int64(n))
 		if p := recover(); p != nil {
 			ownPanic("making spans", p)
 			spansFailed.Add(float64(n))
-			with = batch
+			w.Cut(before)
 		}
 	}()
-	return f.appendSpans(batch, e.resource)
+	w.write(rec)
 }
 
-// send sends a batch and gives it back empty.
-func (e *exporter) send(batch []sdktrace.ReadOnlySpan) []sdktrace.ReadOnlySpan {
+// send sends the spans that are written, and empties w.
+func (e *exporter) send(w *spanWriter) {
 	queueSpans.Set(float64(e.waiting.Load()))
-	if len(batch) == 0 {
-		return batch
+	n := w.Len()
+	if n == 0 {
+		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), e.timeout)
 	defer cancel()
 	defer func() {
+		w.Cut(otlp.Mark{})
 		if p := recover(); p != nil { // a goroutine of ours must not end the process
 			ownPanic("exporting", p)
-			spansFailed.Add(float64(len(batch)))
+			spansFailed.Add(float64(n))
 		}
 	}()
 	start := time.Now()
-	err := e.sink.ExportSpans(ctx, batch)
+	err := e.client.UploadTraces(ctx, []*tracepb.ResourceSpans{w.Message(e.resource, scope, semconv.SchemaURL)})
 	exportDuration.Observe(time.Since(start).Seconds())
 	if err != nil {
-		spansFailed.Add(float64(len(batch)))
+		spansFailed.Add(float64(n))
 		if now := time.Now(); now.Sub(e.quiet) > time.Minute {
 			e.quiet = now
-			log.Warningf("spans could not be exported, %d are lost (said once a minute; coredns_dnstrail_spans_total counts them): %v", len(batch), err)
+			log.Warningf("spans could not be exported, %d are lost (said once a minute; coredns_dnstrail_spans_total counts them): %v", n, err)
 		}
 	} else {
-		spansExported.Add(float64(len(batch)))
+		spansExported.Add(float64(n))
 	}
-	clear(batch)
-	return batch[:0]
 }
 
 // flush sends what waits, or gives up when ctx is done.
@@ -191,7 +203,7 @@ func (e *exporter) shutdown(ctx context.Context) {
 	case <-e.stopped:
 	case <-ctx.Done():
 	}
-	if err := e.sink.Shutdown(ctx); err != nil {
+	if err := e.client.Stop(ctx); err != nil {
 		log.Warningf("stopping the exporter: %v", err)
 	}
 }

@@ -25,6 +25,7 @@ type recorder struct {
 	omitted int // nodes over maxNodes
 	late    int // nodes that began after close
 	nodes   []*node
+	seen    seen // of a query that is kept
 	first   [8]node
 }
 

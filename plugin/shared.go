@@ -67,11 +67,11 @@ func takeExporter(x *exportConfig) (*exporter, func(), error) {
 	}
 	return exporters.take(x.key(), func() (*exporter, error) {
 		ctx := context.Background()
-		sink, err := x.open(ctx)
+		client, err := x.open(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return newExporter(sink, x.resource(ctx), x.batching), nil
+		return newExporter(client, x.resource(ctx), x.batching), nil
 	}, func(e *exporter) {
 		go func() { // a reload must not wait for a collector
 			ctx, cancel := context.WithTimeout(context.Background(), finalFlush)

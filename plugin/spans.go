@@ -6,18 +6,12 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/coredns/coredns/plugin/pkg/transport"
 	"github.com/miekg/dns"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/sdk/instrumentation"
-	"go.opentelemetry.io/otel/sdk/resource"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/trace"
 
 	"github.com/dnstrail/dnstrail/link"
+	"github.com/dnstrail/dnstrail/link/otlp"
 	"github.com/dnstrail/dnstrail/link/semconv"
 	"github.com/dnstrail/dnstrail/plugin/identity"
 )
@@ -25,62 +19,74 @@ import (
 // maxAnswers bounds the answers that a span lists.
 const maxAnswers = 16
 
-// finished is a query that is over and is to be sent. Nothing changes it any more, but for the answer's message, which is CoreDNS's: what is
-// wanted of that is taken out at once.
-type finished struct {
-	q    *query
-	rec  *recorder
-	seen seen
-}
-
-// seen is what is taken out of the answer's message.
+// seen is what is taken out of the answer's message at once: the message is CoreDNS's. The rest of a query that is over nothing changes any more.
 type seen struct {
 	size      int
 	truncated bool
-	flags     string
-	ede       []string
-	answers   []string
+	flags     msgFlags
+	lists     otlp.Attributes // of the answers and the extended errors
 }
 
-func newFinished(q *query, rec *recorder) *finished {
-	f := &finished{q: q, rec: rec}
+func (q *query) look() (s seen) {
 	switch {
 	case q.message != nil:
 		m := q.message
-		f.seen = seen{size: m.Len(), truncated: m.Truncated, flags: flagsOf(m)}
+		s = seen{size: m.Len(), truncated: m.Truncated, flags: flagsOf(m)}
 		if opt := m.IsEdns0(); opt != nil {
+			var errors []string
 			for _, o := range opt.Option {
 				if e, ok := o.(*dns.EDNS0_EDE); ok {
-					f.seen.ede = append(f.seen.ede, extendedError(e))
+					errors = append(errors, extendedError(e))
 				}
 			}
+			if len(errors) > 0 {
+				s.lists = s.lists.Strs(semconv.ResponseExtendedErrors, errors)
+			}
 		}
-		if _, hidden := q.d.names.show(q.name); !hidden {
-			f.seen.answers = answersOf(m)
+		if len(m.Answer) > 0 {
+			if _, hidden := q.d.names.show(q.name); !hidden {
+				s.lists = appendAnswers(s.lists, m)
+			}
 		}
 	case q.bytes > 0:
-		f.seen.size = q.bytes
-		f.seen.truncated = q.raw[2]&0x02 != 0
+		s.size = q.bytes
+		s.truncated = q.raw[2]&0x02 != 0
+	}
+	return s
+}
+
+// msgFlags are the flags of a message, in the order of flagNames. 0 stands for a message that was not seen, which is as well one without any.
+type msgFlags uint8
+
+var flagNames = [...]string{"qr", "aa", "tc", "rd", "ra", "ad", "cd"}
+
+func flagsOf(m *dns.Msg) (f msgFlags) {
+	for i, set := range [len(flagNames)]bool{
+		m.Response, m.Authoritative, m.Truncated, m.RecursionDesired, m.RecursionAvailable, m.AuthenticatedData, m.CheckingDisabled,
+	} {
+		if set {
+			f |= 1 << i
+		}
 	}
 	return f
 }
 
-// flagsOf gives the flags of a message as dig writes them.
-func flagsOf(m *dns.Msg) string {
-	var b strings.Builder
-	for _, f := range [...]struct {
-		set  bool
-		name string
-	}{
-		{m.Response, " qr"}, {m.Authoritative, " aa"}, {m.Truncated, " tc"}, {m.RecursionDesired, " rd"},
-		{m.RecursionAvailable, " ra"}, {m.AuthenticatedData, " ad"}, {m.CheckingDisabled, " cd"},
-	} {
-		if f.set {
-			b.WriteString(f.name)
+// flagWords are all sets of flags, as dig writes them.
+var flagWords = func() (words [1 << len(flagNames)]string) {
+	for f := range words {
+		var set []string
+		for i, name := range flagNames {
+			if f&(1<<i) != 0 {
+				set = append(set, name)
+			}
 		}
+		words[f] = strings.Join(set, " ")
 	}
-	return strings.TrimPrefix(b.String(), " ")
-}
+	return words
+}()
+
+// String gives the flags as dig writes them.
+func (f msgFlags) String() string { return flagWords[f] }
 
 // extendedError gives an extended DNS error (RFC 8914) in words.
 func extendedError(e *dns.EDNS0_EDE) string {
@@ -94,107 +100,85 @@ func extendedError(e *dns.EDNS0_EDE) string {
 	return s
 }
 
-// answersOf lists the addresses and names of the answer section.
-func answersOf(m *dns.Msg) []string {
-	var list []string
+// appendAnswers appends the addresses and names of the answer section.
+func appendAnswers(a otlp.Attributes, m *dns.Msg) otlp.Attributes {
+	var list [maxAnswers]string
+	n := 0
 	for _, rr := range m.Answer {
-		if len(list) == maxAnswers {
+		if n == maxAnswers {
 			break
 		}
 		switch rr := rr.(type) {
 		case *dns.A:
-			list = append(list, rr.A.String())
+			list[n] = rr.A.String()
 		case *dns.AAAA:
-			list = append(list, rr.AAAA.String())
+			list[n] = rr.AAAA.String()
 		case *dns.CNAME:
-			list = append(list, rr.Target)
+			list[n] = rr.Target
 		case *dns.PTR:
-			list = append(list, rr.Ptr)
+			list[n] = rr.Ptr
 		case *dns.SRV:
-			list = append(list, rr.Target)
+			list[n] = rr.Target
 		case *dns.NS:
-			list = append(list, rr.Ns)
+			list[n] = rr.Ns
 		case *dns.MX:
-			list = append(list, rr.Mx)
+			list[n] = rr.Mx
+		default:
+			continue
 		}
+		n++
 	}
-	return list
+	if n == 0 {
+		return a
+	}
+	return a.Strs(semconv.Answers, list[:n])
 }
 
-// span is a finished span in the SDK's form. The embedded interface is nil: it stands for the SDK's private method.
-type span struct {
-	sdktrace.ReadOnlySpan
-	name       string
-	context    trace.SpanContext
-	parent     trace.SpanContext
-	kind       trace.SpanKind
-	start, end time.Time
-	attributes []attribute.KeyValue
-	links      []sdktrace.Link
-	status     sdktrace.Status
-	resource   *resource.Resource
+// spanWriter writes the spans of queries that are over. It is for one goroutine.
+type spanWriter struct {
+	otlp.Spans
+	rec     *recorder
+	q       *query
+	clients map[*identity.Client]otlp.Attributes
+	text    [64]byte
 }
 
-var scope = instrumentation.Scope{Name: semconv.ScopePlugin, Version: Version, SchemaURL: semconv.SchemaURL}
+// maxWriterClients is how many clients a spanWriter remembers the attributes of.
+const maxWriterClients = 4096
 
-func (s *span) Name() string                                { return s.name }
-func (s *span) SpanContext() trace.SpanContext              { return s.context }
-func (s *span) Parent() trace.SpanContext                   { return s.parent }
-func (s *span) SpanKind() trace.SpanKind                    { return s.kind }
-func (s *span) StartTime() time.Time                        { return s.start }
-func (s *span) EndTime() time.Time                          { return s.end }
-func (s *span) Attributes() []attribute.KeyValue            { return s.attributes }
-func (s *span) Links() []sdktrace.Link                      { return s.links }
-func (s *span) Events() []sdktrace.Event                    { return nil }
-func (s *span) Status() sdktrace.Status                     { return s.status }
-func (s *span) InstrumentationScope() instrumentation.Scope { return scope }
-func (s *span) Resource() *resource.Resource                { return s.resource }
-func (s *span) DroppedAttributes() int                      { return 0 }
-func (s *span) DroppedLinks() int                           { return 0 }
-func (s *span) DroppedEvents() int                          { return 0 }
-func (s *span) ChildSpanCount() int                         { return 0 }
-
-// InstrumentationLibrary implements sdktrace.ReadOnlySpan.
-//
-// Deprecated: as in the SDK.
-func (s *span) InstrumentationLibrary() instrumentation.Library { return scope }
-
-// appendSpans makes the spans of the query.
-func (f *finished) appendSpans(list []sdktrace.ReadOnlySpan, res *resource.Resource) []sdktrace.ReadOnlySpan {
-	nodes := f.rec.nodes
+// write writes the spans of a query.
+func (w *spanWriter) write(rec *recorder) {
+	w.rec, w.q = rec, rec.q
+	defer func() { w.rec, w.q = nil, nil }()
+	nodes := rec.nodes
 	for _, n := range nodes {
 		if n.fwd != nil && n.fwd.probed {
 			n.settle(nodes)
 		}
 	}
-	made := make([]span, 0, len(nodes))
+	begun := uint64(w.q.begun.UnixNano()) // #nosec G115 -- after 1970
+	h := otlp.Head{TraceID: w.q.traceID, Kind: otlp.Internal, Flags: otlp.Sampled | otlp.ParentKnown}
 	for _, n := range nodes {
 		if n.kind == hiddenNode {
 			continue
 		}
-		s := span{
-			context:  spanContext(f.q.traceID, n.id, false),
-			start:    f.q.begun.Add(time.Duration(n.from)),
-			end:      f.q.begun.Add(time.Duration(n.to)),
-			resource: res,
-		}
+		h := h
+		h.SpanID, h.Start, h.End = n.id, begun+uint64(n.from), begun+uint64(n.to) // #nosec G115 -- times since the query began
 		if p := n.shownParent(); p != nil {
-			s.parent = spanContext(f.q.traceID, p.id, false)
+			h.Parent = p.id
 		}
 		switch n.kind {
 		case serverNode:
-			f.server(&s)
+			w.server(&h)
 		case pluginNode:
-			f.plugin(&s, n)
+			w.plugin(&h, n)
 		case attemptNode:
-			f.attempt(&s, n)
+			w.attempt(&h, n)
 		case lookupNode:
-			f.lookup(&s, n)
+			w.lookup(&h, n)
 		}
-		made = append(made, s)
-		list = append(list, &made[len(made)-1])
+		w.End()
 	}
-	return list
 }
 
 func (n *node) shownParent() *node {
@@ -203,12 +187,6 @@ func (n *node) shownParent() *node {
 		p = p.parent
 	}
 	return p
-}
-
-func spanContext(t link.TraceID, s link.SpanID, remote bool) trace.SpanContext {
-	return trace.NewSpanContext(trace.SpanContextConfig{
-		TraceID: trace.TraceID(t), SpanID: trace.SpanID(s), TraceFlags: trace.FlagsSampled, Remote: remote,
-	})
 }
 
 // spanName names the span of a query: by its type, as far as that has a name, because the names asked are without number.
@@ -228,82 +206,80 @@ func rcodeName(rcode int) string {
 	return strconv.Itoa(rcode)
 }
 
-// server makes the SERVER span, or the root of a background refresh.
-func (f *finished) server(s *span) {
-	q, res := f.q, &f.q.result
-	s.name = spanName(q.qtype)
-	s.kind = trace.SpanKindServer
+// server writes the SERVER span, or the root of a background refresh, but for its end.
+func (w *spanWriter) server(h *otlp.Head) {
+	q, res := w.q, &w.q.result
+	h.Name, h.Kind = spanName(q.qtype), otlp.Server
 	if q.parent != (link.SpanID{}) {
-		s.parent = spanContext(q.traceID, q.parent, true)
+		h.Parent = q.parent
+		h.Flags |= otlp.ParentRemote
 	}
-	a := make([]attribute.KeyValue, 0, 40)
 	if q.link != nil {
-		s.kind = trace.SpanKindInternal
-		s.links = []sdktrace.Link{{SpanContext: spanContext(q.link.traceID, q.link.spanID, false)}}
+		h.Kind = otlp.Internal
+		w.Begin(h)
+		w.Link(q.link.traceID, q.link.spanID, otlp.Sampled|otlp.ParentKnown)
+		w.EndLink()
 	} else {
-		a = append(a,
-			attribute.Int(semconv.DNSID, int(q.id)),
-			attribute.String(semconv.NetworkProtocolName, q.proto.String()))
-		a = appendAddr(a, semconv.ClientAddress, semconv.ClientPort, q.addr)
-		a = append(a, attribute.String(semconv.NetworkTransport, q.network()))
+		w.Begin(h)
+		w.Int(semconv.DNSID, int64(q.id))
+		w.Str(semconv.NetworkProtocolName, q.proto.String())
+		w.addr(semconv.ClientAddress, semconv.ClientPort, q.addr)
+		w.Str(semconv.NetworkTransport, q.network())
 		if q.addr.Addr().Is4() {
-			a = append(a, attribute.String(semconv.NetworkType, "ipv4"))
+			w.Str(semconv.NetworkType, "ipv4")
 		} else if q.addr.IsValid() {
-			a = append(a, attribute.String(semconv.NetworkType, "ipv6"))
+			w.Str(semconv.NetworkType, "ipv6")
 		}
-		a = appendClient(a, q.client)
+		w.Add(w.client(q.client))
 	}
 	if q.origin == derived {
-		a = append(a, attribute.Int(semconv.LinkVersion, link.Version), attribute.Int64(semconv.LinkEpoch, int64(q.epoch)))
+		w.Int(semconv.LinkVersion, link.Version)
+		w.Int(semconv.LinkEpoch, int64(q.epoch))
 	}
 	shown, _ := q.d.names.show(q.name)
-	a = append(a, attribute.String(semconv.QuestionName, shown), attribute.String(semconv.QuestionType, typeName(q.qtype)))
+	w.Str(semconv.QuestionName, shown)
+	w.Str(semconv.QuestionType, typeName(q.qtype))
 	if q.qclass != dns.ClassINET {
-		a = append(a, attribute.String(semconv.QuestionClass, dns.Class(q.qclass).String()))
+		w.Str(semconv.QuestionClass, dns.Class(q.qclass).String())
 	}
 	if q.size > 0 {
-		a = append(a, attribute.Int(semconv.RequestSize, q.size))
+		w.Int(semconv.RequestSize, int64(q.size))
 	}
-	a = append(a, attribute.String(semconv.KeepReason, q.kept.String()))
+	w.Str(semconv.KeepReason, q.kept.String())
 
-	a = append(a, attribute.Bool(semconv.ResponseWritten, res.rcode >= 0 && q.writeErr == nil))
+	w.Bool(semconv.ResponseWritten, res.rcode >= 0 && q.writeErr == nil)
 	if res.rcode >= 0 {
-		a = append(a, attribute.String(semconv.ResponseCode, rcodeName(res.rcode)))
+		w.Str(semconv.ResponseCode, rcodeName(res.rcode))
 	}
-	if f.seen.size > 0 {
-		a = append(a, attribute.Int(semconv.ResponseSize, f.seen.size), attribute.Bool(semconv.ResponseTruncated, f.seen.truncated))
+	seen := &w.rec.seen
+	if seen.size > 0 {
+		w.Int(semconv.ResponseSize, int64(seen.size))
+		w.Bool(semconv.ResponseTruncated, seen.truncated)
 	}
-	if f.seen.flags != "" {
-		a = append(a, attribute.String(semconv.ResponseFlags, f.seen.flags))
+	if seen.flags != 0 {
+		w.Str(semconv.ResponseFlags, seen.flags.String())
 	}
-	if len(f.seen.ede) > 0 {
-		a = append(a, attribute.StringSlice(semconv.ResponseExtendedErrors, f.seen.ede))
-	}
-	if len(f.seen.answers) > 0 {
-		a = append(a, attribute.StringSlice(semconv.Answers, f.seen.answers))
-	}
+	w.Add(seen.lists)
 	if res.endedIn != "" {
-		a = append(a, attribute.String(semconv.AnsweredBy, res.endedIn))
+		w.Str(semconv.AnsweredBy, res.endedIn)
 	}
 	if res.cache != "" {
-		a = append(a, attribute.String(semconv.CacheStatus, res.cache))
+		w.Str(semconv.CacheStatus, res.cache)
 	}
 	if res.forward > 0 {
-		a = append(a, attribute.Float64(semconv.ForwardDuration, res.forward.Seconds()))
+		w.Double(semconv.ForwardDuration, res.forward.Seconds())
 	}
 	if res.attempts > 0 {
-		a = append(a,
-			attribute.Float64(semconv.UpstreamDuration, res.upstream.Seconds()),
-			attribute.Int(semconv.UpstreamAttempts, res.attempts))
+		w.Double(semconv.UpstreamDuration, res.upstream.Seconds())
+		w.Int(semconv.UpstreamAttempts, int64(res.attempts))
 	}
-	if f.rec.omitted > 0 {
-		a = append(a, attribute.Int(semconv.SpansOmitted, f.rec.omitted))
+	if w.rec.omitted > 0 {
+		w.Int(semconv.SpansOmitted, int64(w.rec.omitted))
 	}
-	if t, text := f.failure(); t != "" {
-		a = append(a, attribute.String(semconv.ErrorType, t))
-		s.status = sdktrace.Status{Code: codes.Error, Description: text}
+	if t, text := q.failure(); t != "" {
+		w.Str(semconv.ErrorType, t)
+		w.Error(text)
 	}
-	s.attributes = a
 }
 
 // network gives the value of network.transport.
@@ -315,13 +291,13 @@ func (q *query) network() string {
 }
 
 // failure says why the query failed; "" if it did not.
-func (f *finished) failure() (errorType, text string) {
-	res := &f.q.result
+func (q *query) failure() (errorType, text string) {
+	res := &q.result
 	switch {
 	case res.panicked:
 		return "panic", "plugin " + res.endedIn + " panicked"
-	case f.q.writeErr != nil:
-		return "write_error", f.q.writeErr.Error()
+	case q.writeErr != nil:
+		return "write_error", q.writeErr.Error()
 	case res.rcode < 0:
 		return "no_answer", "no answer was written; the query ended in plugin " + res.endedIn
 	case failedRcode(res.rcode):
@@ -333,16 +309,19 @@ func (f *finished) failure() (errorType, text string) {
 	return "", ""
 }
 
-func appendAddr(a []attribute.KeyValue, address, port string, ap netip.AddrPort) []attribute.KeyValue {
-	if !ap.IsValid() {
-		return a
+func (w *spanWriter) addr(address, port string, ap netip.AddrPort) {
+	if ap.IsValid() {
+		w.Text(address, ap.Addr().WithZone("").AppendTo(w.text[:0]))
+		w.Int(port, int64(ap.Port()))
 	}
-	return append(a, attribute.String(address, ap.Addr().WithZone("").String()), attribute.Int(port, int(ap.Port())))
 }
 
-// appendClient says who asked.
-func appendClient(a []attribute.KeyValue, c *identity.Client) []attribute.KeyValue {
-	a = append(a, attribute.String(semconv.ClientKind, c.Kind().String()))
+// client gives the attributes that say who asked.
+func (w *spanWriter) client(c *identity.Client) otlp.Attributes {
+	if a, ok := w.clients[c]; ok {
+		return a
+	}
+	a := otlp.Attributes(nil).Str(semconv.ClientKind, c.Kind().String())
 	for _, f := range [...]struct{ name, value string }{
 		{semconv.ClientNamespaceName, c.Namespace()},
 		{semconv.ClientPodName, c.Pod()},
@@ -353,72 +332,73 @@ func appendClient(a []attribute.KeyValue, c *identity.Client) []attribute.KeyVal
 		{semconv.ClientServiceAccount, c.ServiceAccount()},
 	} {
 		if f.value != "" {
-			a = append(a, attribute.String(f.name, strings.ToValidUTF8(f.value, "\uFFFD")))
+			a = a.Str(f.name, f.value)
 		}
 	}
 	for k, v := range c.Labels() {
-		a = append(a, attribute.String(semconv.ClientLabelPrefix+strings.ToValidUTF8(k, "\uFFFD"), strings.ToValidUTF8(v, "\uFFFD")))
+		a = a.Str(semconv.ClientLabelPrefix+k, v)
 	}
+	if len(w.clients) >= maxWriterClients {
+		clear(w.clients)
+	}
+	w.clients[c] = a
 	return a
 }
 
-// plugin makes the span of a plugin passed.
-func (f *finished) plugin(s *span, n *node) {
-	s.name = n.name
-	s.kind = trace.SpanKindInternal
-	s.attributes = []attribute.KeyValue{attribute.String(semconv.PluginName, n.name)}
+// plugin writes the span of a plugin passed, but for its end.
+func (w *spanWriter) plugin(h *otlp.Head, n *node) {
+	h.Name = n.name
+	w.Begin(h)
+	w.Str(semconv.PluginName, n.name)
 	if n.fwd == nil || !n.fwd.probed {
 		return
 	}
 	switch {
 	case n.fwd.err != nil:
-		t := errorType(n.fwd.err)
-		s.attributes = append(s.attributes, attribute.String(semconv.ErrorType, t))
-		s.status = sdktrace.Status{Code: codes.Error, Description: n.fwd.err.Error()}
+		w.Str(semconv.ErrorType, errorType(n.fwd.err))
+		w.Error(n.fwd.err.Error())
 	case n.fwd.rcode >= 0:
-		s.attributes = append(s.attributes, attribute.String(semconv.ResponseCode, rcodeName(n.fwd.rcode)))
+		w.Str(semconv.ResponseCode, rcodeName(n.fwd.rcode))
 	}
 }
 
-// attempt makes the span of an upstream attempt.
-func (f *finished) attempt(s *span, n *node) {
+// attempt writes the span of an upstream attempt, but for its end.
+func (w *spanWriter) attempt(h *otlp.Head, n *node) {
 	at := n.att
-	s.name = spanName(f.q.qtype)
-	s.kind = trace.SpanKindClient
-	a := make([]attribute.KeyValue, 0, 10)
+	h.Name, h.Kind = spanName(w.q.qtype), otlp.Client
+	w.Begin(h)
 	if peer, err := netip.ParseAddrPort(at.peer); err == nil {
-		a = appendAddr(a, semconv.NetworkPeerAddress, semconv.NetworkPeerPort, peer)
-		a = appendAddr(a, semconv.ServerAddress, semconv.ServerPort, peer)
+		w.addr(semconv.NetworkPeerAddress, semconv.NetworkPeerPort, peer)
+		w.addr(semconv.ServerAddress, semconv.ServerPort, peer)
 	} else if host, port := hostPort(at.peer); host != "" {
-		a = append(a, attribute.String(semconv.ServerAddress, host))
+		w.Str(semconv.ServerAddress, host)
 		if port > 0 {
-			a = append(a, attribute.Int(semconv.ServerPort, port))
+			w.Int(semconv.ServerPort, int64(port))
 		}
 	}
 	if at.transport != "" {
-		a = append(a, attribute.String(semconv.NetworkTransport, at.transport))
+		w.Str(semconv.NetworkTransport, at.transport)
 	}
 	if p := upstreamProtocol(at.protocol()); p != "" {
-		a = append(a, attribute.String(semconv.NetworkProtocolName, p))
+		w.Str(semconv.NetworkProtocolName, p)
 	}
 	if c := at.connection(); c != "" {
-		a = append(a, attribute.String(semconv.UpstreamConnection, c))
+		w.Str(semconv.UpstreamConnection, c)
 	}
 	if at.truncated {
-		a = append(a, attribute.Bool(semconv.ResponseTruncated, true))
+		w.Bool(semconv.ResponseTruncated, true)
 	}
 	switch {
 	case at.errorType != "":
-		a = append(a, attribute.String(semconv.ErrorType, at.errorType))
-		s.status = sdktrace.Status{Code: codes.Error, Description: at.message}
+		w.Str(semconv.ErrorType, at.errorType)
+		w.Error(at.message)
 	case at.rcode >= 0:
-		a = append(a, attribute.String(semconv.ResponseCode, rcodeName(at.rcode)))
+		w.Str(semconv.ResponseCode, rcodeName(at.rcode))
 		if failedRcode(at.rcode) {
-			a = append(a, attribute.String(semconv.ErrorType, rcodeName(at.rcode)))
-			s.status = sdktrace.Status{Code: codes.Error}
+			w.Str(semconv.ErrorType, rcodeName(at.rcode))
+			w.Error("")
 		}
 	}
-	s.attributes = a
 }
 
 // hostPort reads the host and the port of an upstream that is not an address: a name, or the URL of a DoH server.
@@ -451,23 +431,21 @@ func upstreamProtocol(t string) string {
 	return ""
 }
 
-// lookup makes the span of a look-up that a plugin made through the server.
-func (f *finished) lookup(s *span, n *node) {
-	s.name = "lookup"
-	s.kind = trace.SpanKindInternal
+// lookup writes the span of a look-up that a plugin made through the server, but for its end.
+func (w *spanWriter) lookup(h *otlp.Head, n *node) {
+	h.Name = "lookup"
+	w.Begin(h)
 	if n.look == nil {
 		return
 	}
-	shown, _ := f.q.d.names.show(n.look.name)
-	s.attributes = []attribute.KeyValue{
-		attribute.String(semconv.QuestionName, shown),
-		attribute.String(semconv.QuestionType, typeName(n.look.qtype)),
-	}
+	shown, _ := w.q.d.names.show(n.look.name)
+	w.Str(semconv.QuestionName, shown)
+	w.Str(semconv.QuestionType, typeName(n.look.qtype))
 	if n.look.rcode >= 0 {
-		s.attributes = append(s.attributes, attribute.String(semconv.ResponseCode, rcodeName(n.look.rcode)))
+		w.Str(semconv.ResponseCode, rcodeName(n.look.rcode))
 	}
 	if n.look.err != nil {
-		s.attributes = append(s.attributes, attribute.String(semconv.ErrorType, errorType(n.look.err)))
-		s.status = sdktrace.Status{Code: codes.Error, Description: n.look.err.Error()}
+		w.Str(semconv.ErrorType, errorType(n.look.err))
+		w.Error(n.look.err.Error())
 	}
 }
