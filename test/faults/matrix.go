@@ -104,6 +104,10 @@ var matrix = []fault{
 	{name: "stale endpoint", where: "service", cause: "dead-endpoint", inject: staleEndpoint, wait: 4 * time.Second, late: 2 * time.Second},
 	{name: "CoreDNS not listening", where: "coredns-socket", cause: "no-listener", inject: notListening},
 	{name: "CoreDNS stopped (SIGSTOP)", where: "coredns-socket", cause: "not-read", inject: stopped, late: 5 * time.Second},
+	{
+		name: "CoreDNS continued, the client had given up", where: "client", cause: "answer-too-late", wait: continueAfter, late: 2 * time.Second,
+		inject: stopped, ask: giveUpAndContinue, certainty: "certain",
+	},
 	{name: "CoreDNS's receive buffer full", where: "coredns-socket", cause: "receive-buffer-full", inject: bufferFull},
 	{name: "query dropped inside CoreDNS (acl drop)", where: "coredns", cause: "no-answer", label: "acl-drop", late: 5 * time.Second},
 	{name: "query dropped inside CoreDNS (erratic)", where: "coredns", cause: "no-answer", label: "erratic", late: 5 * time.Second},

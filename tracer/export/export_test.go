@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -223,6 +224,67 @@ func TestALookupAtAnEpochBoundaryIsSentTwice(t *testing.T) {
 	}
 	if id := key.TraceID(link.EpochOf(boundary)).String(); !ids[id] {
 		t.Error("the copy is not marked")
+	}
+}
+
+func TestALateAnswerCorrectsTheTraceThatWentOut(t *testing.T) {
+	at := middle.Add(2 * time.Second)
+	var reports []*lookup.Lookup
+	a := lookup.New(lookup.Options{Emit: func(l *lookup.Lookup) {
+		c := *l
+		c.Hops, c.Name = slices.Clone(l.Hops), slices.Clone(l.Name)
+		reports = append(reports, &c)
+	}})
+	whole := answered(at)
+	packet := func(h hop.Hop, after time.Duration) {
+		p := hop.Packet{Hop: h, Transport: 17, HasHead: true, Head: dnswire.Head{ID: whole.ID, Name: whole.Name, Type: whole.Type, Class: whole.Class, Questions: 1}}
+		p.Time = at.Add(after).UnixNano()
+		if h.Answer {
+			p.Head.Flags = 0x8000
+		}
+		a.Add(&p)
+	}
+	// The server reads the query three seconds after it was called lost, in the next epoch.
+	for _, h := range whole.Hops {
+		if !h.Answer && h.Kind != hop.Read {
+			packet(h, 0)
+		}
+	}
+	a.Sweep(at.Add(6 * time.Second).UnixNano())
+	for _, h := range whole.Hops {
+		if h.Answer {
+			packet(h, 8*time.Second)
+		}
+	}
+	a.Sweep(at.Add(9 * time.Second).UnixNano())
+	if len(reports) != 2 || !reports[1].FinalBefore {
+		t.Fatalf("%d reports, want one of a lost lookup and one that corrects it", len(reports))
+	}
+	c, _ := export(t, Options{}, reports...)
+	key := whole.Key()
+	first := key.TraceID(link.EpochOfNanos(at.UnixNano()))
+	corrections, clients := 0, 0
+	all := map[link.TraceID]bool{}
+	for _, rs := range c.got {
+		for _, s := range rs.ScopeSpans[0].Spans {
+			all[link.TraceID(s.TraceId)] = true
+			switch {
+			case link.TraceID(s.TraceId) != first:
+			case s.Name == verdict.LateAnswer:
+				corrections++
+				if got := attributes(s.Attributes)[semconv.VerdictWhere]; got != string(verdict.Answered) {
+					t.Errorf("the correction says %q", got)
+				}
+			case s.Kind == tracepb.Span_SPAN_KIND_CLIENT:
+				clients++
+			}
+		}
+	}
+	if len(all) != 2 {
+		t.Errorf("%d traces, want that of the query's epoch and that of the answer's", len(all))
+	}
+	if corrections != 1 || clients != 1 {
+		t.Errorf("the trace that called it lost has %d corrections and %d CLIENT spans, want one each", corrections, clients)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -79,6 +80,7 @@ type Exporter struct {
 	resources map[*origin.Origin]*resourcepb.Resource
 	scope     *commonpb.InstrumentationScope
 	scratch   []link.Epoch
+	before    []link.Epoch
 	queue     chan batch
 	done      chan struct{}
 	stop      context.CancelFunc
@@ -148,35 +150,43 @@ func (e *Exporter) Add(l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, o
 	if !l.Final {
 		return ""
 	}
-	keep := v.Lost() || (e.o.Slow > 0 && time.Duration(l.End()-l.Start()) >= e.o.Slow)
+	keep := v.Lost() || l.FinalBefore || (e.o.Slow > 0 && time.Duration(l.End()-l.Start()) >= e.o.Slow)
 	if l.Serves != nil {
 		if !keep && !e.o.Sample.Keeps(l.Serves.TraceID) {
 			e.unsampled.Add(1)
 			return ""
 		}
 		id := l.Serves.SpanID
-		e.put(l, v, j, o, trace{traceID: l.Serves.TraceID, parent: id[:], upstream: true})
+		e.put(l, v, j, o, trace{traceID: l.Serves.TraceID, parent: id[:], upstream: true, late: l.FinalBefore})
 		return l.Serves.TraceID.String()
 	}
 	if l.Handshake != 0 {
 		// No server has seen it: it stands under the lookup whose answer was truncated.
 		r := l.Related[0]
 		if keep || e.o.Sample.Keeps(r.TraceID) {
-			e.put(l, v, j, o, trace{traceID: r.TraceID, parent: r.SpanID[:], handshake: true})
+			e.put(l, v, j, o, trace{traceID: r.TraceID, parent: r.SpanID[:], handshake: true, late: l.FinalBefore})
 			return r.TraceID.String()
 		}
 		e.unsampled.Add(1)
 		return ""
 	}
 	key := l.Key()
-	e.scratch = l.Epochs(e.scratch[:0], e.o.Guard)
+	e.before = e.before[:0]
+	if l.FinalBefore {
+		e.before = l.EpochsBefore(e.before, e.o.Guard)
+	}
+	e.scratch = append(e.scratch[:0], e.before...)
+	e.scratch = l.Epochs(e.scratch, e.o.Guard)
 	kept, first := 0, ""
 	for i, epoch := range e.scratch {
-		t := trace{traceID: key.TraceID(epoch), epoch: epoch, isCopy: i > 0, root: l.ClientNetNS != 0}
+		if i >= len(e.before) && slices.Contains(e.before, epoch) {
+			continue
+		}
+		t := trace{traceID: key.TraceID(epoch), epoch: epoch, isCopy: i > 0, root: l.ClientNetNS != 0, late: i < len(e.before)}
 		if !keep && !e.o.Sample.Keeps(t.traceID) {
 			continue
 		}
-		if !t.root {
+		if !t.root || t.late {
 			id := t.traceID.ClientSpanID()
 			t.parent = id[:]
 		}

@@ -98,13 +98,12 @@ type trace struct {
 	upstream bool // the lookup was made by a server for another one
 
 	handshake bool // a TCP connection that was never established
+	late      bool // it has the lookup's spans already, which called it lost
 }
 
 // spans appends the spans of a lookup.
 func (b *builder) spans(dst []*tracepb.Span, l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, t trace) []*tracepb.Span {
-	if l.FinalBefore {
-		id := t.traceID.ClientSpanID()
-		t.parent = id[:]
+	if t.late {
 		return append(dst, b.late(l, v, t))
 	}
 	traceID := t.traceID[:]
@@ -170,15 +169,22 @@ func (b *builder) late(l *lookup.Lookup, v *verdict.Verdict, t trace) *tracepb.S
 			break
 		}
 	}
+	stage := verdict.ReturnPath
+	if t.upstream {
+		stage = verdict.Upstream
+	}
 	a := []*commonpb.KeyValue{
-		b.segment(verdict.ReturnPath), str(semconv.ResponseCode, dnswire.RcodeString(l.Body.Rcode)), str(semconv.VerdictText, v.Text),
+		b.segment(stage), str(semconv.ResponseCode, dnswire.RcodeString(l.Body.Rcode)),
 		str(semconv.SegmentFrom, b.place(&l.Hops[first])), str(semconv.SegmentTo, b.place(&l.Hops[last])),
+	}
+	if !t.upstream && !t.handshake {
+		a = appendVerdict(a, l, v) // in place of the one that went out
 	}
 	if t.isCopy {
 		a = append(a, b.copyMark)
 	}
 	return &tracepb.Span{
-		TraceId: t.traceID[:], SpanId: b.spanID(), ParentSpanId: t.parent, Name: "late answer", Kind: tracepb.Span_SPAN_KIND_INTERNAL,
+		TraceId: t.traceID[:], SpanId: b.spanID(), ParentSpanId: t.parent, Name: verdict.LateAnswer, Kind: tracepb.Span_SPAN_KIND_INTERNAL,
 		StartTimeUnixNano: uint64(l.Hops[first].Time), EndTimeUnixNano: uint64(l.Hops[last].Time), Attributes: a,
 	}
 }

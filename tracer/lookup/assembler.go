@@ -526,6 +526,9 @@ func (a *Assembler) report(l *Lookup, final bool) {
 		l.EventsLost = a.o.Losses() - l.lossesBefore
 	}
 	a.o.Emit(l)
+	if l.Final && !l.FinalBefore {
+		l.finalHops = len(l.Hops)
+	}
 	l.reported, l.reportedHops = l.Ending, len(l.Hops)
 	l.Revision++
 }

@@ -177,7 +177,7 @@ func (l *Lookup) remember() {
 		return
 	}
 	key := l.Key()
-	from, _ := l.window(0)
+	from, _ := window(l.Hops, 0)
 	id := key.TraceID(link.EpochOfNanos(from))
 	if p.group == p.relation.TraceID {
 		p.group = id

@@ -125,6 +125,7 @@ type Lookup struct {
 	serving      *Upstream
 	reported     Ending
 	reportedHops int
+	finalHops    int // when it was first reported for good
 	past         *past
 }
 
@@ -180,9 +181,19 @@ const handlerStart = 100 * time.Millisecond
 // its handler starts: after the last hop of the query and before the first of the answer; where its read was seen, soon after that. Clocks
 // differ by guard at most. The result is appended to dst.
 func (l *Lookup) Epochs(dst []link.Epoch, guard time.Duration) []link.Epoch {
+	return l.epochs(dst, guard, l.Hops)
+}
+
+// EpochsBefore is [Lookup.Epochs] as of the report that is corrected by this one, where FinalBefore is set: a server that reads the query late derives another epoch than could
+// be known then.
+func (l *Lookup) EpochsBefore(dst []link.Epoch, guard time.Duration) []link.Epoch {
+	return l.epochs(dst, guard, l.Hops[:min(l.finalHops, len(l.Hops))])
+}
+
+func (l *Lookup) epochs(dst []link.Epoch, guard time.Duration, hops []hop.Hop) []link.Epoch {
 	n := len(dst)
 	for attempt := range l.Attempts {
-		from, to := l.window(uint8(attempt))
+		from, to := window(hops, uint8(attempt))
 		if from == 0 {
 			continue
 		}
@@ -206,10 +217,10 @@ func (l *Lookup) Epochs(dst []link.Epoch, guard time.Duration) []link.Epoch {
 const maxCopies = 4
 
 // window gives the time between which the server's handler started for an attempt; 0, 0 if nothing of its query was seen.
-func (l *Lookup) window(attempt uint8) (from, to int64) {
+func window(hops []hop.Hop, attempt uint8) (from, to int64) {
 	read := false
-	for i := range l.Hops {
-		h := &l.Hops[i]
+	for i := range hops {
+		h := &hops[i]
 		switch {
 		case h.Attempt != attempt && !h.Answer, h.Kind == hop.Drop, h.Kind == hop.Unreachable:
 		case h.Answer && from != 0 && h.Time >= from && to == 0:

@@ -307,12 +307,25 @@ func TestReadsGoToTheLookupsInTheOrderOfDelivery(t *testing.T) {
 }
 
 func TestUpstreamQueriesAreTiedToTheLookupTheyServe(t *testing.T) {
+	t.Run("of one whose client waits", func(t *testing.T) { upstreamQueryIsTied(t, 0) })
+	t.Run("of one that was called lost", func(t *testing.T) { upstreamQueryIsTied(t, DefaultGiveUp+time.Second) })
+}
+
+// upstreamQueryIsTied has a server read a query some time after it came, and ask an upstream.
+func upstreamQueryIsTied(t *testing.T, stopped time.Duration) {
+	t.Helper()
 	w := start(t, Options{})
 	w.there()
+	w.a.serves(serverNS)
+	w.wait(stopped)
+	w.emitted = nil
 	w.read(client)
 	up := w.query(hop.Out, serverNS, 2, end("10.24.1.10:50000"), end("192.0.2.53:53"))
 	up.Head.ID, up.Local, up.Process, up.SKB = 99, true, coredns, 900
 	w.add(up)
+	if stopped > 0 {
+		w.back(0)
+	}
 	w.wait(DefaultGiveUp + time.Second)
 	w.want(2)
 	var served, upstream *Lookup

@@ -42,7 +42,7 @@ func (a *Assembler) findServed(up *Lookup) {
 	n := 0
 	for e := s.first; e != nil && n < maxServedSearch; e, n = e.next, n+1 {
 		l := e.l
-		if l == up || l.AnswerSeen || l.Ending != InFlight || !l.arrivedIn(up.ClientNetNS, up) {
+		if l == up || l.AnswerSeen || !l.awaited() || !l.arrivedIn(up.ClientNetNS, up) {
 			continue
 		}
 		if best == nil || (len(best.Upstreams) > 0 && len(l.Upstreams) == 0) {
@@ -53,12 +53,15 @@ func (a *Assembler) findServed(up *Lookup) {
 		return
 	}
 	k := best.Key()
-	from, _ := best.window(0)
+	from, _ := window(best.Hops, 0)
 	id := k.TraceID(link.EpochOfNanos(from))
 	up.Serves = &Served{TraceID: id, SpanID: id.ClientSpanID(), Client: best.Client}
 	up.serving = &Upstream{Server: up.Server, Start: up.lastQuery}
 	best.Upstreams = append(best.Upstreams, up.serving)
 }
+
+// awaited says that a server may still work on the lookup, whether or not its client still waits.
+func (l *Lookup) awaited() bool { return l.Ending == InFlight || l.Ending == GaveUp }
 
 // arrivedIn says whether the query has come to the namespace from elsewhere, or was read there, by the process that asks where that is known.
 func (l *Lookup) arrivedIn(netns uint32, up *Lookup) bool {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/link/semconv"
+	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
 var at = time.Date(2026, 11, 21, 12, 1, 7, 113_000_000, time.UTC)
@@ -267,6 +268,11 @@ func TestVerdictOverSeveralPrograms(t *testing.T) {
 		}
 		return s
 	}
+	late := func(a Attributes) *Span {
+		s := agent(a)
+		s.Name = verdict.LateAnswer
+		return s
+	}
 	slow := func(s *Span, more ...Attribute) *Span {
 		s.End = s.Start.Add(6 * time.Second)
 		s.Attributes = append(s.Attributes, more...)
@@ -294,6 +300,7 @@ func TestVerdictOverSeveralPrograms(t *testing.T) {
 		{"the answer left the other node", []*Span{client(said("between-nodes", "no-reply-seen", Inferred)), agent(said("answered", "answered", Certain))}, "return-path", Inferred, true},
 		{"a query of CoreDNS's own is another matter", []*Span{client(said("between-nodes", "no-reply-seen", Inferred)), agent(append(said("return-path", "dropped", Certain), Attribute{semconv.Segment, "upstream"}))}, "between-nodes", Inferred, false},
 		{"SERVFAIL is an answer", []*Span{client(append(said("upstream", "timeout", Inferred), Attribute{semconv.VerdictAnswered, true})), server(true)}, "upstream", Inferred, false},
+		{"called lost, and corrected", []*Span{client(said("coredns-socket", "not-read", Certain)), late(said("client", "answer-too-late", Certain))}, "client", Certain, false},
 		{"the client was gone", []*Span{client(said("client", "socket-closed", Inferred)), server(true)}, "client", Inferred, false},
 		{"no tracer", []*Span{server(true)}, "answered", Inferred, true},
 		{"no tracer, dropped", []*Span{server(false)}, "coredns", Certain, true},

@@ -69,6 +69,9 @@ func (t *Trace) Verdict() Verdict {
 	var v Verdict
 	if client != nil {
 		v = verdictOf(client)
+		if late := t.correction(client); late != nil {
+			v = verdictOf(late)
+		}
 	}
 	if again := t.askedAgain(client); again.Lost() && !again.Replied {
 		return again // the answer was truncated: what became of the second try is what became of the lookup
@@ -146,6 +149,16 @@ func (t *Trace) Answers(segment *Span) bool {
 		}
 	}
 	return false
+}
+
+// correction gives the span by which the client's tracer took back that the lookup was lost, when an answer came after all; nil if it did not.
+func (t *Trace) correction(client *Span) *Span {
+	for _, s := range t.Spans {
+		if s.Parent == client.SpanID && s.Name == verdict.LateAnswer && s.Attributes.String(semconv.VerdictWhere) != "" && s.SameSender(client) {
+			return s
+		}
+	}
+	return nil
 }
 
 // askedAgain gives the verdict of the TCP connection that the client opened because its answer over UDP was truncated; the zero verdict

@@ -37,6 +37,7 @@ const (
 	BeyondThisNode = "beyond this node" // from the query's departure to the answer's arrival, where the server is out of sight
 	Dropped        = "dropped"
 	ClientSocket   = "client socket" // the client's read of the answer
+	LateAnswer     = "late answer"   // what came of a lookup after it had been called lost for good
 )
 
 func (j *Judge) segment(l *lookup.Lookup, a, b *hop.Hop) (string, Where) {
