@@ -118,7 +118,7 @@ func (x *exportConfig) complete() error {
 	}
 	x.batching = batching{
 		queue:   number("OTEL_BSP_MAX_QUEUE_SIZE", 8192),
-		batch:   number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512),
+		batch:   number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 2048),
 		delay:   time.Duration(number("OTEL_BSP_SCHEDULE_DELAY", 1000)) * time.Millisecond,
 		timeout: time.Duration(number("OTEL_BSP_EXPORT_TIMEOUT", 30000)) * time.Millisecond,
 	}

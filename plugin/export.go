@@ -2,6 +2,7 @@ package dnstrail
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,6 +35,9 @@ type exporter struct {
 
 	quiet time.Time // when the last failure was logged
 }
+
+// maxBatchBytes is the size at which a batch is sent though it has fewer spans: gRPC servers take 4 MiB if not told otherwise.
+const maxBatchBytes = 2 << 20
 
 // batching are the sizes and times of OpenTelemetry's batch span processor, in its units.
 type batching struct {
@@ -101,7 +105,7 @@ func (e *exporter) run() {
 	defer timer.Stop()
 	add := func(rec *recorder) {
 		e.write(w, rec)
-		if w.Len() >= e.batch {
+		if w.Len() >= e.batch || w.Size() >= maxBatchBytes {
 			e.send(w)
 		}
 	}
@@ -120,6 +124,12 @@ func (e *exporter) run() {
 		select {
 		case rec := <-e.pending:
 			add(rec)
+			// Queries that can run go first. While they do, more of them end, and are taken at once: waking this goroutine for each would cost more than
+			// its spans.
+			runtime.Gosched()
+			for range len(e.pending) {
+				add(<-e.pending)
+			}
 		case <-timer.C:
 			e.send(w)
 			timer.Reset(e.delay)

@@ -22,11 +22,14 @@ type recorder struct {
 
 	mu      sync.Mutex
 	closed  bool
-	omitted int // nodes over maxNodes
-	late    int // nodes that began after close
-	nodes   []*node
+	omitted int  // nodes over maxNodes
+	late    int  // nodes that began after close
 	seen    seen // of a query that is kept
-	first   [8]node
+	nodes   []*node
+
+	// Room for a cached answer's nodes, and for pointers to a few more.
+	first [5]node
+	order [8]*node
 }
 
 // nodeKind says what a node stands for.
@@ -58,7 +61,7 @@ type node struct {
 
 func newRecorder(q *query, inner ot.Span) *recorder {
 	rec := &recorder{q: q}
-	rec.nodes = make([]*node, 1, len(rec.first))
+	rec.nodes = rec.order[:1]
 	root := &rec.first[0]
 	*root = node{rec: rec, inner: inner, id: q.spanID, kind: serverNode}
 	rec.nodes[0] = root

@@ -336,7 +336,7 @@ func (w *spanWriter) client(c *identity.Client) otlp.Attributes {
 		}
 	}
 	for k, v := range c.Labels() {
-		a = a.Str(semconv.ClientLabelPrefix+k, v)
+		a = a.Str(semconv.ClientLabelPrefix+strings.ToValidUTF8(k, "\uFFFD"), v)
 	}
 	if len(w.clients) >= maxWriterClients {
 		clear(w.clients)

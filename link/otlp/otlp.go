@@ -5,13 +5,14 @@
 // again. Transport stays OpenTelemetry's: [Spans.Message] gives the message that an otlptrace.Client is given, in which the spans ride as fields that the
 // message does not know; protobuf writes such fields as they are (ProtoReflect().SetUnknown), so that on the wire nothing differs from spans that were made as messages.
 //
-// A string that is not UTF-8, which protobuf refuses together with all that is sent with it, is mended here: see [strings.ToValidUTF8].
+// Keys are to be UTF-8. Any other string that is not, which protobuf refuses together with all that is sent with it, is mended: see [strings.ToValidUTF8].
 package otlp
 
 import (
 	"bytes"
 	"encoding/binary"
 	"math"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -118,10 +119,10 @@ const (
 
 // Begin begins a span.
 func (s *Spans) Begin(h *Head) {
-	b := append(s.buf, scopeSpansSpan)
-	s.span, s.link = len(b), 0
-	b = append(b, 0, 0) // the length: nearly always two bytes
-	b = append(b, spanTraceID, byte(len(h.TraceID)))
+	b := slices.Grow(s.buf, 512)
+	s.span, s.link = len(b)+1, 0
+	// The length takes two bytes nearly always.
+	b = append(b, scopeSpansSpan, 0, 0, spanTraceID, byte(len(h.TraceID)))
 	b = append(b, h.TraceID[:]...)
 	b = append(b, spanID, byte(len(h.SpanID)))
 	b = append(b, h.SpanID[:]...)
@@ -129,7 +130,7 @@ func (s *Spans) Begin(h *Head) {
 		b = append(b, spanParent, byte(len(h.Parent)))
 		b = append(b, h.Parent[:]...)
 	}
-	b = appendString(append(b, spanName), valid(h.Name))
+	b = appendString(b, spanName, valid(h.Name))
 	b = append(b, spanKind, byte(h.Kind), spanStart)
 	b = binary.LittleEndian.AppendUint64(b, h.Start)
 	b = append(b, spanEnd)
@@ -179,7 +180,7 @@ func (s *Spans) Error(message string) {
 	at := len(b)
 	b = append(b, 0)
 	if message != "" {
-		b = appendString(append(b, statusMessage), valid(message))
+		b = appendString(b, statusMessage, valid(message))
 	}
 	b = append(b, statusCode, byte(statusIsError))
 	s.buf = closeAt(b, at, 1)
@@ -274,7 +275,7 @@ func (a Attributes) Strs(key string, values []string) Attributes {
 func appendStr(b []byte, tag byte, key, value string) []byte {
 	value = valid(value)
 	b = appendKey(b, tag, key, sized(len(value)))
-	return appendString(append(b, anyString), value)
+	return appendString(b, anyString, value)
 }
 
 func appendInt(b []byte, tag byte, key string, value int64) []byte {
@@ -301,16 +302,22 @@ func appendStrs(b []byte, tag byte, key string, values []string) []byte {
 	for _, v := range values {
 		v = valid(v)
 		b = appendLength(append(b, arrayValue), sized(len(v)))
-		b = appendString(append(b, anyString), v)
+		b = appendString(b, anyString, v)
 	}
 	return b
 }
 
-// appendKey appends the tag and the key of an attribute, and the head of its value, which is size bytes long.
+// appendKey appends the tag and the key of an attribute, and the head of its value, which is size bytes long. It makes room for the value, too.
 func appendKey(b []byte, tag byte, key string, size int) []byte {
-	key = valid(key)
-	b = appendLength(append(b, tag), sized(len(key))+sized(size))
-	b = appendString(append(b, keyValueKey), key)
+	all := sized(len(key)) + sized(size)
+	b = slices.Grow(b, sized(all))
+	if all < 0x80 { // and so are the two in it
+		b = append(b, tag, byte(all), keyValueKey, byte(len(key)))
+		b = append(b, key...)
+		return append(b, keyValueValue, byte(size))
+	}
+	b = appendLength(append(b, tag), all)
+	b = appendString(b, keyValueKey, key)
 	return appendLength(append(b, keyValueValue), size)
 }
 
@@ -329,8 +336,11 @@ func appendLength(b []byte, n int) []byte {
 	return protowire.AppendVarint(b, uint64(n)) // #nosec G115 -- a length
 }
 
-func appendString(b []byte, s string) []byte {
-	return append(appendLength(b, len(s)), s...)
+func appendString(b []byte, tag byte, s string) []byte {
+	if len(s) < 0x80 {
+		return append(append(b, tag, byte(len(s))), s...)
+	}
+	return append(protowire.AppendVarint(append(b, tag), uint64(len(s))), s...)
 }
 
 func valid(s string) string {
