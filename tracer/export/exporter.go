@@ -18,6 +18,7 @@ import (
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 
 	"github.com/dnstrail/dnstrail/link"
+	"github.com/dnstrail/dnstrail/link/otlp"
 	"github.com/dnstrail/dnstrail/link/semconv"
 	"github.com/dnstrail/dnstrail/tracer/lookup"
 	"github.com/dnstrail/dnstrail/tracer/origin"
@@ -73,9 +74,10 @@ type Exporter struct {
 	client  otlptrace.Client
 	builder *builder
 
-	pending   map[resourceKey]*tracepb.ScopeSpans
-	batch     []*tracepb.ResourceSpans
+	pending   map[resourceKey]*group
+	batch     []*group
 	spans     int
+	bytes     int
 	flushed   time.Time
 	resources map[*origin.Origin]*resourcepb.Resource
 	scope     *commonpb.InstrumentationScope
@@ -96,9 +98,29 @@ type resourceKey struct {
 	own    bool
 }
 
+// group is the spans of one resource in a batch.
+type group struct {
+	otlp.Spans
+	resource *resourcepb.Resource
+}
+
 type batch struct {
-	spans int
-	rs    []*tracepb.ResourceSpans
+	spans  int
+	groups []*group
+}
+
+// maxBatchBytes is the size at which a batch is sent though it has fewer spans: gRPC servers take 4 MiB if not told otherwise.
+const maxBatchBytes = 2 << 20
+
+// groups are groups that have been sent or dropped, and keep their memory for others.
+var groups = sync.Pool{New: func() any { return new(group) }}
+
+func (b batch) free() {
+	for _, g := range b.groups {
+		g.Cut(otlp.Mark{})
+		g.resource = nil
+		groups.Put(g)
+	}
 }
 
 // NewClient makes the OTLP client that the environment asks for: OTEL_EXPORTER_OTLP_(TRACES_)PROTOCOL grpc (default here) or http/protobuf, and all other
@@ -135,7 +157,7 @@ func New(client otlptrace.Client, o Options) (*Exporter, error) {
 	}
 	e := &Exporter{
 		o: o, client: client, builder: newBuilder(), flushed: time.Now(),
-		pending:   make(map[resourceKey]*tracepb.ScopeSpans),
+		pending:   make(map[resourceKey]*group),
 		resources: make(map[*origin.Origin]*resourcepb.Resource),
 		scope:     &commonpb.InstrumentationScope{Name: semconv.ScopeTracer, Version: o.Version},
 		queue:     make(chan batch, o.Queue),
@@ -156,15 +178,14 @@ func (e *Exporter) Add(l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, o
 			e.unsampled.Add(1)
 			return ""
 		}
-		id := l.Serves.SpanID
-		e.put(l, v, j, o, trace{traceID: l.Serves.TraceID, parent: id[:], upstream: true, late: l.FinalBefore})
+		e.put(l, v, j, o, trace{traceID: l.Serves.TraceID, parent: l.Serves.SpanID, upstream: true, late: l.FinalBefore})
 		return l.Serves.TraceID.String()
 	}
 	if l.Handshake != 0 {
 		// No server has seen it: it stands under the lookup whose answer was truncated.
 		r := l.Related[0]
 		if keep || e.o.Sample.Keeps(r.TraceID) {
-			e.put(l, v, j, o, trace{traceID: r.TraceID, parent: r.SpanID[:], handshake: true, late: l.FinalBefore})
+			e.put(l, v, j, o, trace{traceID: r.TraceID, parent: r.SpanID, handshake: true, late: l.FinalBefore})
 			return r.TraceID.String()
 		}
 		e.unsampled.Add(1)
@@ -187,8 +208,7 @@ func (e *Exporter) Add(l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, o
 			continue
 		}
 		if !t.root || t.late {
-			id := t.traceID.ClientSpanID()
-			t.parent = id[:]
+			t.parent = t.traceID.ClientSpanID()
 		}
 		e.put(l, v, j, o, t)
 		if kept == 0 {
@@ -210,17 +230,19 @@ func (e *Exporter) put(l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, o
 	if k.own {
 		k.origin = nil
 	}
-	ss := e.pending[k]
-	if ss == nil {
-		ss = &tracepb.ScopeSpans{Scope: e.scope, SchemaUrl: semconv.SchemaURL}
-		e.pending[k] = ss
-		e.batch = append(e.batch, &tracepb.ResourceSpans{Resource: e.resource(k), ScopeSpans: []*tracepb.ScopeSpans{ss}, SchemaUrl: semconv.SchemaURL})
+	g := e.pending[k]
+	if g == nil {
+		g = groups.Get().(*group)
+		g.resource = e.resource(k)
+		e.pending[k] = g
+		e.batch = append(e.batch, g)
 	}
-	n := len(ss.Spans)
-	ss.Spans = e.builder.spans(ss.Spans, l, v, j, t)
-	e.spans += len(ss.Spans) - n
-	e.made.Add(uint64(len(ss.Spans) - n))
-	if e.spans >= e.o.Batch {
+	n, size := g.Len(), g.Size()
+	e.builder.spans(&g.Spans, l, v, j, t)
+	e.spans += g.Len() - n
+	e.bytes += g.Size() - size
+	e.made.Add(uint64(g.Len() - n))
+	if e.spans >= e.o.Batch || e.bytes >= maxBatchBytes {
 		e.flush()
 	}
 }
@@ -237,12 +259,14 @@ func (e *Exporter) flush() {
 	if e.spans == 0 {
 		return
 	}
+	b := batch{e.spans, e.batch}
 	select {
-	case e.queue <- batch{e.spans, e.batch}:
+	case e.queue <- b:
 	default:
 		e.dropped.Add(uint64(e.spans))
+		b.free()
 	}
-	e.batch, e.spans = nil, 0
+	e.batch, e.spans, e.bytes = nil, 0, 0
 	clear(e.pending)
 	if len(e.resources) > 16384 {
 		clear(e.resources)
@@ -252,12 +276,17 @@ func (e *Exporter) flush() {
 func (e *Exporter) send() {
 	defer close(e.done)
 	for b := range e.queue {
-		if err := e.client.UploadTraces(e.ctx, b.rs); err != nil {
+		rs := make([]*tracepb.ResourceSpans, len(b.groups))
+		for i, g := range b.groups {
+			rs[i] = g.Message(g.resource, e.scope, semconv.SchemaURL)
+		}
+		if err := e.client.UploadTraces(e.ctx, rs); err != nil {
 			e.failed.Add(uint64(b.spans))
 			e.lastError.Store(&err)
-			continue
+		} else {
+			e.sent.Add(uint64(b.spans))
 		}
-		e.sent.Add(uint64(b.spans))
+		b.free()
 	}
 }
 

@@ -2,6 +2,7 @@ package export
 
 import (
 	"sort"
+	"strings"
 
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
 	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
@@ -35,7 +36,9 @@ func (e *Exporter) resourceAttributes(o *origin.Origin) []*commonpb.KeyValue {
 	var a []*commonpb.KeyValue
 	put := func(key, value string) {
 		if value != "" {
-			a = append(a, str(key, value))
+			a = append(a, &commonpb.KeyValue{Key: strings.ToValidUTF8(key, "\uFFFD"), Value: &commonpb.AnyValue{
+				Value: &commonpb.AnyValue_StringValue{StringValue: strings.ToValidUTF8(value, "\uFFFD")},
+			}})
 		}
 	}
 	if o == nil {

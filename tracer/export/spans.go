@@ -2,16 +2,15 @@
 package export
 
 import (
-	"bytes"
 	"crypto/rand"
 	"encoding/binary"
+	"encoding/hex"
 	mathrand "math/rand/v2"
+	"net/netip"
 	"strconv"
 
-	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
-	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
-
 	"github.com/dnstrail/dnstrail/link"
+	"github.com/dnstrail/dnstrail/link/otlp"
 	"github.com/dnstrail/dnstrail/link/semconv"
 	"github.com/dnstrail/dnstrail/tracer/dnswire"
 	"github.com/dnstrail/dnstrail/tracer/hop"
@@ -19,21 +18,37 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
-// builder makes the spans of one lookup. Attributes that come again and again are made once: the spans share them, and nobody changes them.
+// builder writes the spans of one lookup. What comes again and again is encoded once.
 type builder struct {
-	ids                  *mathrand.ChaCha8
-	segments             map[string]*commonpb.KeyValue
-	places               map[placeKey]string
-	copyMark, tunnelMark *commonpb.KeyValue
-	epoch                link.Epoch
-	epochKV              *commonpb.KeyValue
-	segs                 []verdict.Segment
+	*otlp.Spans // where they go
+
+	ids      *mathrand.ChaCha8
+	segments map[verdict.Where]otlp.Attributes
+	places   map[placeKey]*place
+	epoch    link.Epoch
+	ofEpoch  otlp.Attributes
+	segs     []verdict.Segment
+	hops     []string
+	text     [96]byte
 }
+
+var (
+	copyMark     = otlp.Attributes(nil).Bool(semconv.LinkCopy, true)
+	tunnelMark   = otlp.Attributes(nil).Bool(semconv.SegmentTunnel, true)
+	inferredMark = otlp.Attributes(nil).Bool(semconv.Inferred, true)
+	protocolDNS  = otlp.Attributes(nil).Str(semconv.NetworkProtocolName, "dns")
+)
 
 type placeKey struct {
 	netns, ifindex uint32
 	kind           hop.Kind
 	dev            [16]byte
+}
+
+// place is where a hop was, as text and as the attributes of a segment that starts or ends there.
+type place struct {
+	text     string
+	from, to otlp.Attributes
 }
 
 const maxPlaces = 16384
@@ -43,55 +58,54 @@ func newBuilder() *builder {
 	_, _ = rand.Read(seed[:]) // never fails: crypto/rand
 	return &builder{
 		ids:      mathrand.NewChaCha8(seed),
-		segments: make(map[string]*commonpb.KeyValue),
-		places:   make(map[placeKey]string),
-		copyMark: boolean(semconv.LinkCopy, true), tunnelMark: boolean(semconv.SegmentTunnel, true),
+		segments: make(map[verdict.Where]otlp.Attributes),
+		places:   make(map[placeKey]*place),
 	}
 }
 
-func (b *builder) spanID() []byte {
-	id := make([]byte, 8)
-	for {
-		if n := b.ids.Uint64(); n != 0 {
-			binary.BigEndian.PutUint64(id, n)
-			return id
-		}
+func (b *builder) spanID() (id link.SpanID) {
+	for id == (link.SpanID{}) {
+		binary.BigEndian.PutUint64(id[:], b.ids.Uint64())
 	}
+	return id
 }
 
-func (b *builder) segment(stage verdict.Where) *commonpb.KeyValue {
-	kv := b.segments[string(stage)]
-	if kv == nil {
-		kv = str(semconv.Segment, string(stage))
-		b.segments[string(stage)] = kv
+func (b *builder) segment(stage verdict.Where) otlp.Attributes {
+	a := b.segments[stage]
+	if a == nil {
+		a = a.Str(semconv.Segment, string(stage))
+		b.segments[stage] = a
 	}
-	return kv
+	return a
 }
 
-func (b *builder) place(h *hop.Hop) string {
+func (b *builder) place(h *hop.Hop) *place {
 	k := placeKey{h.NetNS, h.IfIndex, h.Kind, h.Dev}
-	if s, ok := b.places[k]; ok {
-		return s
+	if p, ok := b.places[k]; ok {
+		return p
 	}
 	if len(b.places) >= maxPlaces {
 		clear(b.places)
 	}
-	s := verdict.Place(h)
-	b.places[k] = s
-	return s
+	p := &place{text: verdict.Place(h)}
+	p.from, p.to = p.from.Str(semconv.SegmentFrom, p.text), p.to.Str(semconv.SegmentTo, p.text)
+	b.places[k] = p
+	return p
 }
 
-func (b *builder) epochOf(e link.Epoch) *commonpb.KeyValue {
-	if b.epochKV == nil || b.epoch != e {
-		b.epoch, b.epochKV = e, integer(semconv.LinkEpoch, int64(e))
+// derivedIn gives the attributes of a derived trace ID.
+func (b *builder) derivedIn(e link.Epoch) otlp.Attributes {
+	if b.ofEpoch == nil || b.epoch != e {
+		b.epoch = e
+		b.ofEpoch = b.ofEpoch[:0].Int(semconv.LinkVersion, link.Version).Int(semconv.LinkEpoch, int64(e))
 	}
-	return b.epochKV
+	return b.ofEpoch
 }
 
 // trace says under which trace the spans of a lookup go.
 type trace struct {
 	traceID  link.TraceID
-	parent   []byte // of the topmost span
+	parent   link.SpanID // of the topmost span; zero: none
 	epoch    link.Epoch
 	isCopy   bool
 	root     bool // the topmost span is the CLIENT span, with the derived span ID
@@ -101,67 +115,61 @@ type trace struct {
 	late      bool // it has the lookup's spans already, which called it lost
 }
 
-// spans appends the spans of a lookup.
-func (b *builder) spans(dst []*tracepb.Span, l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, t trace) []*tracepb.Span {
+// spans writes the spans of a lookup to dst.
+func (b *builder) spans(dst *otlp.Spans, l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, t trace) {
+	b.Spans = dst
+	defer func() { b.Spans = nil }()
 	if t.late {
-		return append(dst, b.late(l, v, t))
+		b.late(l, v, t)
+		return
 	}
-	traceID := t.traceID[:]
-	parent := t.parent
-	if t.root || t.upstream || t.handshake {
-		top := b.top(l, v, t)
-		top.TraceId = traceID
-		dst = append(dst, top)
-		parent = top.SpanId
+	h := otlp.Head{TraceID: t.traceID, Parent: t.parent, Kind: otlp.Internal}
+	hasTop := t.root || t.upstream || t.handshake
+	if hasTop {
+		h.Parent = b.top(l, v, t)
 	}
 	b.segs = j.Segments(b.segs[:0], l)
 	for i := range b.segs {
 		s := &b.segs[i]
-		span := &tracepb.Span{
-			TraceId:           traceID,
-			SpanId:            b.spanID(),
-			ParentSpanId:      parent,
-			Name:              s.Name,
-			Kind:              tracepb.Span_SPAN_KIND_INTERNAL,
-			StartTimeUnixNano: uint64(s.From.Time),
-			EndTimeUnixNano:   uint64(s.To.Time),
-			Attributes:        make([]*commonpb.KeyValue, 0, 6),
-		}
-		span.Attributes = append(span.Attributes, b.segment(s.Stage), str(semconv.SegmentFrom, b.place(s.From)), str(semconv.SegmentTo, b.place(s.To)))
+		h.SpanID, h.Name, h.Start, h.End = b.spanID(), s.Name, uint64(s.From.Time), uint64(s.To.Time)
+		b.Begin(&h)
+		b.Add(b.segment(s.Stage))
+		b.Add(b.place(s.From).from)
+		b.Add(b.place(s.To).to)
 		if s.To.Tunnel {
-			span.Attributes = append(span.Attributes, b.tunnelMark)
+			b.Add(tunnelMark)
 		}
 		if s.To.Kind == hop.Drop {
-			span.Attributes = append(span.Attributes, str(semconv.DropReason, s.To.Reason.String()))
-			span.Status = &tracepb.Status{Code: tracepb.Status_STATUS_CODE_ERROR, Message: s.To.Reason.String()}
+			reason := s.To.Reason.String()
+			b.Str(semconv.DropReason, reason)
+			b.Error(reason)
 		}
 		if s.Stage == verdict.Service && s.To.Tracked {
-			span.Attributes = appendConntrack(span.Attributes, &s.To.Conntrack)
+			b.conntrack(&s.To.Conntrack)
 		}
 		if t.isCopy {
-			span.Attributes = append(span.Attributes, b.copyMark)
+			b.Add(copyMark)
 		}
-		dst = append(dst, span)
-	}
-	if !t.root && !t.upstream && !t.handshake {
-		// The client is out of sight: its own node's agent sends the CLIENT span. What is known here of how the lookup ended stands on the last
-		// segment, for whoever joins the trace.
-		if len(b.segs) == 0 {
-			last := &l.Hops[len(l.Hops)-1]
-			dst = append(dst, &tracepb.Span{
-				TraceId: traceID, SpanId: b.spanID(), ParentSpanId: parent, Name: "seen", Kind: tracepb.Span_SPAN_KIND_INTERNAL,
-				StartTimeUnixNano: uint64(last.Time), EndTimeUnixNano: uint64(last.Time),
-				Attributes: []*commonpb.KeyValue{b.segment(v.Where), str(semconv.SegmentTo, b.place(last))},
-			})
+		if !hasTop && i == len(b.segs)-1 {
+			b.verdict(l, v)
 		}
-		end := dst[len(dst)-1]
-		end.Attributes = appendVerdict(end.Attributes, l, v)
+		b.End()
 	}
-	return dst
+	// Without a span at the top the client is out of sight: its own node's agent sends the CLIENT span. What is known here of how the lookup ended stands on the
+	// last segment, for whoever joins the trace.
+	if !hasTop && len(b.segs) == 0 {
+		last := &l.Hops[len(l.Hops)-1]
+		h.SpanID, h.Name, h.Start, h.End = b.spanID(), "seen", uint64(last.Time), uint64(last.Time)
+		b.Begin(&h)
+		b.Add(b.segment(v.Where))
+		b.Add(b.place(last).to)
+		b.verdict(l, v)
+		b.End()
+	}
 }
 
-// late makes the one span that is added to a lookup whose spans have gone out as lost, when its answer comes after all.
-func (b *builder) late(l *lookup.Lookup, v *verdict.Verdict, t trace) *tracepb.Span {
+// late writes the one span that is added to a lookup whose spans have gone out as lost, when its answer comes after all.
+func (b *builder) late(l *lookup.Lookup, v *verdict.Verdict, t trace) {
 	first, last := len(l.Hops)-1, len(l.Hops)-1
 	for i := range l.Hops {
 		if l.Hops[i].Answer {
@@ -173,71 +181,68 @@ func (b *builder) late(l *lookup.Lookup, v *verdict.Verdict, t trace) *tracepb.S
 	if t.upstream {
 		stage = verdict.Upstream
 	}
-	a := []*commonpb.KeyValue{
-		b.segment(stage), str(semconv.ResponseCode, dnswire.RcodeString(l.Body.Rcode)),
-		str(semconv.SegmentFrom, b.place(&l.Hops[first])), str(semconv.SegmentTo, b.place(&l.Hops[last])),
-	}
+	b.Begin(&otlp.Head{
+		TraceID: t.traceID, SpanID: b.spanID(), Parent: t.parent, Name: verdict.LateAnswer, Kind: otlp.Internal,
+		Start: uint64(l.Hops[first].Time), End: uint64(l.Hops[last].Time),
+	})
+	b.Add(b.segment(stage))
+	b.Str(semconv.ResponseCode, dnswire.RcodeString(l.Body.Rcode))
+	b.Add(b.place(&l.Hops[first]).from)
+	b.Add(b.place(&l.Hops[last]).to)
 	if !t.upstream && !t.handshake {
-		a = appendVerdict(a, l, v) // in place of the one that went out
+		b.verdict(l, v) // in place of the one that went out
 	}
 	if t.isCopy {
-		a = append(a, b.copyMark)
+		b.Add(copyMark)
 	}
-	return &tracepb.Span{
-		TraceId: t.traceID[:], SpanId: b.spanID(), ParentSpanId: t.parent, Name: verdict.LateAnswer, Kind: tracepb.Span_SPAN_KIND_INTERNAL,
-		StartTimeUnixNano: uint64(l.Hops[first].Time), EndTimeUnixNano: uint64(l.Hops[last].Time), Attributes: a,
-	}
+	b.End()
 }
 
-// top makes the CLIENT span, or the span of a server's upstream query.
-func (b *builder) top(l *lookup.Lookup, v *verdict.Verdict, t trace) *tracepb.Span {
-	span := &tracepb.Span{
-		ParentSpanId:      t.parent,
-		Name:              "DNS " + dnswire.TypeString(l.Type),
-		Kind:              tracepb.Span_SPAN_KIND_CLIENT,
-		StartTimeUnixNano: uint64(l.Start()),
-		EndTimeUnixNano:   uint64(l.End()),
-		Attributes:        b.attributes(l, v),
-	}
+// top writes the CLIENT span, or the span of a server's upstream query, and gives its ID.
+func (b *builder) top(l *lookup.Lookup, v *verdict.Verdict, t trace) link.SpanID {
+	h := otlp.Head{TraceID: t.traceID, Parent: t.parent, Kind: otlp.Internal, Start: uint64(l.Start()), End: uint64(l.End())}
 	switch {
 	case t.handshake:
-		span.Kind = tracepb.Span_SPAN_KIND_INTERNAL
-		span.Name = "TCP after truncation"
-		span.SpanId = b.spanID()
-		span.Attributes = append(span.Attributes, boolean(semconv.Inferred, true))
+		h.SpanID, h.Name = b.spanID(), "TCP after truncation"
 	case t.upstream:
 		// The plugin sends the CLIENT span of this query; this is the same seen from the network.
-		span.Kind = tracepb.Span_SPAN_KIND_INTERNAL
-		span.Name = "upstream on the network"
-		span.SpanId = b.spanID()
-		span.Attributes = append(span.Attributes, boolean(semconv.Inferred, true), b.segment(verdict.Upstream))
+		h.SpanID, h.Name = b.spanID(), "upstream on the network"
 	default:
-		id := t.traceID.ClientSpanID()
-		span.SpanId = id[:]
-		span.Attributes = append(span.Attributes, integer(semconv.LinkVersion, link.Version), b.epochOf(t.epoch))
+		h.SpanID, h.Name, h.Kind = t.traceID.ClientSpanID(), "DNS "+dnswire.TypeString(l.Type), otlp.Client
+	}
+	b.Begin(&h)
+	b.attributes(l, v)
+	switch {
+	case t.handshake:
+		b.Add(inferredMark)
+	case t.upstream:
+		b.Add(inferredMark)
+		b.Add(b.segment(verdict.Upstream))
+	default:
+		b.Add(b.derivedIn(t.epoch))
 	}
 	if l.Group != (link.TraceID{}) {
-		span.Attributes = append(span.Attributes, str(semconv.Group, l.Group.String()))
+		b.Text(semconv.Group, hex.AppendEncode(b.text[:0], l.Group[:]))
 		if l.SearchStep > 0 {
-			span.Attributes = append(span.Attributes, integer(semconv.GroupSearchStep, int64(l.SearchStep)))
+			b.Int(semconv.GroupSearchStep, int64(l.SearchStep))
 		}
 		if l.AttemptOfGroup > 1 {
-			span.Attributes = append(span.Attributes, integer(semconv.GroupAttempt, int64(l.AttemptOfGroup)))
+			b.Int(semconv.GroupAttempt, int64(l.AttemptOfGroup))
 		}
 	}
-	for _, r := range l.Related {
-		span.Links = append(span.Links, &tracepb.Span_Link{
-			TraceId: bytes.Clone(r.TraceID[:]), SpanId: bytes.Clone(r.SpanID[:]),
-			Attributes: []*commonpb.KeyValue{str(semconv.GroupRelation, string(r.Kind))},
-		})
-	}
 	if t.isCopy {
-		span.Attributes = append(span.Attributes, b.copyMark)
+		b.Add(copyMark)
+	}
+	for _, r := range l.Related {
+		b.Link(r.TraceID, r.SpanID, 0)
+		b.Str(semconv.GroupRelation, string(r.Kind))
+		b.EndLink()
 	}
 	if e := ErrorType(l, v); e != "" {
-		span.Status = &tracepb.Status{Code: tracepb.Status_STATUS_CODE_ERROR, Message: v.Text}
+		b.Error(v.Text)
 	}
-	return span
+	b.End()
+	return h.SpanID
 }
 
 // ErrorType gives the value of error.type: the rcode of a server failure, `timeout` or the verdict's cause of a lookup without an answer; "" for an
@@ -256,141 +261,91 @@ func ErrorType(l *lookup.Lookup, v *verdict.Verdict) string {
 	return dnswire.RcodeString(l.Body.Rcode)
 }
 
-func (b *builder) attributes(l *lookup.Lookup, v *verdict.Verdict) []*commonpb.KeyValue {
-	a := make([]*commonpb.KeyValue, 0, 32)
-	client, server := l.Client.AddrPort(), l.Server.AddrPort()
+func (b *builder) attributes(l *lookup.Lookup, v *verdict.Verdict) {
+	client := l.Client.AddrPort()
 	network := "ipv6"
 	if client.Addr().Is4() {
 		network = "ipv4"
 	}
-	a = append(a,
-		str(semconv.QuestionName, l.Question()),
-		str(semconv.QuestionType, dnswire.TypeString(l.Type)),
-		integer(semconv.DNSID, int64(l.ID)),
-		str(semconv.ClientAddress, client.Addr().String()),
-		integer(semconv.ClientPort, int64(client.Port())),
-		str(semconv.ServerAddress, server.Addr().String()),
-		integer(semconv.ServerPort, int64(server.Port())),
-		str(semconv.NetworkTransport, l.Transport.String()),
-		str(semconv.NetworkType, network),
-		str(semconv.NetworkProtocolName, "dns"),
-		integer(semconv.Attempts, int64(l.Attempts)),
-		integer(semconv.RequestSize, int64(l.QuerySize)),
-	)
-	a = appendVerdict(a, l, v)
+	b.Str(semconv.QuestionName, l.Question())
+	b.Str(semconv.QuestionType, dnswire.TypeString(l.Type))
+	b.Int(semconv.DNSID, int64(l.ID))
+	b.addr(semconv.ClientAddress, semconv.ClientPort, client)
+	b.addr(semconv.ServerAddress, semconv.ServerPort, l.Server.AddrPort())
+	b.Str(semconv.NetworkTransport, l.Transport.String())
+	b.Str(semconv.NetworkType, network)
+	b.Add(protocolDNS)
+	b.Int(semconv.Attempts, int64(l.Attempts))
+	b.Int(semconv.RequestSize, int64(l.QuerySize))
+	b.verdict(l, v)
 	if l.Class != 1 {
-		a = append(a, str(semconv.QuestionClass, dnswire.ClassString(l.Class)))
+		b.Str(semconv.QuestionClass, dnswire.ClassString(l.Class))
 	}
 	if l.AnswerSeen {
-		a = append(a, str(semconv.ResponseCode, dnswire.RcodeString(l.Body.Rcode)), integer(semconv.ResponseSize, int64(l.AnswerSize)))
+		b.Str(semconv.ResponseCode, dnswire.RcodeString(l.Body.Rcode))
+		b.Int(semconv.ResponseSize, int64(l.AnswerSize))
 		if len(l.Body.Answers) > 0 {
-			a = append(a, strs(semconv.Answers, l.Body.Answers))
+			b.Strs(semconv.Answers, l.Body.Answers)
 		}
 		if l.Flags.Truncated() {
-			a = append(a, boolean(semconv.ResponseTruncated, true))
+			b.Bool(semconv.ResponseTruncated, true)
 		}
-		peer := l.AnsweredBy.AddrPort()
-		a = append(a, str(semconv.NetworkPeerAddress, peer.Addr().String()), integer(semconv.NetworkPeerPort, int64(peer.Port())))
+		b.addr(semconv.NetworkPeerAddress, semconv.NetworkPeerPort, l.AnsweredBy.AddrPort())
 	}
 	if p := l.Process; p != nil {
-		a = append(a, integer(semconv.ProcessPID, int64(p.PID)), str(semconv.ProcessExecutableName, p.Name))
+		b.Int(semconv.ProcessPID, int64(p.PID))
+		b.Str(semconv.ProcessExecutableName, p.Name)
 	}
 	if v.Drop != "" {
-		a = append(a, str(semconv.DropReason, v.Drop))
+		b.Str(semconv.DropReason, v.Drop)
 	}
 	if e := ErrorType(l, v); e != "" {
-		a = append(a, str(semconv.ErrorType, e))
+		b.Str(semconv.ErrorType, e)
 	}
-	hops := make([]string, len(l.Hops))
+	b.hops = b.hops[:0]
 	var ct *hop.Conntrack
 	for i := range l.Hops {
-		hops[i] = b.place(&l.Hops[i])
+		b.hops = append(b.hops, b.place(&l.Hops[i]).text)
 		if l.Hops[i].Tracked && (ct == nil || l.Hops[i].Conntrack.Status&(hop.SrcNAT|hop.DstNAT) != 0) {
 			ct = &l.Hops[i].Conntrack
 		}
 	}
-	a = append(a, strs(semconv.Hops, hops))
+	b.Strs(semconv.Hops, b.hops)
 	if ct != nil {
-		a = appendConntrack(a, ct)
+		b.conntrack(ct)
 	}
 	if l.EventsLost > 0 {
-		a = append(a, integer(semconv.HopsLost, int64(l.EventsLost)))
+		b.Int(semconv.HopsLost, int64(l.EventsLost))
 	}
-	return a
 }
 
-func appendVerdict(a []*commonpb.KeyValue, l *lookup.Lookup, v *verdict.Verdict) []*commonpb.KeyValue {
-	a = append(a,
-		str(semconv.VerdictWhere, string(v.Where)),
-		str(semconv.VerdictCause, string(v.Cause)),
-		str(semconv.VerdictCertainty, v.Certainty()),
-		boolean(semconv.VerdictAnswered, l.Ending == lookup.Answered))
+func (b *builder) addr(address, port string, ap netip.AddrPort) {
+	b.Text(address, ap.Addr().AppendTo(b.text[:0]))
+	b.Int(port, int64(ap.Port()))
+}
+
+func (b *builder) verdict(l *lookup.Lookup, v *verdict.Verdict) {
+	b.Str(semconv.VerdictWhere, string(v.Where))
+	b.Str(semconv.VerdictCause, string(v.Cause))
+	b.Str(semconv.VerdictCertainty, v.Certainty())
+	b.Bool(semconv.VerdictAnswered, l.Ending == lookup.Answered)
 	if v.Text != "" {
-		a = append(a, str(semconv.VerdictText, v.Text))
+		b.Str(semconv.VerdictText, v.Text)
 	}
 	if len(v.Evidence) > 0 {
-		a = append(a, strs(semconv.VerdictEvidence, v.Evidence))
+		b.Strs(semconv.VerdictEvidence, v.Evidence)
 	}
-	return a
 }
 
-func appendConntrack(a []*commonpb.KeyValue, ct *hop.Conntrack) []*commonpb.KeyValue {
-	return append(a,
-		str(semconv.ConntrackOriginal, tuple(ct.OrigSrc, ct.OrigDst)),
-		str(semconv.ConntrackReply, tuple(ct.ReplySrc, ct.ReplyDst)),
-		str(semconv.ConntrackStatus, ct.Status.String()))
+func (b *builder) conntrack(ct *hop.Conntrack) {
+	b.Text(semconv.ConntrackOriginal, appendTuple(b.text[:0], ct.OrigSrc, ct.OrigDst))
+	b.Text(semconv.ConntrackReply, appendTuple(b.text[:0], ct.ReplySrc, ct.ReplyDst))
+	b.Str(semconv.ConntrackStatus, ct.Status.String())
 }
 
-func tuple(src, dst hop.Endpoint) string {
-	b := make([]byte, 0, 96)
-	b = src.AddrPort().AppendTo(b)
-	b = append(b, '>')
-	return string(dst.AddrPort().AppendTo(b))
-}
-
-// An attribute is three messages of protobuf; made together, they are one allocation.
-
-func str(key, value string) *commonpb.KeyValue {
-	var a struct {
-		kv    commonpb.KeyValue
-		value commonpb.AnyValue
-		str   commonpb.AnyValue_StringValue
-	}
-	a.str.StringValue = value
-	a.value.Value = &a.str
-	a.kv.Key, a.kv.Value = key, &a.value
-	return &a.kv
-}
-
-func integer(key string, value int64) *commonpb.KeyValue {
-	var a struct {
-		kv    commonpb.KeyValue
-		value commonpb.AnyValue
-		num   commonpb.AnyValue_IntValue
-	}
-	a.num.IntValue = value
-	a.value.Value = &a.num
-	a.kv.Key, a.kv.Value = key, &a.value
-	return &a.kv
-}
-
-func boolean(key string, value bool) *commonpb.KeyValue {
-	return &commonpb.KeyValue{Key: key, Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_BoolValue{BoolValue: value}}}
-}
-
-func strs(key string, values []string) *commonpb.KeyValue {
-	type item struct {
-		value commonpb.AnyValue
-		str   commonpb.AnyValue_StringValue
-	}
-	items := make([]item, len(values))
-	list := &commonpb.ArrayValue{Values: make([]*commonpb.AnyValue, len(values))}
-	for i, v := range values {
-		items[i].str.StringValue = v
-		items[i].value.Value = &items[i].str
-		list.Values[i] = &items[i].value
-	}
-	return &commonpb.KeyValue{Key: key, Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_ArrayValue{ArrayValue: list}}}
+func appendTuple(dst []byte, from, to hop.Endpoint) []byte {
+	dst = append(from.AddrPort().AppendTo(dst), '>')
+	return to.AddrPort().AppendTo(dst)
 }
 
 // Ratio is a share of traces to keep, by trace ID, with OpenTelemetry's TraceIDRatioBased rule: the plugin keeps the same ones.
