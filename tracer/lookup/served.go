@@ -56,6 +56,9 @@ func (a *Assembler) findServed(up *Lookup) {
 	from, _ := window(best.Hops, 0)
 	id := k.TraceID(link.EpochOfNanos(from))
 	up.Serves = &Served{TraceID: id, SpanID: id.ClientSpanID(), Client: best.Client}
+	if best.Serves != nil {
+		up.Serves = best.Serves // a cache asks a server that asks an upstream: all of it is one client's lookup
+	}
 	up.serving = &Upstream{Server: up.Server, Start: up.lastQuery}
 	best.Upstreams = append(best.Upstreams, up.serving)
 }
