@@ -144,7 +144,11 @@ func conntrackFull(s *scene, _ family) (lab.Undo, error) {
 func query(name string) ([]byte, error) { return new(dns.Msg).SetQuestion(name, dns.TypeA).Pack() }
 
 func (s *scene) send(f family, name string) (net.Conn, error) {
-	conn, err := s.client.Dial(context.Background(), "udp", netip.AddrPortFrom(f.vip, 53).String())
+	return sendFrom(s.client.Namespace, f, name)
+}
+
+func sendFrom(ns *lab.Namespace, f family, name string) (net.Conn, error) {
+	conn, err := ns.Dial(context.Background(), "udp", netip.AddrPortFrom(f.vip, 53).String())
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +162,15 @@ func (s *scene) send(f family, name string) (net.Conn, error) {
 // askAndClose sends a query and closes the socket at once.
 func askAndClose(s *scene, f family, name string) (question, error) {
 	conn, err := s.send(f, name)
+	if err != nil {
+		return question{}, err
+	}
+	return question{}, conn.Close()
+}
+
+// askOnNodeAndClose does so from the client's node's own network.
+func askOnNodeAndClose(s *scene, f family, name string) (question, error) {
+	conn, err := sendFrom(s.client.Node.Namespace, f, name)
 	if err != nil {
 		return question{}, err
 	}

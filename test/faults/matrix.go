@@ -19,6 +19,8 @@ type fault struct {
 	certainty string
 	// perNode runs one agent a node, each confined to its node: for what happens where no agent looks.
 	perNode bool
+	// hostNetwork asks from a process in the client's node's own network, as a pod with hostNetwork does.
+	hostNetwork bool
 	// overlay is the way of the packets between the nodes.
 	overlay lab.Overlay
 	// only is 4 or 6 where the fault is of one family, else 0.
@@ -141,6 +143,23 @@ var matrix = []fault{
 		inject: insertRace, ask: askParallel, tries: true, certainty: "certain",
 	},
 	{name: "reply from an address that was not asked", where: "client", cause: "unexpected-source", ask: askOddServer},
+
+	{name: "host network: no fault", where: "answered", cause: "answered", answered: true, hostNetwork: true},
+	{name: "host network: no fault, TCP", where: "answered", cause: "answered", tcp: true, answered: true, hostNetwork: true},
+	{
+		name: "host network: drop on local output", where: "client", cause: "policy-drop", hostNetwork: true,
+		inject: drop(node1, lab.DropRule{Hook: lab.Output, Proto: udp, DstPort: 53}),
+	},
+	{
+		name: "host network: policy drop, CoreDNS's node", where: "node", cause: "policy-drop", hostNetwork: true,
+		inject: drop(node2, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}),
+	},
+	{name: "host network: service without endpoints", where: "service", cause: "no-endpoints", hostNetwork: true, inject: noEndpoints},
+	{
+		name: "host network: answer dropped on input", where: "return-path", cause: "policy-drop", hostNetwork: true,
+		inject: drop(node1, lab.DropRule{Hook: lab.Input, Proto: udp, SrcPort: 53}),
+	},
+	{name: "host network: client's socket gone", where: "client", cause: "client-gone", label: "delay-300ms", hostNetwork: true, ask: askOnNodeAndClose},
 
 	{name: "no fault, through VXLAN", where: "answered", cause: "answered", answered: true, overlay: lab.VXLAN},
 	{

@@ -270,7 +270,11 @@ func (s *scene) dig(ctx context.Context, f *fault, fam family, name string, wait
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait+5*time.Second)
 	defer cancel()
-	out, err := s.client.Run(ctx, "dig", args...)
+	run := s.client.Run
+	if f.hostNetwork {
+		run = s.client.Node.Run
+	}
+	out, err := run(ctx, "dig", args...)
 	if got := strings.Contains(out, "HEADER"); got != f.answered {
 		return fmt.Errorf("the client got an answer: %v, want %v (%w): %s", got, f.answered, err, out)
 	}

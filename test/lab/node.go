@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -107,6 +108,11 @@ func (l *Lab) raiseNode(name string, number int) (*Node, error) {
 // files, processes and cgroup of the host.
 func (n *Node) Start(c Command) (*Process, error) {
 	return n.lab.spawner.start(c, target{ns: n.Namespace})
+}
+
+// Run runs a program on the node as [Node.Start] does, and gives what it wrote to its standard output; the error tells what it wrote to its standard error.
+func (n *Node) Run(ctx context.Context, path string, args ...string) (string, error) {
+	return runToEnd(ctx, n.Start, n.Name, path, args)
 }
 
 func (n *Namespace) forward() error {

@@ -140,8 +140,12 @@ func (p *Pod) resolvConf() string {
 // Run runs a command in the pod's container to its end and gives what it printed on its standard output. The error of one that
 // fails carries the end of its standard error. When ctx ends first the command is killed.
 func (p *Pod) Run(ctx context.Context, path string, args ...string) (string, error) {
+	return runToEnd(ctx, p.Start, p.Name, path, args)
+}
+
+func runToEnd(ctx context.Context, start func(Command) (*Process, error), in, path string, args []string) (string, error) {
 	var stdout bytes.Buffer
-	proc, err := p.Start(Command{Path: path, Args: args, Stdout: &stdout})
+	proc, err := start(Command{Path: path, Args: args, Stdout: &stdout})
 	if err != nil {
 		return "", err
 	}
@@ -150,10 +154,10 @@ func (p *Pod) Run(ctx context.Context, path string, args ...string) (string, err
 	case <-ctx.Done():
 		proc.Kill()
 		<-proc.Done()
-		return stdout.String(), fmt.Errorf("%s %s in %s: %w", path, strings.Join(args, " "), p.Name, ctx.Err())
+		return stdout.String(), fmt.Errorf("%s %s in %s: %w", path, strings.Join(args, " "), in, ctx.Err())
 	}
 	if err := proc.Err(); err != nil {
-		return stdout.String(), fmt.Errorf("%s %s in %s: %w: %s", path, strings.Join(args, " "), p.Name, err, strings.TrimSpace(proc.Stderr()))
+		return stdout.String(), fmt.Errorf("%s %s in %s: %w: %s", path, strings.Join(args, " "), in, err, strings.TrimSpace(proc.Stderr()))
 	}
 	return stdout.String(), nil
 }

@@ -92,6 +92,7 @@ type Assembler struct {
 	servers   map[uint32]struct{} // network namespaces that answer DNS
 	streams   streams
 	askers    askers
+	early     earlyErrors
 	serial    uint64
 	stats     Stats
 }
@@ -148,8 +149,12 @@ func (a *Assembler) addUnreachable(p *hop.Packet) {
 	if p.Answer {
 		end = p.Dst
 	}
-	l := a.find(key{end, p.Head.ID, p.Transport}, &p.Head)
+	k := key{end, p.Head.ID, p.Transport}
+	l := a.find(k, &p.Head)
 	if l == nil {
+		if !p.Answer {
+			a.early.add(p, k)
+		}
 		return
 	}
 	p.Hop.Attempt = uint8(l.Attempts - 1)
@@ -186,6 +191,7 @@ func (a *Assembler) addQuery(p *hop.Packet, message []byte) {
 	}
 	if p.Local && l.Process == nil {
 		l.Process, l.ClientNetNS = p.Process, p.NetNS // another CPU's record came first
+		a.untranslate(l, p)
 	}
 	p.Hop.Attempt = l.attemptOf(&p.Hop)
 	a.keep(l, &p.Hop)
@@ -194,6 +200,11 @@ func (a *Assembler) addQuery(p *hop.Packet, message []byte) {
 	}
 	switch {
 	case p.Kind == hop.Drop:
+		if len(l.Hops) == 1 {
+			if e := a.early.take(p, k); e != nil {
+				a.keep(l, e)
+			}
+		}
 		a.leave(&l.unread, true)
 		if !p.Reason.Harmless() && !l.AnswerSeen {
 			l.Ending = Dropped
@@ -245,12 +256,26 @@ func (a *Assembler) begin(p *hop.Packet, k key, message []byte) *Lookup {
 	a.indexQuestion(l)
 	if p.Local {
 		l.Process, l.ClientNetNS = p.Process, p.NetNS
+		a.untranslate(l, p)
 		a.findServed(l)
 	} else if p.Kind == hop.Drop && p.IfIndex == 0 && p.NetNS != 0 {
 		l.ClientNetNS = p.NetNS // dropped before it had a device: it was sent here
 		l.Process = p.Process
 	}
 	return l
+}
+
+// untranslate finds out whom the process really asked, and from where, where the packet was translated before it had a device: the service address in a
+// namespace that translates for itself, as a node does for its own processes. The answer is translated back only after its last device.
+func (a *Assembler) untranslate(l *Lookup, p *hop.Packet) {
+	ct := &p.Conntrack
+	if !p.Tracked || ct.ReplyDst != p.Src || ct.ReplySrc != p.Dst || ct.OrigSrc == p.Src && ct.OrigDst == p.Dst {
+		return
+	}
+	l.Client, l.Server = ct.OrigSrc, ct.OrigDst
+	if l.Client != p.Src {
+		a.index(l, key{l.Client, p.Head.ID, p.Transport})
+	}
 }
 
 func (a *Assembler) addAnswer(p *hop.Packet, message []byte) {

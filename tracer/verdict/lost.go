@@ -62,7 +62,11 @@ func (j *Judge) lost(l *lookup.Lookup) Verdict {
 
 // lastHops gives the last hop that the lookup came to, the drop that ended it, and the ICMP error about it, where there are such.
 func lastHops(l *lookup.Lookup) (last, drop, refused *hop.Hop) {
-	last = &l.Hops[0]
+	first := 0 // an ICMP error that the sender's own firewall wrote comes before the drop it is about
+	for first < len(l.Hops)-1 && l.Hops[first].Kind == hop.Unreachable {
+		first++
+	}
+	last = &l.Hops[first]
 	for i := range l.Hops {
 		h := &l.Hops[i]
 		switch {
@@ -82,7 +86,7 @@ func lastHops(l *lookup.Lookup) (last, drop, refused *hop.Hop) {
 			}
 		}
 	}
-	if drop != nil && drop == &l.Hops[0] {
+	if drop != nil && drop == &l.Hops[first] {
 		last = drop
 	}
 	return last, drop, refused

@@ -144,6 +144,9 @@ func (j *Judge) init() {
 func (j *Judge) learn(l *lookup.Lookup) {
 	j.init()
 	node := j.clientNode(l)
+	if len(l.Hops) > 0 && l.Hops[0].Local && l.Hops[0].Dst != l.Server && !j.services[l.Server] && len(j.services) < maxServices {
+		j.services[l.Server] = true // translated before it had a device
+	}
 	for i := 1; i < len(l.Hops); i++ {
 		a, b := &l.Hops[i-1], &l.Hops[i]
 		if a.Answer != b.Answer || a.NetNS != b.NetNS || a.Kind == hop.Unreachable || b.Kind == hop.Unreachable {
@@ -207,7 +210,7 @@ func (j *Judge) Of(l *lookup.Lookup) Verdict {
 }
 
 func (j *Judge) answered(l *lookup.Lookup) Verdict {
-	if l.ClientNetNS != 0 && !l.ReadByClient && l.AnswerSource != l.Server && !l.AnswerSource.IsZero() {
+	if l.ClientNetNS != 0 && !l.ReadByClient && l.AnswerSource != l.Server && l.AnswerSource != l.Hops[0].Dst && !l.AnswerSource.IsZero() {
 		return Verdict{
 			Where: Client, Cause: CauseWrongSource,
 			Text:     fmt.Sprintf("the answer came from %s, and the client had asked %s: it takes no answer from others", l.AnswerSource, l.Server),
