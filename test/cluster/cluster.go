@@ -131,6 +131,12 @@ func (k *Cluster) raise(ctx context.Context) (err error) {
 	}
 	k.IdentityFile = filepath.Join(k.dir, "clients.yaml")
 	nodes := k.Nodes()
+	for _, n := range nodes {
+		// A node has processes of its own, a kubelet first of all: by them its network namespace is known.
+		if _, err := n.Start(lab.Command{Path: "sleep", Args: []string{"infinity"}}); err != nil {
+			return err
+		}
+	}
 	k.DNS, err = k.Lab.AddPod(lab.PodSpec{
 		Node: nodes[len(nodes)-1].Name, Namespace: "kube-system",
 		Workload: lab.Workload{Kind: "Deployment", Name: "coredns"},

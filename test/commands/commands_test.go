@@ -322,7 +322,7 @@ func TestExplainJoinsTwoAgents(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			reads(t, own, "LOST  "+name, "✓service ✗between-nodes", "no-reply-seen", "shop/"+s.pod.Name, "dig[", "service translation", "✗ lost at between-nodes", "What to look at next")
+			reads(t, own, "LOST  "+name, "✓service ✓node ✗between-nodes", "no-reply-seen", "shop/"+s.pod.Name, "dig[", "service translation", "✗ lost at between-nodes", "What to look at next")
 			says(t, story, fault.where, fault.cause, fault.certainty)
 			joined := strings.Join(strings.Fields(text), " ")
 			for _, w := range append(fault.words, "LOST", "✗"+fault.where, "What to look at next") {

@@ -3,6 +3,7 @@ package explain
 import (
 	"cmp"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/dnstrail/dnstrail/link/semconv"
@@ -56,6 +57,13 @@ func here(t *store.Trace, v store.Verdict, clientNode string) string {
 	if v.Node != "" {
 		return v.Node
 	}
+	if whose := verdict.DroppedBy(v.Evidence); whose != "" {
+		kind, name, _ := strings.Cut(whose, " ")
+		if kind == "pod" {
+			return "the network namespace of " + whose
+		}
+		return name
+	}
 	var first string // the namespace of the client's node: where the query came out of the pod
 	for _, s := range t.Spans {
 		stage, to := s.Attributes.String(semconv.Segment), netns(s.Attributes.String(semconv.SegmentTo))
@@ -75,8 +83,8 @@ func here(t *store.Trace, v store.Verdict, clientNode string) string {
 
 // netns gives the network namespace of a place, "eth0 out netns 4026532201".
 func netns(place string) string {
-	if words := strings.Fields(place); len(words) == 4 && words[2] == "netns" {
-		return words[3]
+	if s, ok := verdict.ParsePlace(place); ok {
+		return strconv.FormatUint(uint64(s.NetNS), 10)
 	}
 	return ""
 }

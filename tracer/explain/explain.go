@@ -209,24 +209,24 @@ func (s *Story) segment(sp *store.Span) {
 
 // arrival tells what a place, "eth0 out netns 4026532201", is the place of.
 func arrival(place string) string {
-	words := strings.Fields(place)
-	if len(words) != 4 || words[2] != "netns" {
+	s, ok := verdict.ParsePlace(place)
+	if !ok {
 		return "gets to " + cmp.Or(place, "an unknown place")
 	}
-	switch words[1] {
+	switch s.Kind {
 	case "out":
-		return "leaves by " + words[0]
+		return "leaves by " + s.Device
 	case "in":
-		return "arrives at " + words[0]
+		return "arrives at " + s.Device
 	case "read":
 		return "is read from the socket"
 	}
-	return words[1] + " at " + words[0]
+	return s.Kind + " at " + s.Device
 }
 
 func device(place string) string {
-	if words := strings.Fields(place); len(words) == 4 && words[2] == "netns" {
-		return words[0]
+	if s, ok := verdict.ParsePlace(place); ok {
+		return s.Device
 	}
 	return place
 }

@@ -37,7 +37,7 @@ func rows() []*Row {
 			Verdict: Verdict{
 				Where: "node", Cause: "policy-drop", Certainty: "certain", Drop: "NETFILTER_DROP",
 				Text:     "the query was lost at cbr0: dropped by a firewall rule or network policy (NETFILTER_DROP)",
-				Evidence: []string{"drop NETFILTER_DROP at cbr0 drop netns 4026532202"},
+				Evidence: []string{"dropped at cbr0 on node node-1: NETFILTER_DROP"},
 			},
 			TraceID: "91aa0000000000000000000000000001", Hops: []Hop{},
 		},

@@ -22,6 +22,8 @@ import (
 type Options struct {
 	BPF    bpf.Options
 	Lookup lookup.Options // Emit and Losses are the pipeline's
+	// Namespace tells whose a network namespace is: see [verdict.Judge]. Nil knows none.
+	Namespace func(netns uint32) string
 	// Index knows the pods; nil knows nobody.
 	Index *identity.Index
 	// Result gets each judged lookup, Tick is called every few milliseconds. Both run on the pipeline's goroutine; what Result gets lives until it returns.
@@ -76,7 +78,7 @@ func Open(o Options) (*Pipeline, error) {
 		return nil, err
 	}
 	p := &Pipeline{o: o, tracer: t}
-	p.judge.ReadsSeen = t.ReadsSeen()
+	p.judge.ReadsSeen, p.judge.Namespace = t.ReadsSeen(), o.Namespace
 	if netns, ok := forwarding(); ok {
 		p.judge.Forwards(netns)
 	}

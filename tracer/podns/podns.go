@@ -145,36 +145,9 @@ func byAddress(proc string, addr netip.Addr) func(pid int) (string, bool) {
 	}
 }
 
-// hasAddress reads the namespace's own addresses from proc(5): fib_trie for IPv4, if_inet6 for IPv6.
+// hasAddress tells whether a namespace has an address for its own.
 func hasAddress(dir string, addr netip.Addr) bool {
-	if addr.Is4() || addr.Is4In6() {
-		text, err := os.ReadFile(filepath.Join(dir, "fib_trie")) // #nosec G304 -- below /proc
-		if err != nil {
-			return false
-		}
-		last := ""
-		for line := range strings.Lines(string(text)) {
-			line = strings.TrimSpace(line)
-			if a, ok := strings.CutPrefix(line, "|-- "); ok {
-				last = a
-			} else if line == "/32 host LOCAL" && last == addr.Unmap().String() {
-				return true
-			}
-		}
-		return false
-	}
-	text, err := os.ReadFile(filepath.Join(dir, "if_inet6")) // #nosec G304 -- below /proc
-	if err != nil {
-		return false
-	}
-	b := addr.As16()
-	want := fmt.Sprintf("%x", b[:])
-	for line := range strings.Lines(string(text)) {
-		if strings.HasPrefix(line, want) {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(addresses(dir), addr.Unmap())
 }
 
 func processes(proc string) ([]int, error) {
@@ -192,8 +165,11 @@ func processes(proc string) ([]int, error) {
 }
 
 func inode(proc string, pid int) (uint32, error) {
+	return inodeAt(filepath.Join(proc, strconv.Itoa(pid), "ns/net"))
+}
+
+func inodeAt(path string) (uint32, error) {
 	var st unix.Stat_t
-	path := filepath.Join(proc, strconv.Itoa(pid), "ns/net")
 	if err := unix.Stat(path, &st); err != nil {
 		return 0, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
@@ -235,43 +211,4 @@ func (p Place) Do(f func() error) error {
 		errs <- f()
 	}()
 	return <-errs
-}
-
-// Names gives a name for every network namespace that a process of this host is in: namespace/pod where index knows it, "host" for that of process 1 (of this process where that is out of reach), else
-// the name of its first process.
-func Names(index *identity.Index) (map[uint32]string, error) {
-	pids, err := processes("/proc")
-	if err != nil {
-		return nil, err
-	}
-	slices.Sort(pids)
-	host, err := inode("/proc", 1)
-	if err != nil { // it may be out of reach; an agent runs in the host's namespace
-		if host, err = inode("/proc", os.Getpid()); err != nil {
-			return nil, err
-		}
-	}
-	names, pods := map[uint32]string{}, map[uint32]bool{}
-	for _, pid := range pids {
-		p, err := place("/proc", pid, "")
-		if err != nil {
-			continue // it ended meanwhile
-		}
-		if p.NetNS == host {
-			names[host] = "host"
-			continue
-		}
-		if names[p.NetNS] == "" {
-			names[p.NetNS] = p.Name
-		}
-		if index == nil || pods[p.NetNS] {
-			continue
-		}
-		if uid := podUID("/proc", pid); uid != "" {
-			if c := index.LookupUID(uid); c != nil {
-				names[p.NetNS], pods[p.NetNS] = c.Namespace()+"/"+c.Pod(), true
-			}
-		}
-	}
-	return names, nil
 }

@@ -132,3 +132,63 @@ func TestSelf(t *testing.T) {
 		t.Errorf("%v, ran: %v", err, ran)
 	}
 }
+
+// TestOwners: whose the namespaces are, by what each of them tells.
+func TestOwners(t *testing.T) {
+	proc, named := fakeProc(t), t.TempDir()
+	file := func(path string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file(filepath.Join(proc, "1/ns/net"))
+	file(filepath.Join(named, "blue"))
+	path := filepath.Join(t.TempDir(), "clients.yaml")
+	text := "clients:\n- {addresses: [10.244.1.10], namespace: shop, pod: cart-1, uid: " + uid + "}\n- {addresses: [10.244.1.21], node: node-7}\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ids, err := identity.OpenFile(path, 0, func(err error) { t.Error(err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ids.Close()
+	n := &Names{proc: proc, named: named, index: ids.Index(), node: "node-1"}
+	if err := n.look(); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		filepath.Join(proc, "1/ns/net"):  "on node node-1",
+		filepath.Join(proc, "11/ns/net"): "in pod shop/cart-1", // by its UID
+		filepath.Join(proc, "20/ns/net"): "in the network namespace of web (pid 20)",
+		filepath.Join(proc, "30/ns/net"): "on node node-7", // by its address
+		filepath.Join(named, "blue"):     "in network namespace blue",
+	} {
+		netns, err := inodeAt(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := n.On(netns); got != want {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+	}
+	if got := n.On(1); got != "" {
+		t.Errorf("%q of a namespace that nobody knows", got)
+	}
+	// A number whose namespace has gone may be another's by now.
+	gone := filepath.Join(proc, "30/ns/net")
+	netns, err := inodeAt(gone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(gone); err != nil {
+		t.Fatal(err)
+	}
+	if got := n.On(netns); got != "" {
+		t.Errorf("%q of a namespace that has gone", got)
+	}
+}

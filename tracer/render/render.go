@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -225,8 +224,14 @@ func (d *drawing) took() string {
 	took := "in " + Duration(d.t.Duration())
 	if d.verdict.Lost() {
 		took = "no answer in " + Duration(d.t.Duration())
-		if c := d.t.Client(); c != nil && c.Attributes.String(semconv.DropReason) != "" {
-			took = "dropped after " + Duration(d.t.Duration()) // the client may be waiting still
+		c := d.t.Client()
+		switch verdict.Cause(d.verdict.Cause) {
+		case verdict.CauseTooLate, verdict.CauseClientGone, verdict.CauseWrongSource:
+			took = "an answer after " + Duration(d.t.Duration()) + ", not taken"
+		default:
+			if c != nil && c.Attributes.String(semconv.DropReason) != "" && d.verdict.Where != string(verdict.Upstream) {
+				took = "dropped after " + Duration(d.t.Duration()) // the client may be waiting still
+			}
 		}
 	}
 	if c := d.t.Client(); c != nil && c.Int(semconv.Attempts) > 1 {
@@ -309,51 +314,6 @@ func outcome(t *store.Trace, v store.Verdict) (string, style) {
 		return "ANSWERED", good
 	}
 	return "UNKNOWN", warning
-}
-
-// stage is one of the stages that a lookup passes.
-type stage struct {
-	name         string
-	passed, lost bool
-}
-
-// stages gives the stages in order: which of them the lookup passed, where it was lost, and what it did not reach.
-func (d *drawing) stages() []stage {
-	seen := map[string]bool{"client": d.t.Client() != nil, "coredns": d.t.Server() != nil}
-	for _, s := range d.t.Spans {
-		if s.Attributes.String(semconv.DropReason) == "" {
-			seen[s.Attributes.String(semconv.Segment)] = true
-		}
-		if isUpstream(s) {
-			seen["upstream"] = true
-		}
-		if d.elsewhere(s) {
-			seen["between-nodes"] = true // it got there
-		}
-	}
-	lost := slices.Index(store.Stages, d.verdict.Where)
-	var list []stage
-	for i, name := range store.Stages {
-		if name == "upstream" && !seen[name] && i != lost {
-			continue // most lookups need none
-		}
-		list = append(list, stage{name: name, lost: i == lost, passed: i != lost && (i < lost || seen[name])})
-	}
-	// A stage may come twice: a drop on the server's node is at "node", after the way between the nodes. It is drawn where it happened.
-	at := slices.IndexFunc(list, func(s stage) bool { return s.lost })
-	for i := len(list) - 1; at >= 0 && i > at; i-- {
-		if list[i].passed {
-			again := list[at]
-			list = slices.Insert(list, i+1, again)
-			if seen[again.name] {
-				list[at].lost, list[at].passed = false, true
-			} else {
-				list = slices.Delete(list, at, at+1)
-			}
-			break
-		}
-	}
-	return list
 }
 
 func (d *drawing) stageLine() {

@@ -109,9 +109,8 @@ func (d *drawing) elsewhere(s *store.Span) bool {
 
 // device gives the device of a place: "eth0" of "eth0 out netns 4026532201". The way tells the rest; the whole stands in the span.
 func device(place string) string {
-	words := strings.Fields(place)
-	if len(words) == 4 && words[2] == "netns" {
-		return words[0]
+	if s, ok := verdict.ParsePlace(place); ok {
+		return s.Device
 	}
 	return place
 }

@@ -14,7 +14,7 @@ const Answered = string(verdict.Answered)
 
 // Stages are the other words of [semconv.VerdictWhere], in the order in which a lookup passes them.
 var Stages = []string{
-	string(verdict.Client), string(verdict.PodLink), string(verdict.Node), string(verdict.Service), string(verdict.BetweenNodes),
+	string(verdict.Client), string(verdict.PodLink), string(verdict.Service), string(verdict.Node), string(verdict.BetweenNodes),
 	string(verdict.CoreDNSSocket), string(verdict.CoreDNS), string(verdict.Upstream), string(verdict.ReturnPath),
 }
 
@@ -128,7 +128,7 @@ func (t *Trace) dropped(s *Span, v Verdict) Verdict {
 	return Verdict{
 		Where: where, Cause: string(cause), Certainty: Certain, Joined: true, Node: node,
 		Text:     fmt.Sprintf("on %s, the %s was lost: %s", cmp.Or(node, "another node"), what, text),
-		Evidence: append([]string{"drop " + reason + " at " + place}, v.Evidence...),
+		Evidence: append([]string{verdict.DroppedAt(place, "as seen on "+cmp.Or(node, "another node"), reason)}, v.Evidence...),
 	}
 }
 

@@ -18,7 +18,7 @@ func (j *Judge) lost(l *lookup.Lookup) Verdict {
 	case refused != nil:
 		return j.refused(l, last, refused)
 	}
-	v := Verdict{Evidence: evidence(l, last)}
+	v := Verdict{Evidence: j.evidence(l, last)}
 	if l.Handshake != 0 {
 		v.Evidence = append(v.Evidence, "the TCP handshake after a truncated answer; no query was sent")
 	}
@@ -28,7 +28,7 @@ func (j *Judge) lost(l *lookup.Lookup) Verdict {
 		v.Text = "the answer was truncated, and the server refused the TCP connection"
 	case last.Answer:
 		v.Where, v.Cause = ReturnPath, CauseVanished
-		v.Text = "the answer was sent, and last seen at " + place(last)
+		v.Text = "the answer was sent, and last seen " + j.spot(l, last)
 	case last.Kind == hop.Read:
 		v.Where, v.Cause, v.Certain = CoreDNS, CauseNoAnswer, true
 		v.Text = processName(last.Process, "the server") + " read the query and never answered"
@@ -55,7 +55,7 @@ func (j *Judge) lost(l *lookup.Lookup) Verdict {
 		v.Text = fmt.Sprintf("left this node at %s towards %s%s, and nothing came back; what lies beyond is not watched here", last.Device(), last.Dst, inside(last))
 	default:
 		v.Where, v.Cause = Node, CauseVanished
-		v.Text = "last seen at " + place(last)
+		v.Text = "last seen " + j.spot(l, last)
 	}
 	return v
 }
@@ -95,7 +95,7 @@ func lastHops(l *lookup.Lookup) (last, drop, refused *hop.Hop) {
 // refused judges a query that an ICMP error answered, and whose drop was not seen: it was refused out of sight, or by a socket's host.
 func (j *Judge) refused(l *lookup.Lookup, last, icmp *hop.Hop) Verdict {
 	sender := hop.Endpoint{Addr: icmp.ICMPSender}.AddrPort().Addr()
-	v := Verdict{Certain: true, Evidence: append([]string{fmt.Sprintf("ICMP %s from %s at %s", icmpName(icmp.ICMP), sender, place(icmp))}, evidence(l, last)...)}
+	v := Verdict{Certain: true, Evidence: append([]string{fmt.Sprintf("ICMP %s from %s, seen %s", icmpName(icmp.ICMP), sender, j.spot(l, icmp))}, j.evidence(l, last)...)}
 	target := last.Dst.AddrPort().Addr()
 	switch {
 	case sender == target && portUnreachable(icmp.ICMP):
@@ -229,7 +229,7 @@ func dropCause(drop *hop.Hop) (Cause, string) {
 func (j *Judge) dropped(l *lookup.Lookup, last, drop, refused *hop.Hop) Verdict {
 	reason := drop.Reason.String()
 	cause, text := dropCause(drop)
-	v := Verdict{Certain: true, Drop: reason, Cause: cause, Evidence: append([]string{fmt.Sprintf("drop %s at %s", reason, place(drop))}, evidence(l, last)...)}
+	v := Verdict{Certain: true, Drop: reason, Cause: cause, Evidence: append([]string{DroppedAt(place(drop), j.whose(l, drop.NetNS), reason)}, j.evidence(l, last)...)}
 	if refused != nil {
 		v.Evidence = append(v.Evidence, fmt.Sprintf("ICMP %s from %s", icmpName(refused.ICMP), hop.Endpoint{Addr: refused.ICMPSender}.AddrPort().Addr()))
 	}
@@ -378,8 +378,8 @@ func processName(p *hop.Process, otherwise string) string {
 }
 
 // evidence is what every verdict of a lost lookup rests on: the last hop, and the connection-tracking entry it had.
-func evidence(l *lookup.Lookup, last *hop.Hop) []string {
-	e := []string{"last seen at " + place(last)}
+func (j *Judge) evidence(l *lookup.Lookup, last *hop.Hop) []string {
+	e := []string{"last seen " + j.spot(l, last)}
 	var ct *hop.Conntrack
 	for i := range l.Hops {
 		if l.Hops[i].Tracked {
@@ -391,7 +391,10 @@ func evidence(l *lookup.Lookup, last *hop.Hop) []string {
 	}
 	var devs []string
 	for i := range l.Hops {
-		if h := &l.Hops[i]; h.Kind != hop.Drop {
+		switch h := &l.Hops[i]; {
+		case h.Kind == hop.Read:
+			devs = append(devs, "socket")
+		case h.Kind != hop.Drop && h.Device() != "":
 			devs = append(devs, h.Device())
 		}
 	}
@@ -399,5 +402,8 @@ func evidence(l *lookup.Lookup, last *hop.Hop) []string {
 	if l.Attempts != 1 {
 		attempts = fmt.Sprintf("%d attempts", l.Attempts)
 	}
-	return append(e, attempts+", hops "+strings.Join(devs, " "))
+	if len(devs) > 0 {
+		attempts += "; seen at " + strings.Join(devs, ", ")
+	}
+	return append(e, attempts)
 }

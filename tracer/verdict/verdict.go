@@ -16,12 +16,13 @@ import (
 // Where is the stage at which a lookup ended: the one after the last hop that was seen.
 type Where string
 
-// The stages, in the order in which a lookup passes them.
+// The stages, in the order in which a lookup passes them: a service address is translated before the node routes the packet (netfilter's PREROUTING, or OUTPUT for a
+// process of the node's own). What lies behind the way between the nodes is a node again.
 const (
 	Client        Where = "client"
 	PodLink       Where = "pod-link"
-	Node          Where = "node"
 	Service       Where = "service"
+	Node          Where = "node"
 	BetweenNodes  Where = "between-nodes"
 	CoreDNSSocket Where = "coredns-socket"
 	CoreDNS       Where = "coredns"
@@ -72,7 +73,7 @@ const (
 var Causes = []Cause{
 	CauseAnswered, CauseCorrected, CauseTooLate, CausePolicyDrop, CauseNoRoute, CauseNeighbour, CauseRPFilter, CauseTooBig, CauseNoListener, CauseBufferFull,
 	CauseSocketClosed, CauseClientGone, CauseQueueFull, CauseDropped, CauseNotRead, CauseNoAnswer, CauseRefused, CauseServerError, CauseTimeout, CauseNoReply,
-	CauseVanished, CauseUntranslated, CauseNoEndpoints, CauseDeadEndpoint, CauseInsertRace, CauseConntrack, CauseRejected, CauseWrongSource, CauseEvicted,
+	CauseVanished, CauseUntranslated, CauseNoEndpoints, CauseDeadEndpoint, CauseInsertRace, CauseConntrack, CauseRejected, CauseWrongSource, CauseTunnel, CauseChecksum, CauseEvicted,
 }
 
 // Verdict is how a lookup ended.
@@ -98,6 +99,8 @@ func (v *Verdict) Lost() bool {
 type Judge struct {
 	// ReadsSeen says that the hooks are attached that see a server read its socket: only then can a query be called unread.
 	ReadsSeen bool
+	// Namespace tells whose a network namespace is, "on node node-1" or "in pod shop/cart-1"; "" if nobody knows. Nil knows none. It is asked of lost lookups only.
+	Namespace func(netns uint32) string
 
 	nodes    map[uint32]bool       // namespaces that forward
 	services map[hop.Endpoint]bool // addresses that were seen translated
@@ -176,11 +179,13 @@ func (j *Judge) settled(a, b *hop.Hop, node uint32) bool {
 // isNode says whether a namespace is known to forward packets.
 func (j *Judge) isNode(netns uint32) bool { return j.nodes[netns] }
 
-// place names a hop for people: device, direction, namespace.
+const noDevice = "no device"
+
+// place names a hop: device, direction, namespace.
 func place(h *hop.Hop) string {
 	dev := h.Device()
 	if dev == "" {
-		dev = "no device"
+		dev = noDevice
 	}
 	if h.Kind == hop.Read {
 		dev = "socket"

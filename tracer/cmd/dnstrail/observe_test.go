@@ -32,7 +32,7 @@ func TestObserveRefuses(t *testing.T) {
 		{"--last -1: want 0 or more", "--store x --last -1"},
 		{"--name: pattern \"[\": syntax error in pattern", "--name ["},
 		{"--type: an empty pattern", "--type !"},
-		{"--where nod: want one of answered, client, pod-link, node,", "--where nod"},
+		{"--where nod: want one of answered, client, pod-link, service, node,", "--where nod"},
 		{"--cause nothing: want one of answered,", "--cause !nothing"},
 		{"unknown flag: --lots", "--lots"},
 		{`unknown command "all"`, "all"},

@@ -85,7 +85,7 @@ type walk struct {
 	tcp     bool
 	local   netip.AddrPort
 	sent    time.Time
-	names   map[uint32]string
+	names   *podns.Names
 	out     *render.Walk
 	results *store.Store
 	trace   link.TraceID
@@ -205,7 +205,7 @@ func (f *walkFlags) prepare(args []string, index *identity.Index) (*walk, error)
 	if w.server, err = serverAddr(f.server, w.place); err != nil {
 		return nil, err
 	}
-	if w.names, err = podns.Names(index); err != nil {
+	if w.names, err = podns.NewNames(index, f.watch.node); err != nil {
 		return nil, err
 	}
 	return w, nil
@@ -303,12 +303,12 @@ func (w *walk) packet(p *hop.Packet) {
 		w.first = p.Time
 	}
 	s := render.Seen{
-		At: time.Duration(p.Time - w.first), Namespace: w.names[p.NetNS], Other: !ours, Failed: p.Kind == hop.Drop,
+		At: time.Duration(p.Time - w.first), Namespace: fmt.Sprintf("netns %d", p.NetNS), Other: !ours, Failed: p.Kind == hop.Drop,
 		Answer: p.Answer || ours && dst.Port() == w.local.Port(), // a segment of TCP does not say
 		Place:  strings.TrimSpace(p.Device() + " " + p.Kind.String()),
 	}
-	if s.Namespace == "" {
-		s.Namespace = fmt.Sprintf("netns %d", p.NetNS)
+	if o, ok := w.names.Of(p.NetNS); ok {
+		s.Namespace = o.Short()
 	}
 	if p.NetNS == w.place.NetNS {
 		s.Namespace = w.place.Name

@@ -15,6 +15,7 @@ import (
 	"github.com/dnstrail/dnstrail/plugin/identity"
 	"github.com/dnstrail/dnstrail/tracer/lookup"
 	"github.com/dnstrail/dnstrail/tracer/pipeline"
+	"github.com/dnstrail/dnstrail/tracer/podns"
 )
 
 // watchFlags are the flags of every command that watches the kernel.
@@ -100,6 +101,12 @@ func (f *watchFlags) options() (o pipeline.Options, closeAll func(), err error) 
 		return o, closeAll, err
 	}
 	o.Index = index
+	names, err := podns.NewNames(index, f.node)
+	if err != nil {
+		closeIndex()
+		return o, func() {}, fmt.Errorf("network namespaces: %w", err)
+	}
+	o.Namespace = names.On
 	return o, closeIndex, nil
 }
 
