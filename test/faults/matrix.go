@@ -33,6 +33,8 @@ type fault struct {
 	ask func(*scene, family, string) (question, error)
 	// tries says that ask may make several, and that nothing is judged before it has ended.
 	tries bool
+	// buffer is the size of answers that dig says it takes, its own default if 0.
+	buffer int
 	// tcp asks over TCP.
 	tcp bool
 	// retried says that it is the client's second try, over TCP after a truncated answer, that is judged.
@@ -57,6 +59,13 @@ func drop(in func(*scene) *lab.Namespace, r lab.DropRule) func(*scene, family) (
 func dropAnswers(in func(*scene) *lab.Namespace) func(*scene, family) (lab.Undo, error) {
 	return func(s *scene, f family) (lab.Undo, error) {
 		return in(s).Drop(lab.DropRule{Hook: lab.Forward, Proto: udp, SrcPort: 53, Src: pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6)})
+	}
+}
+
+// dropFragments drops the later fragments of CoreDNS's answers.
+func dropFragments(in func(*scene) *lab.Namespace, hook lab.Hook) func(*scene, family) (lab.Undo, error) {
+	return func(s *scene, f family) (lab.Undo, error) {
+		return in(s).Drop(lab.DropRule{Hook: hook, Src: pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6), LaterFragments: true})
 	}
 }
 
@@ -132,6 +141,19 @@ var matrix = []fault{
 		inject: func(s *scene, f family) (lab.Undo, error) {
 			return s.cluster.Underlay.Drop(lab.DropRule{Hook: lab.Switched, Proto: udp, Src: pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6), MinLength: 600})
 		},
+	},
+	{name: "no fault, answer in fragments", where: "answered", cause: "answered", label: "size-4000", buffer: 4096, answered: true},
+	{
+		name: "a fragment of the answer dropped, switch", where: "return-path", cause: "fragment-lost", label: "size-4000", buffer: 4096, certainty: "certain",
+		inject: dropFragments(func(s *scene) *lab.Namespace { return s.cluster.Underlay }, lab.Switched),
+	},
+	{
+		name: "a fragment of the answer dropped, node", where: "return-path", cause: "fragment-lost", label: "size-4000", buffer: 4096, certainty: "certain",
+		inject: dropFragments(node1, lab.Prerouting),
+	},
+	{
+		name: "a fragment of the answer lost, unseen", where: "return-path", cause: "fragment-lost", label: "size-4000", buffer: 4096, certainty: "inferred", perNode: true, late: 5 * time.Second,
+		inject: dropFragments(func(s *scene) *lab.Namespace { return s.cluster.Underlay }, lab.Switched),
 	},
 	{
 		name: "truncated answer, TCP 53 blocked", where: "node", cause: "policy-drop", label: "tc", retried: true,

@@ -268,6 +268,9 @@ func (s *scene) dig(ctx context.Context, f *fault, fam family, name string, wait
 	if f.tcp {
 		args = append(args, "+tcp")
 	}
+	if f.buffer > 0 {
+		args = append(args, fmt.Sprintf("+bufsize=%d", f.buffer))
+	}
 	ctx, cancel := context.WithTimeout(ctx, wait+5*time.Second)
 	defer cancel()
 	run := s.client.Run

@@ -39,6 +39,9 @@ type DropRule struct {
 	Src, Dst netip.Addr
 	// MinLength drops only packets of at least that many bytes, IP header included.
 	MinLength uint32
+	// LaterFragments drops only fragments that are not the first of their packet, which have no ports. Connection tracking puts packets together before other rules
+	// see them: at Prerouting the rule comes before that. Not together with IPv4 or IPv6 false for both, unless Src or Dst says the family.
+	LaterFragments bool
 	// Reject answers with an ICMP port unreachable instead of dropping silently. Not at Switched.
 	Reject bool
 }
@@ -57,6 +60,9 @@ func (n *Namespace) Drop(r DropRule) (Undo, error) {
 	switch r.Hook {
 	case Prerouting:
 		chain.Hooknum, chain.Priority = nftables.ChainHookPrerouting, nftables.ChainPriorityRef(-200)
+		if r.LaterFragments {
+			chain.Priority = new(*nftables.ChainPriorityConntrackDefrag - 10)
+		}
 	case Input:
 		chain.Hooknum = nftables.ChainHookInput
 	case Forward:
@@ -130,11 +136,28 @@ func (r DropRule) exprs(family nftables.TableFamily) [][]expr.Any {
 			&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: binaryutil.BigEndian.PutUint32(r.MinLength)},
 		})
 	}
+	if r.LaterFragments {
+		v6 := r.IPv6 || r.Src.Is6() || r.Dst.Is6()
+		parts = append(parts, laterFragment(v6))
+	}
 	if r.Reject {
 		// ICMPX: the port-unreachable of whichever family the packet has.
 		return append(parts, expr1(&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}))
 	}
 	return append(parts, expr1(&expr.Verdict{Kind: expr.VerdictDrop}))
+}
+
+// laterFragment matches where the fragment offset is not 0: of 13 bits in the IPv4 header, the last ones of a word; in IPv6's fragment header, the first ones.
+func laterFragment(v6 bool) []expr.Any {
+	load, mask := expr.Any(&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 2}), uint16(0x1fff)
+	if v6 {
+		load, mask = &expr.Exthdr{DestRegister: 1, Type: unix.IPPROTO_FRAGMENT, Offset: 2, Len: 2, Op: expr.ExthdrOpIpv6}, 0xfff8
+	}
+	return []expr.Any{
+		load,
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 2, Mask: binaryutil.BigEndian.PutUint16(mask), Xor: []byte{0, 0}},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{0, 0}},
+	}
 }
 
 // WithoutRoute removes every route of the namespace that leads to dst, in the main table, until undone.

@@ -29,6 +29,17 @@ const (
 	FlagInner
 	FlagVLAN
 	FlagICMP
+	FlagLater
+)
+
+// Route is where a packet was going that was dropped.
+type Route uint8
+
+// The routes; src/event.h has the same list.
+const (
+	RouteUnknown Route = iota // none was looked up
+	RouteLocal                // to a socket of the namespace
+	RouteOn                   // on to another host
 )
 
 // Tuple is the two ends of a packet or of a conntrack direction. IPv4 addresses are in the first four bytes; ports in host order.
@@ -44,7 +55,7 @@ type Event struct {
 	NetNS, IfIndex, InIndex uint32
 	Reason                  uint32
 	PID                     uint32
-	Seq                     uint32
+	Seq                     uint32 // fragments: offset << 16 | bytes
 	CTStatus                uint32
 	IPID                    uint32
 	Addr, CTOrig, CTReply   Tuple
@@ -54,7 +65,8 @@ type Event struct {
 	TCPFlags, TTL           uint8
 	ICMP                    uint16 // FlagICMP: type << 8 | code; CTOrig.SrcAddr sent it
 	Captured                uint16
-	_                       uint16
+	Route                   Route
+	_                       uint8
 	PayloadLen              uint32 // bytes in the packet
 	Dev, Comm               [16]byte
 }

@@ -256,6 +256,7 @@ func (t *Tracer) Read() (*Event, []byte, error) {
 type Losses struct {
 	RingFull uint64 // events: no room in the ring buffer, user space was too slow
 	Paged    uint64 // events without payload: it lay in pages that this kernel gives no access to
+	Fragment uint64 // identifications of fragmented packets forgotten while their later fragments may have been on their way
 	Missed   uint64 // events: a hook was hit while it ran on the same CPU
 }
 
@@ -265,7 +266,7 @@ func (l Losses) Total() uint64 { return l.RingFull + l.Missed }
 // Losses counts what was lost.
 func (t *Tracer) Losses() (Losses, error) {
 	var l Losses
-	for i, n := range []*uint64{&l.RingFull, &l.Paged} {
+	for i, n := range []*uint64{&l.RingFull, &l.Paged, &l.Fragment} {
 		var perCPU []uint64
 		if err := t.objs.Losses.Lookup(uint32(i), &perCPU); err != nil {
 			return l, fmt.Errorf("reading the kernel side's losses: %w", err)

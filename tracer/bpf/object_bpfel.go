@@ -56,11 +56,18 @@ type objectEvent struct {
 	Ttl      uint8
 	Icmp     uint16
 	Captured uint16
-	Pad1     uint16
+	Route    uint8
+	Pad1     uint8
 	Payload  uint32
 	Dev      [16]int8
 	Comm     [16]int8
 	_        [4]byte
+}
+
+type objectFragment struct {
+	_    structs.HostLayout
+	Tag  uint64
+	Time uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -68,6 +75,7 @@ type objectEvent struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	objectMapEvents             = "events"
+	objectMapFragments          = "fragments"
 	objectMapLosses             = "losses"
 	objectMapNetnsAllowed       = "netns_allowed"
 	objectProgOnCopyDatagram    = "on_copy_datagram"
@@ -139,6 +147,7 @@ type objectProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type objectMapSpecs struct {
 	Events       *ebpf.MapSpec `ebpf:"events"`
+	Fragments    *ebpf.MapSpec `ebpf:"fragments"`
 	Losses       *ebpf.MapSpec `ebpf:"losses"`
 	NetnsAllowed *ebpf.MapSpec `ebpf:"netns_allowed"`
 }
@@ -174,6 +183,7 @@ func (o *objectObjects) Close() error {
 // It can be passed to loadObjectObjects or ebpf.CollectionSpec.LoadAndAssign.
 type objectMaps struct {
 	Events       *ebpf.Map `ebpf:"events"`
+	Fragments    *ebpf.Map `ebpf:"fragments"`
 	Losses       *ebpf.Map `ebpf:"losses"`
 	NetnsAllowed *ebpf.Map `ebpf:"netns_allowed"`
 }
@@ -181,6 +191,7 @@ type objectMaps struct {
 func (m *objectMaps) Close() error {
 	return _ObjectClose(
 		m.Events,
+		m.Fragments,
 		m.Losses,
 		m.NetnsAllowed,
 	)

@@ -123,6 +123,12 @@ func ip4(proto byte, options int, total int, fragment uint16, rest []byte) []byt
 	return append(b, rest...)
 }
 
+// otherPacket gives an IPv4 packet another identification.
+func otherPacket(b []byte) []byte {
+	b[5] = 77
+	return b
+}
+
 func ip6(next byte, rest []byte) []byte {
 	b := make([]byte, 40)
 	b[0] = 6 << 4
@@ -185,7 +191,11 @@ func TestCraftedPackets(t *testing.T) {
 		{"IPv4 options", ip, ip4(17, 8, 28+len(whole), 0, whole), true, string(q), 0},
 		{"a large one", ip, ip4(17, 0, 28+len(large), 0, udp(large, 8+len(large))), true, string(large), 0},
 		{"a first fragment", ip, ip4(17, 0, 20+len(whole), 0x2000, udp(q, 4000)), true, string(q), FlagFragment},
-		{"a later fragment", ip, ip4(17, 0, 20+len(whole), 0x2010, whole), false, "", 0},
+		{"a later fragment", ip, ip4(17, 0, 20+len(whole), 0x2010, whole), true, "", FlagLater},
+		{"the last fragment, with options", ip, ip4(17, 8, 28+len(whole), 0x0020, whole), true, "", FlagLater},
+		{"a later fragment of another packet", ip, otherPacket(ip4(17, 0, 20+len(whole), 0x2010, whole)), false, "", 0},
+		{"a later fragment of another packet, with options", ip, otherPacket(ip4(17, 8, 28+len(whole), 0x2010, whole)), false, "", 0},
+		{"a later fragment of another protocol", ip, ip4(132, 0, 20+len(whole), 0x2010, whole), false, "", 0},
 		{"a UDP length beyond the packet", ip, ip4(17, 0, 20+len(whole), 0, udp(q, 60000)), true, string(q), 0},
 		{"a UDP length below its header", ip, ip4(17, 0, 20+len(whole), 0, udp(q, 3)), false, "", 0},
 		{"an IP length below its header", ip, ip4(17, 0, 12, 0, whole), false, "", 0},
@@ -196,7 +206,9 @@ func TestCraftedPackets(t *testing.T) {
 		{"IPv6", ipv6, ip6(17, whole), true, string(q), 0},
 		{"IPv6, hop-by-hop and destination options", ipv6, ip6(0, cat(extension(60), extension(17), whole)), true, string(q), 0},
 		{"IPv6, a first fragment", ipv6, ip6(44, cat([]byte{17, 0, 0, 1, 0, 0, 0, 9}, whole)), true, string(q), FlagFragment},
-		{"IPv6, a later fragment", ipv6, ip6(44, cat([]byte{17, 0, 0x10, 0, 0, 0, 0, 9}, whole)), false, "", 0},
+		{"IPv6, a later fragment", ipv6, ip6(44, cat([]byte{17, 0, 0x10, 0, 0, 0, 0, 9}, whole)), true, "", FlagLater},
+		{"IPv6, a later fragment of another packet", ipv6, ip6(44, cat([]byte{17, 0, 0x10, 0, 0, 0, 0, 8}, whole)), false, "", 0},
+		{"IPv6, a fragment that is all of it", ipv6, ip6(44, cat([]byte{17, 0, 0, 0, 0, 0, 0, 7}, whole)), true, string(q), 0},
 		{"IPv6, an extension that lies about its length", ipv6, ip6(0, cat([]byte{17, 0xff, 1, 4, 0, 0, 0, 0}, whole)), false, "", 0},
 		{"IPv6, extensions without end", ipv6, ip6(0, cat(extension(0), extension(0), extension(0), extension(0), extension(0), extension(0), extension(0), extension(17), whole)), false, "", 0},
 		{"IP in IP", ip, ip4(4, 0, 40+len(whole), 0, ip4(17, 0, 20+len(whole), 0, whole)), true, string(q), FlagInner},
@@ -227,7 +239,14 @@ func TestCraftedPackets(t *testing.T) {
 			if payloads[0] != tt.payload {
 				t.Errorf("payload of %d bytes, want %d", len(payloads[0]), len(tt.payload))
 			}
-			if e.Addr.SrcPort != 40000 || e.Addr.DstPort != 53 || e.Proto != 17 || e.TTL != 64 || e.Flags&(FlagFragment|FlagInner|FlagVLAN) != tt.flags || CString(e.Dev[:]) != "eth0" {
+			src, dst := uint16(40000), uint16(53)
+			if tt.flags == FlagLater {
+				src, dst = 0, 0
+				if offset, bytes := e.Seq>>16, int(e.Seq&0xffff); offset == 0 || offset%8 != 0 || bytes != len(whole) {
+					t.Errorf("offset %d, %d bytes", offset, bytes)
+				}
+			}
+			if e.Addr.SrcPort != src || e.Addr.DstPort != dst || e.Proto != 17 || e.TTL != 64 || e.Flags&(FlagFragment|FlagLater|FlagInner|FlagVLAN) != tt.flags || CString(e.Dev[:]) != "eth0" {
 				t.Errorf("%s", fmt.Sprintf("%+v", e))
 			}
 		})

@@ -127,6 +127,9 @@ var causes = map[verdict.Cause]func(*scene) []string{
 	verdict.CauseTooBig: func(s *scene) []string {
 		return []string{"the MTU of every device on the way: ip -d link (an overlay takes 50 bytes and more)", "the EDNS buffer size: CoreDNS's bufsize plugin with 1232, so that large answers are truncated and asked for by TCP instead of being cut to fragments"}
 	},
+	verdict.CauseFragment: func(s *scene) []string {
+		return []string{"firewalls and network policies on the way that judge by port: a later fragment has none, and is dropped", "the EDNS buffer size: CoreDNS's bufsize plugin with 1232, so that large answers are truncated and asked for by TCP instead of being cut to fragments"}
+	},
 	verdict.CauseTunnel: func(s *scene) []string {
 		return []string{"the tunnel device on " + s.here() + ": ip -d link show type vxlan (identifier, port, local address), bridge fdb show, ip neigh: do they know the other nodes as they are now?", "the CNI's agent on both nodes: it writes these entries"}
 	},

@@ -137,7 +137,10 @@ type Hop struct {
 
 	Conntrack Conntrack
 
+	Fragment Fragment // of a fragmented UDP packet, the first one or (see Packet.Later) another
+
 	Reason   Reason // Drop: why
+	Route    Route  // Drop: where it was going
 	Location uint64 // Drop: the address in the kernel that dropped it
 	TTL      uint8  // hop limit
 
@@ -146,6 +149,22 @@ type Hop struct {
 
 	Process *Process // Local and Read: the sender or reader; shared, not to be changed
 }
+
+// Fragment is which part of a packet a fragment is: its identification (of IPv4 or IPv6), and what it holds of what follows the IP header, in bytes.
+type Fragment struct {
+	ID            uint32
+	Offset, Bytes uint16
+}
+
+// Route is where a packet was going that was dropped.
+type Route = bpf.Route
+
+// The routes.
+const (
+	RouteUnknown = bpf.RouteUnknown // none was looked up yet
+	RouteLocal   = bpf.RouteLocal   // to a socket of the namespace
+	RouteOn      = bpf.RouteOn      // on to another host
+)
 
 // Device gives the device's name; "" without one.
 func (h *Hop) Device() string { return bpf.CString(h.Dev[:]) }
@@ -159,6 +178,8 @@ type Packet struct {
 	// Head is the DNS header and question; HasHead false on TCP, on a read without packet, and where the payload is none.
 	Head    dnswire.Head
 	HasHead bool
+	// Later says that this is a later fragment: it has no ports, and says only by addresses and identification what it belongs to.
+	Later bool
 	// Seq and TCPFlags are TCP's.
 	Seq      uint32
 	TCPFlags uint8
@@ -228,7 +249,14 @@ func (d *Decoder) Decode(e *bpf.Event, payload []byte, p *Packet) bool {
 		p.ICMP, p.ICMPSender = e.ICMP, endpoint(e.Version, &e.CTOrig.SrcAddr, 0).Addr
 	}
 	if kind == Drop {
-		p.Reason, p.Location = Reason(e.Reason), e.Location
+		p.Reason, p.Location, p.Route = Reason(e.Reason), e.Location, e.Route
+	}
+	if e.Flags&(bpf.FlagFragment|bpf.FlagLater) != 0 && e.Proto == protoUDP {
+		p.Fragment = Fragment{ID: e.IPID, Offset: uint16(e.Seq >> 16), Bytes: uint16(e.Seq)}
+		if e.Flags&bpf.FlagLater != 0 {
+			p.Later, p.Partial = true, true
+			return true
+		}
 	}
 	if p.Local || e.Hook == bpf.HookRead {
 		p.Process = d.process(e)

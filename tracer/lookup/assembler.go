@@ -67,6 +67,7 @@ type Stats struct {
 	Orphans   uint64 // answers whose query was not seen
 	Unmatched uint64 // reads that belong to no lookup in flight
 	HopsCut   uint64 // hops beyond the most that one lookup keeps
+	Fragments uint64 // later fragments of packets of no lookup in flight
 
 	StreamsCut uint64 // TCP connections forgotten while they lasted: too many at once
 }
@@ -90,6 +91,7 @@ type Assembler struct {
 	free      []*Lookup
 	freeFlows []*flowState
 	servers   map[uint32]struct{} // network namespaces that answer DNS
+	fragments map[packetID]*fragmented
 	streams   streams
 	askers    askers
 	early     earlyErrors
@@ -106,6 +108,7 @@ func New(o Options) *Assembler {
 		questions: make(map[uint64]*list),
 		flows:     make(map[flow]*flowState),
 		servers:   make(map[uint32]struct{}),
+		fragments: make(map[packetID]*fragmented),
 	}
 }
 
@@ -124,6 +127,8 @@ func (a *Assembler) Add(p *hop.Packet) {
 	switch {
 	case p.Transport == uint8(link.TCP):
 		a.addTCP(p)
+	case p.Later:
+		a.addFragment(p)
 	case p.Kind == hop.Read && !p.HasHead:
 		a.addRead(p)
 	case p.Kind == hop.Unreachable:
@@ -185,6 +190,7 @@ func (a *Assembler) addQuery(p *hop.Packet, message []byte) {
 	} else if l.startsAttempt(&p.Hop) {
 		l.Attempts = min(l.Attempts+1, 255)
 		l.lastQuery = p.Time
+		l.cut = false
 		if l.Ending == Dropped || l.Ending == GaveUp {
 			l.Ending = InFlight
 		}
@@ -195,6 +201,7 @@ func (a *Assembler) addQuery(p *hop.Packet, message []byte) {
 	}
 	p.Hop.Attempt = l.attemptOf(&p.Hop)
 	a.keep(l, &p.Hop)
+	a.followFragments(l, p)
 	if l.past == nil && l.Process != nil {
 		a.relate(l)
 	}
@@ -286,6 +293,7 @@ func (a *Assembler) addAnswer(p *hop.Packet, message []byte) {
 	}
 	p.Hop.Attempt = uint8(l.Attempts - 1)
 	a.keep(l, &p.Hop)
+	a.followFragments(l, p)
 	if p.Kind == hop.Drop {
 		if !p.Reason.Harmless() && (!l.Delivered || (l.deliveredSKB == p.SKB && !l.ReadByClient)) {
 			l.Delivered = false // it came, and there was nobody to take it
@@ -321,16 +329,19 @@ func (a *Assembler) addAnswer(p *hop.Packet, message []byte) {
 		if p.Kind != hop.In || p.NetNS != l.ClientNetNS {
 			break
 		}
+		a.waitForClient(l)
+		if p.Fragment.Bytes != 0 && l.Arrived(&p.Hop) < p.PayloadLen+udpHeader {
+			break // the rest is still to come
+		}
 		l.deliver()
 		l.deliveredSKB = p.SKB
-		a.waitForClient(l)
 	case p.Kind == hop.Out:
 		l.deliver()
 	}
 	if l.done() {
 		l.remember()
 		a.schedule(l, p.Time+int64(a.o.Linger))
-	} else {
+	} else if !l.cut { // else its first fragment alone goes on
 		l.Ending = InFlight
 		a.schedule(l, p.Time+int64(a.o.GiveUp))
 	}
@@ -568,6 +579,7 @@ func (a *Assembler) release(l *Lookup) {
 	a.unindex(l)
 	a.unindexQuestion(l)
 	a.unwait(l)
+	a.forgetFragments(l)
 	if len(a.free) < 4096 {
 		a.free = append(a.free, l)
 	}
@@ -578,7 +590,7 @@ func (a *Assembler) alloc() *Lookup {
 	if n := len(a.free); n > 0 {
 		l = a.free[n-1]
 		a.free = a.free[:n-1]
-		*l = Lookup{Hops: l.Hops[:0], Name: l.Name[:0], Related: l.Related[:0]}
+		*l = Lookup{Hops: l.Hops[:0], Name: l.Name[:0], Related: l.Related[:0], Fragments: l.Fragments[:0]}
 	} else {
 		l = &Lookup{Hops: make([]hop.Hop, 0, 24)}
 	}

@@ -50,6 +50,8 @@ type Lookup struct {
 
 	// Hops are all hops, in order of time once the lookup is emitted.
 	Hops []hop.Hop
+	// Fragments are the later fragments of its packets that were seen on their way, in no order; those that were dropped are among Hops.
+	Fragments []hop.Hop
 	// Attempts counts how often the client sent the query.
 	Attempts int
 
@@ -122,6 +124,9 @@ type Lookup struct {
 	question     links
 	unread       pending // in the queue of a server's reads
 	undelivered  pending // in the queue of the client's reads
+	packets      [maxFragmented]packetID
+	npackets     int
+	cut          bool // a later fragment of the last attempt's packets was dropped
 	serving      *Upstream
 	reported     Ending
 	reportedHops int
@@ -241,5 +246,5 @@ func window(hops []hop.Hop, attempt uint8) (from, to int64) {
 // Forget drops what ties a copy of a lookup to its assembler, so that it can be kept.
 func (l *Lookup) Forget() {
 	l.timer, l.age, l.question, l.unread, l.undelivered = links{}, links{}, links{}, pending{}, pending{}
-	l.chain, l.serving, l.past, l.Upstreams = nil, nil, nil, nil
+	l.chain, l.serving, l.past, l.Upstreams, l.Fragments = nil, nil, nil, nil, nil
 }

@@ -113,6 +113,11 @@ func (a *Assembler) addRead(p *hop.Packet) {
 		a.keep(l, &h)
 		l.ReadByClient = true
 		a.leave(&l.undelivered, false)
+		if !l.Delivered && l.Ending == InFlight { // a part of it was seen to come; all of it has
+			l.deliver()
+			l.remember()
+			a.schedule(l, p.Time+int64(a.o.Linger))
+		}
 		return
 	}
 	a.stats.Unmatched++

@@ -81,7 +81,7 @@ func New(maxClients int, version string) *Metrics {
 		active: prometheus.NewGauge(prometheus.GaugeOpts{Name: "dnstrail_clients", Help: "Clients that have series of their own."}),
 		events: prometheus.NewCounter(prometheus.CounterOpts{Name: "dnstrail_kernel_events_total", Help: "Kernel events read."}),
 		losses: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "dnstrail_losses_total", Help: "What the tracer itself did not see or keep, by kind: ring_full, reentered, payload, undecodable (kernel events), orphan_answer, unmatched_read, evicted (lookups), hops_cut.",
+			Name: "dnstrail_losses_total", Help: "What the tracer itself did not see or keep, by kind: ring_full, reentered, payload, undecodable (kernel events), fragments (packets whose later fragments were not followed), orphan_answer, unmatched_read, unmatched_fragment, evicted (lookups), hops_cut.",
 		}, []string{"kind"}),
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "dnstrail_lookups_in_flight", Help: "Lookups held, lost ones that wait for a late answer included."}),
 		spans: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -145,14 +145,16 @@ func (m *Metrics) Tick(now time.Time, s pipeline.Stats, e export.Stats) {
 	b := &m.before
 	m.events.Add(float64(s.Events - b.stats.Events))
 	for kind, n := range map[string]uint64{
-		"ring_full":      s.Kernel.RingFull - b.stats.Kernel.RingFull,
-		"reentered":      s.Kernel.Missed - b.stats.Kernel.Missed,
-		"payload":        s.Kernel.Paged - b.stats.Kernel.Paged,
-		"undecodable":    s.Undecodable - b.stats.Undecodable,
-		"orphan_answer":  s.Lookup.Orphans - b.stats.Lookup.Orphans,
-		"unmatched_read": s.Lookup.Unmatched - b.stats.Lookup.Unmatched,
-		"evicted":        s.Lookup.Evicted - b.stats.Lookup.Evicted,
-		"hops_cut":       s.Lookup.HopsCut - b.stats.Lookup.HopsCut,
+		"ring_full":          s.Kernel.RingFull - b.stats.Kernel.RingFull,
+		"reentered":          s.Kernel.Missed - b.stats.Kernel.Missed,
+		"payload":            s.Kernel.Paged - b.stats.Kernel.Paged,
+		"undecodable":        s.Undecodable - b.stats.Undecodable,
+		"orphan_answer":      s.Lookup.Orphans - b.stats.Lookup.Orphans,
+		"fragments":          s.Kernel.Fragment - b.stats.Kernel.Fragment,
+		"unmatched_read":     s.Lookup.Unmatched - b.stats.Lookup.Unmatched,
+		"unmatched_fragment": s.Lookup.Fragments - b.stats.Lookup.Fragments,
+		"evicted":            s.Lookup.Evicted - b.stats.Lookup.Evicted,
+		"hops_cut":           s.Lookup.HopsCut - b.stats.Lookup.HopsCut,
 	} {
 		m.losses.WithLabelValues(kind).Add(float64(n))
 	}

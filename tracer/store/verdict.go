@@ -91,7 +91,7 @@ func (t *Trace) Verdict() Verdict {
 			if v.Certainty != Certain {
 				v = t.dropped(s, v)
 			}
-		case other.Replied && v.Lost() && v.Certainty != Certain && v.Where != string(verdict.Client):
+		case other.Replied && v.Lost() && v.Certainty != Certain && v.Where != string(verdict.Client) && v.Where != string(verdict.ReturnPath):
 			// Where it watched, the answer went on towards the client, who did not get it.
 			v = Verdict{
 				Where: string(verdict.ReturnPath), Cause: string(verdict.CauseVanished), Certainty: Inferred, Joined: true, Node: other.Node,
@@ -215,6 +215,8 @@ func (t *Trace) coreDNSVerdict(v Verdict) (Verdict, bool) {
 			said.Text += fmt.Sprintf("; %d upstream attempts took %.3g s", s.Attributes.Int(semconv.UpstreamAttempts), s.Attributes.Float(semconv.UpstreamDuration))
 		}
 		said.Evidence = append(slices.Clone(v.Evidence), "CoreDNS's own span: it ended after the client's")
+	case written && v.Where == string(verdict.ReturnPath):
+		return v, false // the tracer knows as much, and where
 	case written && v.Certainty == Certain:
 		return v, false // a kernel that saw nothing leave is closer to it than CoreDNS's belief that it wrote
 	case written:

@@ -29,6 +29,10 @@ func (j *Judge) lost(l *lookup.Lookup) Verdict {
 	case last.Answer:
 		v.Where, v.Cause = ReturnPath, CauseVanished
 		v.Text = "the answer was sent, and last seen " + j.spot(l, last)
+		if text, more := j.fragmentLost(l, last); text != "" {
+			v.Cause, v.Text = CauseFragment, text
+			v.Evidence = append(v.Evidence, more...)
+		}
 	case last.Kind == hop.Read:
 		v.Where, v.Cause, v.Certain = CoreDNS, CauseNoAnswer, true
 		v.Text = processName(last.Process, "the server") + " read the query and never answered"
@@ -80,8 +84,8 @@ func lastHops(l *lookup.Lookup) (last, drop, refused *hop.Hop) {
 		case h.Answer && h.Kind == hop.Read:
 		default:
 			last = h
-			// What goes on after a drop was not ended by it, unless it is another attempt's packet.
-			if drop != nil && (drop.Attempt == h.Attempt || h.Answer) && drop.Answer == h.Answer {
+			// What goes on after a drop was not ended by it, unless it is another attempt's packet, or another fragment.
+			if drop != nil && (drop.Fragment.Offset == 0 || drop.Attempt != h.Attempt) && (drop.Attempt == h.Attempt || h.Answer) && drop.Answer == h.Answer {
 				drop = nil
 			}
 		}
@@ -159,7 +163,7 @@ var dropCauses = map[string]struct {
 	"IP_RPFILTER":         {CauseRPFilter, "dropped by reverse-path filtering"},
 	"IP_LOCAL_SOURCE":     {CauseRPFilter, "its source is an address of the node itself"},
 	"PKT_TOO_BIG":         {CauseTooBig, "larger than the next device's MTU"},
-	"FRAG_REASM_TIMEOUT":  {CauseTooBig, "its other fragments never came"},
+	"FRAG_REASM_TIMEOUT":  {CauseFragment, "its other fragments never came"},
 	"NO_SOCKET":           {CauseNoListener, "no socket listens there"},
 	"SOCKET_RCVBUFF":      {CauseBufferFull, "the socket's receive buffer was full"},
 	"PROTO_MEM":           {CauseBufferFull, "the kernel's memory for UDP was used up"},
@@ -236,6 +240,10 @@ func (j *Judge) dropped(l *lookup.Lookup, last, drop, refused *hop.Hop) Verdict 
 	atClient := l.ClientNetNS != 0 && drop.NetNS == l.ClientNetNS
 	if drop.Tunnel && v.Cause == CauseNoListener {
 		v.Cause, text = CauseTunnel, fmt.Sprintf("no tunnel device takes it (%s)", reason)
+	}
+	if drop.Fragment.Offset != 0 {
+		v.Cause = CauseFragment
+		text = fmt.Sprintf("a later fragment of it, bytes %d to %d of %d, %s", drop.Fragment.Offset, int(drop.Fragment.Offset)+int(drop.Fragment.Bytes)-1, datagram(l, drop), text)
 	}
 	if drop.Answer {
 		v.Where = ReturnPath

@@ -44,6 +44,7 @@ const (
 	CauseNeighbour    Cause = "neighbour-unresolved"
 	CauseRPFilter     Cause = "rp-filter"
 	CauseTooBig       Cause = "too-big"
+	CauseFragment     Cause = "fragment-lost"
 	CauseNoListener   Cause = "no-listener"
 	CauseBufferFull   Cause = "receive-buffer-full"
 	CauseSocketClosed Cause = "socket-closed"
@@ -71,7 +72,7 @@ const (
 
 // Causes are all of them.
 var Causes = []Cause{
-	CauseAnswered, CauseCorrected, CauseTooLate, CausePolicyDrop, CauseNoRoute, CauseNeighbour, CauseRPFilter, CauseTooBig, CauseNoListener, CauseBufferFull,
+	CauseAnswered, CauseCorrected, CauseTooLate, CausePolicyDrop, CauseNoRoute, CauseNeighbour, CauseRPFilter, CauseTooBig, CauseFragment, CauseNoListener, CauseBufferFull,
 	CauseSocketClosed, CauseClientGone, CauseQueueFull, CauseDropped, CauseNotRead, CauseNoAnswer, CauseRefused, CauseServerError, CauseTimeout, CauseNoReply,
 	CauseVanished, CauseUntranslated, CauseNoEndpoints, CauseDeadEndpoint, CauseInsertRace, CauseConntrack, CauseRejected, CauseWrongSource, CauseTunnel, CauseChecksum, CauseEvicted,
 }

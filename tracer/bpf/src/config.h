@@ -29,7 +29,8 @@ struct {
 enum loss {
 	LOSS_RING_FULL = 0,
 	LOSS_PAGED = 1,
-	LOSS_MAX = 2,
+	LOSS_FRAGMENT = 2,
+	LOSS_MAX = 3,
 };
 
 struct {

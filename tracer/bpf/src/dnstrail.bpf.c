@@ -11,6 +11,7 @@
 #include <bpf/bpf_tracing.h>
 #include "event.h"
 #include "config.h"
+#include "fragment.h"
 #include "packet.h"
 #include "record.h"
 

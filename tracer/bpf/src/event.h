@@ -23,6 +23,14 @@ enum event_flags {
 	EVENT_VLAN = 1 << 5,      /* the packet carried a VLAN tag in its data */
 	EVENT_ICMP = 1 << 6,      /* an ICMP error that quotes a DNS packet: the tuple and payload are the quoted packet's, ct_orig.saddr
 				     is who sent the error, icmp its type and code */
+	EVENT_LATER = 1 << 7,     /* a later fragment of a packet whose first one was DNS: no ports, and no payload captured */
+};
+
+/* Where a packet was going that was dropped, by its route. */
+enum route {
+	ROUTE_UNKNOWN = 0,
+	ROUTE_LOCAL = 1, /* to a socket here */
+	ROUTE_ON = 2,    /* on to another host */
 };
 
 struct tuple {
@@ -42,7 +50,7 @@ struct event {
 	__u32 iif;       /* ifindex of the device it came in by; 0: sent from here, or just crossed into this namespace */
 	__u32 reason;    /* HOOK_DROP: enum skb_drop_reason */
 	__u32 pid;       /* EVENT_LOCAL, HOOK_READ: thread group ID in the initial PID namespace */
-	__u32 seq;       /* TCP: sequence number */
+	__u32 seq;       /* TCP: sequence number; fragments: offset << 16 | bytes, of what the IP header is followed by */
 	__u32 ct_status; /* EVENT_CONNTRACK: enum ip_conntrack_status */
 	__u32 ip_id;     /* IPv4 identification, IPv6 fragment identification; 0 where there is none */
 	struct tuple addr;
@@ -56,7 +64,8 @@ struct event {
 	__u8 ttl;
 	__u16 icmp;     /* EVENT_ICMP: type << 8 | code */
 	__u16 captured;     /* bytes of payload that follow the record */
-	__u16 pad1;
+	__u8 route;         /* HOOK_DROP: enum route */
+	__u8 pad1;
 	__u32 payload;      /* bytes of payload in the packet */
 	char dev[16];
 	char comm[16];

@@ -52,7 +52,7 @@ struct packet {
 	__u8 tcp_flags;
 	__u8 flags;
 	__u16 icmp;
-	__u8 addrs[32];  /* as in the header: source, destination */
+	__u8 addrs[32] __attribute__((aligned(8))); /* as in the header: source, destination */
 	__u8 sender[16]; /* of an ICMP error */
 	__u8 first[FIRST_BYTES] __attribute__((aligned(8))); /* of the packet */
 };
@@ -87,6 +87,8 @@ static __always_inline bool surely_not_dns(const unsigned char *ip)
 	h = bytes_at(ip);
 	first = h->in6_u.u6_addr8[0];
 	if (first == 0x45) {
+		if (h->in6_u.u6_addr16[3] & bpf_htons(0x1fff)) /* a later fragment */
+			return !fragment_is_dns(fragment_tag4(h->in6_u.u6_addr32[3], bytes_at(ip + 16)->in6_u.u6_addr32[0], bpf_ntohs(h->in6_u.u6_addr16[2])));
 		if (h->in6_u.u6_addr8[9] != IPPROTO_UDP && h->in6_u.u6_addr8[9] != IPPROTO_TCP)
 			return h->in6_u.u6_addr8[9] != IPPROTO_ICMP && h->in6_u.u6_addr8[9] != IPPROTO_IPIP &&
 			       h->in6_u.u6_addr8[9] != IPPROTO_IPV6;
@@ -103,7 +105,7 @@ static __always_inline bool surely_not_dns(const unsigned char *ip)
 }
 
 /*
- * Reads the IP header at an offset from head into p->first, and the ports. False: not whole, or a later fragment. A global function, like
+ * Reads the IP header at an offset from head into p->first, and the ports, which a later fragment does not have. False: not whole. A global function, like
  * skip_extensions, because a packet inside a tunnel or an ICMP error is read by it once more.
  */
 __noinline int parse_ip(struct packet *p, __u32 off)
@@ -130,10 +132,12 @@ __noinline int parse_ip(struct packet *p, __u32 off)
 		p->version = 4;
 		p->ttl = b[8];
 		p->ip_id = (__u32)b[4] << 8 | b[5];
+		if (frag) {
+			p->flags |= frag & 0x1fff ? EVENT_LATER : EVENT_FRAGMENT;
+			p->seq = (frag & 0x1fff) << 19 | (p->l4_length & 0xffff);
+		}
 		if (frag & 0x1fff)
-			return false; /* not the first fragment: no ports */
-		if (frag)
-			p->flags |= EVENT_FRAGMENT;
+			return true;
 		if (hlen == 20) {
 			p->sport = *(__be16 *)(b + 20);
 			p->dport = *(__be16 *)(b + 22);
@@ -187,14 +191,23 @@ __noinline int skip_extensions(struct packet *p)
 			len = ((__u32)h[1] + 2) * 4;
 		if (p->proto == IPPROTO_FRAGMENT) {
 			len = 8;
-			if ((h[2] << 8 | h[3]) & 0xfff8)
-				return false;
-			if (h[3] & 1)
-				p->flags |= EVENT_FRAGMENT;
 			p->ip_id = (__u32)h[4] << 24 | (__u32)h[5] << 16 | (__u32)h[6] << 8 | h[7];
 		}
 		if (len > p->l4_length)
 			return false;
+		if (p->proto == IPPROTO_FRAGMENT) {
+			__u32 offset = ((__u32)h[2] << 8 | h[3]) & 0xfff8;
+
+			p->seq = offset << 16 | ((p->l4_length - len) & 0xffff);
+			if (offset) {
+				p->flags |= EVENT_LATER;
+				p->proto = h[0];
+				p->sport = p->dport = 0;
+				return true;
+			}
+			if (h[3] & 1)
+				p->flags |= EVENT_FRAGMENT;
+		}
 		p->proto = h[0];
 		p->l4 += len;
 		p->l4_length -= len;
@@ -231,6 +244,8 @@ static __always_inline bool enter_tunnel(struct packet *p)
 {
 	__u32 inner;
 
+	if (p->flags & EVENT_LATER)
+		return true;
 	if (p->proto == IPPROTO_IPIP || p->proto == IPPROTO_IPV6)
 		inner = p->l4;
 	else if (p->proto == IPPROTO_UDP && is_vxlan_port(p->dport))
@@ -254,7 +269,7 @@ static __always_inline bool enter_quoted(const unsigned char *head, struct packe
 {
 	__u8 h[2], *b = p->first;
 
-	if (p->l4_length < 8 || bpf_probe_read_kernel(h, sizeof(h), head + p->l4))
+	if ((p->flags & EVENT_LATER) || p->l4_length < 8 || bpf_probe_read_kernel(h, sizeof(h), head + p->l4))
 		return false;
 	if (p->proto == IPPROTO_ICMP ? h[0] != 3 : h[0] != 1)
 		return false;
@@ -263,7 +278,7 @@ static __always_inline bool enter_quoted(const unsigned char *head, struct packe
 		__builtin_memcpy(p->sender, b + 12, 4);
 	else
 		__builtin_memcpy(p->sender, b + 8, 16);
-	if (!parse_ip(p, p->l4 + 8))
+	if (!parse_ip(p, p->l4 + 8) || (p->flags & EVENT_LATER))
 		return false;
 	p->flags = EVENT_ICMP;
 	return p->proto == IPPROTO_UDP;

@@ -85,6 +85,38 @@ static __always_inline void put_conntrack(struct event *e, struct sk_buff *skb)
 	put_tuple(&e->ct_reply, &ct->tuplehash[1].tuple);
 }
 
+#define DST_FAKE_RTABLE 0x0010 /* a bridge's, that stands for no route */
+#define DST_METADATA 0x0080    /* a tunnel's */
+#define SKB_DST_PTRMASK (~1UL)
+#define RTN_LOCAL 2
+#define RTF_LOCAL 0x80000000
+
+/* Where the packet was going, if its route was looked up. */
+static __always_inline __u8 route_of(struct sk_buff *skb, __u8 version)
+{
+	struct dst_entry *dst;
+	bool local;
+
+	if (!bpf_core_field_exists(skb->_skb_refdst))
+		return ROUTE_UNKNOWN;
+	dst = (void *)(skb->_skb_refdst & SKB_DST_PTRMASK);
+	if (!dst || (BPF_CORE_READ(dst, flags) & (DST_FAKE_RTABLE | DST_METADATA)))
+		return ROUTE_UNKNOWN;
+	/* Both kinds of route begin with their dst_entry. */
+	if (version == 4)
+		local = BPF_CORE_READ((struct rtable *)dst, rt_type) == RTN_LOCAL;
+	else
+		local = BPF_CORE_READ((struct rt6_info *)dst, rt6i_flags) & RTF_LOCAL;
+	return local ? ROUTE_LOCAL : ROUTE_ON;
+}
+
+static __always_inline __u64 fragment_tag(struct packet *p)
+{
+	__u32 *a = (__u32 *)p->addrs;
+
+	return p->version == 4 ? fragment_tag4(a[0], a[1], p->ip_id) : fragment_tag6(a, p->ip_id);
+}
+
 static __always_inline void zero_record(struct event *e)
 {
 	__builtin_memset(e, 0, sizeof(*e));
@@ -176,6 +208,8 @@ static __always_inline __u32 put_payload(void *to, struct sk_buff *skb, struct p
 		r->e.netns = netns;                                                                                          \
 		r->e.reason = reason;                                                                                        \
 		r->e.location = location;                                                                                    \
+		if (hook == HOOK_DROP && !(p.flags & (EVENT_INNER | EVENT_ICMP)))                                            \
+			r->e.route = route_of(skb, p.version);                                                               \
 		if (p.length) {                                                                                              \
 			r->e.captured = put_payload(r->payload, skb, &p, p.length, capacity);                                \
 			if (!r->e.captured) {                                                                                \
@@ -212,7 +246,7 @@ static __always_inline int watch(struct sk_buff *skb, __u8 hook, __u32 network, 
 	p.head = (__u64)skb->head;
 	if (!network || !parse_ip(&p, network) || !enter_tunnel(&p))
 		return 0;
-	if (p.proto != IPPROTO_UDP && p.proto != IPPROTO_TCP) {
+	if (p.proto != IPPROTO_UDP && p.proto != IPPROTO_TCP && !(p.flags & EVENT_LATER)) {
 		if (p.proto == IPPROTO_ICMP || p.proto == IPPROTO_ICMPV6) {
 			if (!enter_quoted(skb->head, &p))
 				return 0;
@@ -222,18 +256,24 @@ static __always_inline int watch(struct sk_buff *skb, __u8 hook, __u32 network, 
 	}
 	if (tagged)
 		p.flags |= EVENT_VLAN;
-	if (!is_dns_port(p.dport) && !is_dns_port(p.sport))
-		return 0;
-	netns = netns_of(skb);
-	/* A dropped packet may have lost its device already: then user space knows it by its address. */
-	if (netns && !netns_watched(netns))
-		return 0;
-	if (!find_payload(skb->head, &p))
-		return 0;
 	if (p.version == 4)
 		__builtin_memcpy(p.addrs, p.first + 12, 8);
 	else
 		__builtin_memcpy(p.addrs, p.first + 8, 32);
+	if (p.flags & EVENT_LATER) {
+		if (p.proto != IPPROTO_UDP || !fragment_is_dns(fragment_tag(&p)))
+			return 0;
+	} else if (!is_dns_port(p.dport) && !is_dns_port(p.sport)) {
+		return 0;
+	}
+	netns = netns_of(skb);
+	/* A dropped packet may have lost its device already: then user space knows it by its address. */
+	if (netns && !netns_watched(netns))
+		return 0;
+	if (!(p.flags & EVENT_LATER) && !find_payload(skb->head, &p))
+		return 0;
+	if ((p.flags & EVENT_FRAGMENT) && p.proto == IPPROTO_UDP)
+		note_fragment(fragment_tag(&p));
 
 	if (p.length <= 96)
 		SUBMIT(96);

@@ -24,6 +24,7 @@ enum { false = 0, true = 1 };
 /* From the UAPI of bpf(2). */
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
@@ -122,6 +123,7 @@ struct sk_buff {
 	struct net_device *dev;
 	struct sock *sk;
 	unsigned long _nfct;
+	unsigned long _skb_refdst;
 	unsigned int len;
 	unsigned int data_len;
 	int skb_iif;
@@ -130,6 +132,18 @@ struct sk_buff {
 	__u16 transport_header;
 	unsigned char *head;
 	unsigned char *data;
+};
+
+struct dst_entry {
+	unsigned short flags;
+};
+
+struct rtable {
+	__u16 rt_type;
+};
+
+struct rt6_info {
+	__u32 rt6i_flags;
 };
 
 union nf_inet_addr {

@@ -271,8 +271,8 @@ func rowWriter(format string, w io.Writer) (func(*output.Row) error, error) {
 
 // footer says what was seen and what was lost on the way.
 func footer(w io.Writer, s pipeline.Stats) {
-	fmt.Fprintf(w, "dnstrail: %d lookups, %d kernel events; lost: %d events (ring full %d, re-entered %d), %d packets out of reach, %d lookups evicted, %d hops beyond a lookup's bound\n",
-		s.Lookup.Lookups, s.Events, s.Lost(), s.Kernel.RingFull, s.Kernel.Missed, s.Kernel.Paged, s.Lookup.Evicted, s.Lookup.HopsCut)
+	fmt.Fprintf(w, "dnstrail: %d lookups, %d kernel events; lost: %d events (ring full %d, re-entered %d), %d packets out of reach, %d later fragments, %d lookups evicted, %d hops beyond a lookup's bound\n",
+		s.Lookup.Lookups, s.Events, s.Lost(), s.Kernel.RingFull, s.Kernel.Missed, s.Kernel.Paged, s.Kernel.Fragment+s.Lookup.Fragments, s.Lookup.Evicted, s.Lookup.HopsCut)
 }
 
 func hostname() string {
