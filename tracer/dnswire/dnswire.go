@@ -5,6 +5,7 @@
 package dnswire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -62,46 +63,49 @@ type Head struct {
 // ParseHead reads the header and the question of a DNS message. It does not allocate. An error wraps [ErrMessage]: less than a header, more than one question
 // (nobody sends it), an opcode other than query, notify and update, a name that is compressed, too long or cut off.
 // A response without a question is allowed: servers answer FORMERR so.
-func ParseHead(b []byte) (Head, error) {
+func ParseHead(b []byte) (h Head, err error) {
+	if err := h.Parse(b); err != nil {
+		return Head{}, err
+	}
+	return h, nil
+}
+
+// Parse is [ParseHead] in place; after an error h is of no use.
+func (h *Head) Parse(b []byte) error {
 	if len(b) < HeaderSize {
-		return Head{}, ErrShort
+		return ErrShort
 	}
-	h := Head{
-		ID:         binary.BigEndian.Uint16(b),
-		Flags:      Flags(binary.BigEndian.Uint16(b[2:])),
-		Questions:  binary.BigEndian.Uint16(b[4:]),
-		Answers:    binary.BigEndian.Uint16(b[6:]),
-		Authority:  binary.BigEndian.Uint16(b[8:]),
-		Additional: binary.BigEndian.Uint16(b[10:]),
-		End:        HeaderSize,
-	}
+	h.ID, h.Flags = binary.BigEndian.Uint16(b), Flags(binary.BigEndian.Uint16(b[2:]))
+	h.Questions, h.Answers = binary.BigEndian.Uint16(b[4:]), binary.BigEndian.Uint16(b[6:])
+	h.Authority, h.Additional = binary.BigEndian.Uint16(b[8:]), binary.BigEndian.Uint16(b[10:])
+	h.Name, h.Type, h.Class, h.End = nil, 0, 0, HeaderSize
 	switch h.Flags.Opcode() {
 	case 0, 4, 5:
 	default:
-		return Head{}, errOpcode
+		return errOpcode
 	}
 	if h.Questions > 1 {
-		return Head{}, errQuestion
+		return errQuestion
 	}
 	if h.Questions == 0 {
 		if !h.Flags.Response() {
-			return Head{}, errQuestion
+			return errQuestion
 		}
-		return h, nil
+		return nil
 	}
 	n, err := nameLength(b[HeaderSize:])
 	if err != nil {
-		return Head{}, err
+		return err
 	}
 	end := HeaderSize + n
 	if len(b) < end+4 {
-		return Head{}, ErrShort
+		return ErrShort
 	}
 	h.Name = b[HeaderSize:end]
 	h.Type = binary.BigEndian.Uint16(b[end:])
 	h.Class = binary.BigEndian.Uint16(b[end+2:])
 	h.End = end + 4
-	return h, nil
+	return nil
 }
 
 // nameLength gives the length of the uncompressed name that b starts with. A question's name has nothing before it to point to.
@@ -126,6 +130,9 @@ func nameLength(b []byte) (int, error) {
 func EqualName(a, b []byte) bool {
 	if len(a) != len(b) {
 		return false
+	}
+	if bytes.Equal(a, b) { // nearly always
+		return true
 	}
 	for i := range a {
 		if lower(a[i]) != lower(b[i]) {

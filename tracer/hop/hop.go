@@ -227,18 +227,17 @@ func (d *Decoder) Decode(e *bpf.Event, payload []byte, p *Packet) bool {
 	p.Partial = e.Flags&bpf.FlagFragment != 0
 	p.Tunnel = e.Flags&bpf.FlagInner != 0
 	p.NetNS, p.IfIndex, p.Dev = e.NetNS, e.IfIndex, e.Dev
-	p.Src = endpoint(e.Version, &e.Addr.SrcAddr, e.Addr.SrcPort)
-	p.Dst = endpoint(e.Version, &e.Addr.DstAddr, e.Addr.DstPort)
+	setEndpoint(&p.Src, e.Version, &e.Addr.SrcAddr, e.Addr.SrcPort)
+	setEndpoint(&p.Dst, e.Version, &e.Addr.DstAddr, e.Addr.DstPort)
 	p.Transport, p.PayloadLen, p.Payload = e.Proto, int(e.PayloadLen), payload
 	p.Seq, p.TCPFlags = e.Seq, e.TCPFlags
 	if p.Tracked {
-		p.Conntrack = Conntrack{
-			OrigSrc:  endpoint(e.Version, &e.CTOrig.SrcAddr, e.CTOrig.SrcPort),
-			OrigDst:  endpoint(e.Version, &e.CTOrig.DstAddr, e.CTOrig.DstPort),
-			ReplySrc: endpoint(e.Version, &e.CTReply.SrcAddr, e.CTReply.SrcPort),
-			ReplyDst: endpoint(e.Version, &e.CTReply.DstAddr, e.CTReply.DstPort),
-			Status:   ConntrackStatus(e.CTStatus),
-		}
+		c := &p.Conntrack
+		setEndpoint(&c.OrigSrc, e.Version, &e.CTOrig.SrcAddr, e.CTOrig.SrcPort)
+		setEndpoint(&c.OrigDst, e.Version, &e.CTOrig.DstAddr, e.CTOrig.DstPort)
+		setEndpoint(&c.ReplySrc, e.Version, &e.CTReply.SrcAddr, e.CTReply.SrcPort)
+		setEndpoint(&c.ReplyDst, e.Version, &e.CTReply.DstAddr, e.CTReply.DstPort)
+		c.Status = ConntrackStatus(e.CTStatus)
 	}
 	p.TTL = e.TTL
 	if e.Flags&bpf.FlagICMP != 0 {
@@ -246,7 +245,9 @@ func (d *Decoder) Decode(e *bpf.Event, payload []byte, p *Packet) bool {
 		if kind == Drop {
 			return false // the error itself was dropped: nothing follows from it
 		}
-		p.ICMP, p.ICMPSender = e.ICMP, endpoint(e.Version, &e.CTOrig.SrcAddr, 0).Addr
+		var sender Endpoint
+		setEndpoint(&sender, e.Version, &e.CTOrig.SrcAddr, 0)
+		p.ICMP, p.ICMPSender = e.ICMP, sender.Addr
 	}
 	if kind == Drop {
 		p.Reason, p.Location, p.Route = Reason(e.Reason), e.Location, e.Route
@@ -264,12 +265,11 @@ func (d *Decoder) Decode(e *bpf.Event, payload []byte, p *Packet) bool {
 	if e.Proto != protoUDP || e.Hook == bpf.HookRead {
 		return true
 	}
-	head, err := dnswire.ParseHead(payload)
-	if err != nil {
+	if err := p.Head.Parse(payload); err != nil {
 		return false
 	}
-	p.Head, p.HasHead = head, true
-	p.Answer = head.Flags.Response()
+	p.HasHead = true
+	p.Answer = p.Head.Flags.Response()
 	return true
 }
 
@@ -288,12 +288,13 @@ func (d *Decoder) process(e *bpf.Event) *Process {
 	return p
 }
 
-func endpoint(version uint8, addr *[16]byte, port uint16) Endpoint {
+// setEndpoint fills an endpoint in place, in two whole words: parts that are read back as a whole at once make the CPU wait.
+func setEndpoint(e *Endpoint, version uint8, addr *[16]byte, port uint16) {
+	e.Port = port
 	if version != 4 {
-		return Endpoint{Addr: *addr, Port: port}
+		e.Addr = *addr
+		return
 	}
-	e := Endpoint{Port: port}
-	e.Addr[10], e.Addr[11] = 0xff, 0xff
-	binary.NativeEndian.PutUint32(e.Addr[12:], binary.NativeEndian.Uint32(addr[:]))
-	return e
+	binary.LittleEndian.PutUint64(e.Addr[:8], 0)
+	binary.LittleEndian.PutUint64(e.Addr[8:], 0xffff<<16|uint64(binary.LittleEndian.Uint32(addr[:]))<<32)
 }

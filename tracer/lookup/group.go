@@ -130,7 +130,7 @@ func (a *Assembler) relate(l *Lookup) {
 
 func (p *past) relationTo(b *past) RelationKind {
 	age := p.start - b.start
-	same := dnswire.EqualName(p.name, b.name)
+	same := bytes.Equal(p.name, b.name) // both in lower case
 	switch {
 	case same && p.typ == b.typ && b.truncated && p.transport == link.TCP && age <= retryWindow:
 		return Truncated

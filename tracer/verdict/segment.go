@@ -58,7 +58,7 @@ func (j *Judge) segment(l *lookup.Lookup, a, b *hop.Hop) (string, Where) {
 	case CoreDNSSocket:
 		return ClientSocket, Client
 	default:
-		return "return: " + names[stage], ReturnPath
+		return returnNames[stage], ReturnPath
 	}
 }
 
@@ -70,6 +70,15 @@ var names = map[Where]string{
 	BetweenNodes:  "node to node",
 	CoreDNSSocket: "DNS server's socket",
 }
+
+// returnNames are the names of the segments of the way back.
+var returnNames = func() map[Where]string {
+	back := make(map[Where]string, len(names))
+	for stage, name := range names {
+		back[stage] = "return: " + name
+	}
+	return back
+}()
 
 // way gives the stage between two hops of one direction.
 func (j *Judge) way(l *lookup.Lookup, a, b *hop.Hop) Where {
