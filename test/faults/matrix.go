@@ -159,7 +159,11 @@ var matrix = []fault{
 		name: "truncated answer, TCP 53 blocked", where: "node", cause: "policy-drop", label: "tc", retried: true,
 		inject: drop(node1, lab.DropRule{Hook: lab.Forward, Proto: tcp, DstPort: 53}),
 	},
-	{name: "connection tracking full", where: "service", cause: "conntrack-full", only: 4, inject: conntrackFull},
+	{name: "connection tracking full", where: "service", cause: "conntrack-full", certainty: "certain", inject: conntrackFull},
+	{
+		name: "drop in the raw table, client's node", where: "node", cause: "policy-drop", certainty: "certain",
+		inject: drop(node1, lab.DropRule{Hook: lab.Raw, Proto: udp, DstPort: 53}),
+	},
 	{
 		name: "parallel A and AAAA, insert race", where: "service", cause: "conntrack-insert-race", wait: raceLimit,
 		inject: insertRace, ask: askParallel, tries: true, certainty: "certain",

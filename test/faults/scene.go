@@ -85,6 +85,12 @@ func raise(ctx context.Context, bin string, agents cluster.Agents, overlay lab.O
 			return s, err
 		}
 	}
+	// A node has processes of its own: by way of them its connection tracking can be read.
+	for _, n := range s.cluster.Nodes() {
+		if _, err = n.Start(lab.Command{Path: "sleep", Args: []string{"infinity"}}); err != nil {
+			return s, err
+		}
+	}
 	if agents == cluster.AgentPerNode {
 		if err = s.cluster.StartNodeAgents(ctx); err == nil {
 			err = s.startObserve(ctx, bin, "--store", s.api)

@@ -26,6 +26,8 @@ const (
 	Output      Hook = "output"
 	Postrouting Hook = "postrouting"
 	Switched    Hook = "switched"
+	// Raw is Prerouting before connection tracking: iptables' raw table.
+	Raw Hook = "raw"
 )
 
 // DropRule says which packets to drop. Zero fields match everything.
@@ -63,6 +65,8 @@ func (n *Namespace) Drop(r DropRule) (Undo, error) {
 		if r.LaterFragments {
 			chain.Priority = new(*nftables.ChainPriorityConntrackDefrag - 10)
 		}
+	case Raw:
+		chain.Hooknum, chain.Priority = nftables.ChainHookPrerouting, nftables.ChainPriorityRaw
 	case Input:
 		chain.Hooknum = nftables.ChainHookInput
 	case Forward:

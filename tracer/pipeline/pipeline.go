@@ -12,6 +12,7 @@ import (
 
 	"github.com/dnstrail/dnstrail/plugin/identity"
 	"github.com/dnstrail/dnstrail/tracer/bpf"
+	"github.com/dnstrail/dnstrail/tracer/conntrack"
 	"github.com/dnstrail/dnstrail/tracer/hop"
 	"github.com/dnstrail/dnstrail/tracer/lookup"
 	"github.com/dnstrail/dnstrail/tracer/origin"
@@ -62,6 +63,7 @@ type Pipeline struct {
 	judge   verdict.Judge
 	origins origin.Resolver
 	stats   Stats
+	tables  conntrack.Readings
 }
 
 // How often the clock's offset and the losses are read anew, and how often Tick is called at least.
@@ -78,6 +80,7 @@ func Open(o Options) (*Pipeline, error) {
 		return nil, err
 	}
 	p := &Pipeline{o: o, tracer: t}
+	p.judge.Conntrack = p.tables.After
 	p.judge.ReadsSeen, p.judge.Namespace = t.ReadsSeen(), o.Namespace
 	if netns, ok := forwarding(); ok {
 		p.judge.Forwards(netns)
@@ -98,10 +101,14 @@ func Open(o Options) (*Pipeline, error) {
 	return p, nil
 }
 
-// forwarding gives this process's own network namespace if it forwards packets: on a node, the node's.
+// forwarding gives this process's own network namespace if it forwards packets of either family: on a node, the node's. It is not asked of others: pods often inherit the setting. Which of those forward, a
+// dropped packet's route tells, and what is seen to pass.
 func forwarding() (netns uint32, ok bool) {
-	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
-	if err != nil || strings.TrimSpace(string(text)) != "1" {
+	forwards := func(key string) bool {
+		text, err := os.ReadFile("/proc/sys/net/" + key) // #nosec G304 -- one of two
+		return err == nil && strings.TrimSpace(string(text)) == "1"
+	}
+	if !forwards("ipv4/ip_forward") && !forwards("ipv6/conf/all/forwarding") {
 		return 0, false
 	}
 	var st unix.Stat_t

@@ -52,3 +52,29 @@ func raceEvidence(l *lookup.Lookup, drop *hop.Hop) []string {
 	}
 	return e
 }
+
+// conntrackFull says whether a packet without a conntrack entry was dropped because there was no room for one, and writes the verdict if so. By the time that the table is
+// read, connections may have ended: then a table that is nearly full was probably full.
+func (j *Judge) conntrackFull(l *lookup.Lookup, drop *hop.Hop, v *Verdict) bool {
+	known := false
+	if j.Conntrack != nil {
+		var count, limit int
+		if count, limit, known = j.Conntrack(drop.NetNS, drop.Time); known {
+			v.Evidence = append(v.Evidence, fmt.Sprintf("conntrack held %d of %d connections then, %s", count, limit, j.whose(l, drop.NetNS)))
+			if limit == 0 || count < limit-limit/10 {
+				return false
+			}
+			if count >= limit {
+				v.Where, v.Cause, v.Certain = Service, CauseConntrack, true
+				v.Text = fmt.Sprintf("the query was lost at %s: the conntrack table is full (%s)", at(drop), drop.Reason)
+				return true
+			}
+		}
+	}
+	if !known && (!j.tracks[drop.NetNS] || drop.NetNS == l.ClientNetNS) {
+		return false
+	}
+	v.Where, v.Cause, v.Certain = Service, CauseConntrack, false
+	v.Text = fmt.Sprintf("the query was lost at %s before it had a conntrack entry: the conntrack table is full, or a rule in the raw table dropped it (%s)", at(drop), drop.Reason)
+	return true
+}

@@ -331,9 +331,7 @@ func (j *Judge) service(l *lookup.Lookup, drop, refused *hop.Hop, v *Verdict, te
 		v.Text = fmt.Sprintf("the query was lost at %s: its conntrack entry clashed with that of another query sent at the same time from the same port (%s)", at(drop), drop.Reason)
 		v.Certain = l.Clash != nil && hop.FunctionAt(drop.Location) == hookFunction
 		v.Evidence = append(v.Evidence, raceEvidence(l, drop)...)
-	case v.Cause == CausePolicyDrop && !drop.Tracked && j.tracks[drop.NetNS] && drop.NetNS != l.ClientNetNS:
-		v.Where, v.Cause, v.Certain = Service, CauseConntrack, false
-		v.Text = fmt.Sprintf("the query was lost at %s before it had a conntrack entry: the conntrack table is full, or a rule in the raw table dropped it (%s)", at(drop), drop.Reason)
+	case v.Cause == CausePolicyDrop && !drop.Tracked && !byRule(drop) && j.conntrackFull(l, drop, v):
 	case !translated && j.services[l.Server] && (v.Cause == CauseNoRoute || v.Cause == CauseNeighbour || j.passedUntranslated(l, drop)) && drop.NetNS != l.ClientNetNS:
 		v.Where, v.Cause, v.Certain = Service, CauseUntranslated, false
 		v.Text = fmt.Sprintf("the service address %s was not translated to a server's, and the query lost at %s (%s)", l.Server, at(drop), drop.Reason)

@@ -103,6 +103,10 @@ type Judge struct {
 	// Namespace tells whose a network namespace is, "on node node-1" or "in pod shop/cart-1"; "" if nobody knows. Nil knows none. It is asked of lost lookups only.
 	Namespace func(netns uint32) string
 
+	// Conntrack tells how many connections a network namespace tracked soon after a time (ns since 1970) and how many it can; false if that cannot be had. Nil knows none. It is asked
+	// of dropped packets that nothing else explains, and again whenever their lookup is judged anew.
+	Conntrack func(netns uint32, after int64) (count, limit int, ok bool)
+
 	nodes    map[uint32]bool       // namespaces that forward
 	services map[hop.Endpoint]bool // addresses that were seen translated
 	podSide  map[device]bool       // devices of nodes by which packets come from pods
@@ -150,6 +154,12 @@ func (j *Judge) learn(l *lookup.Lookup) {
 	node := j.clientNode(l)
 	if len(l.Hops) > 0 && l.Hops[0].Local && l.Hops[0].Dst != l.Server && !j.services[l.Server] && len(j.services) < maxServices {
 		j.services[l.Server] = true // translated before it had a device
+	}
+	for i := range l.Hops {
+		// What was to be sent on when it was dropped is forwarded, too: its route says so.
+		if h := &l.Hops[i]; h.Kind == hop.Drop && h.Route == hop.RouteOn && !h.Answer && !h.Local && h.NetNS != l.ClientNetNS && h.NetNS != 0 && len(j.nodes) < maxNodes {
+			j.nodes[h.NetNS] = true
+		}
 	}
 	for i := 1; i < len(l.Hops); i++ {
 		a, b := &l.Hops[i-1], &l.Hops[i]
