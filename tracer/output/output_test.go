@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 var update = flag.Bool("update", false, "write testdata anew")
@@ -79,18 +80,28 @@ func TestText(t *testing.T) {
 	local := time.Local
 	time.Local = time.UTC
 	t.Cleanup(func() { time.Local = local })
-	for _, wide := range []bool{false, true} {
+	for name, w := range map[string]*Text{
+		"rows.txt": {}, "rows.wide.txt": {Wide: true, Width: 80}, "rows.80.txt": {Width: 80}, "rows.120.txt": {Width: 120}, "rows.160.txt": {Width: 160}, "rows.300.txt": {Width: 300},
+		"rows.colour.txt":    {Width: 100, Colour: true},
+		"rows.yesterday.txt": {Width: 100, Now: func() time.Time { return rows()[0].Time.Add(24 * time.Hour) }},
+		"rows.today.txt":     {Width: 100, Now: func() time.Time { return rows()[0].Time.Add(time.Hour) }},
+	} {
 		var b bytes.Buffer
-		w := Text{W: &b, Wide: wide}
+		w.W = &b
 		for _, r := range rows() {
 			if err := w.Write(r); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if strings.ContainsRune(b.String(), 0x1b) {
-			t.Error("an escape sequence of a process's name reaches the terminal")
+		if strings.ContainsRune(b.String(), 0x1b) != w.Colour || strings.Contains(b.String(), "node\x1b") {
+			t.Errorf("%s: an escape sequence of a process's name reaches the terminal", name)
 		}
-		golden(t, map[bool]string{false: "rows.txt", true: "rows.wide.txt"}[wide], b.Bytes())
+		for line := range strings.Lines(b.String()) {
+			if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); w.Width > 0 && w.Width < 170 && !w.Wide && !w.Colour && w.Now == nil && n > w.Width {
+				t.Errorf("%s: %d cells wide: %s", name, n, line)
+			}
+		}
+		golden(t, name, b.Bytes())
 	}
 }
 
