@@ -59,7 +59,7 @@ type Options struct {
 func Examine(ctx context.Context, o Options, found func(Finding)) {
 	capable := capabilities()
 	found(capable)
-	found(kernel())
+	found(kernel(capable))
 	hooks(capable, o.Ports, found)
 	found(cgroups())
 	found(conntrack())
@@ -88,7 +88,7 @@ func capabilities() Finding {
 	return f
 }
 
-func kernel() Finding {
+func kernel(capable Finding) Finding {
 	f := Finding{What: "kernel"}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -99,6 +99,10 @@ func kernel() Finding {
 	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
 		f.State, f.Is = Fail, unix.ByteSliceToString(u.Release[:])+", without BTF (no /sys/kernel/btf/vmlinux)"
 		f.Do = "use a kernel with CONFIG_DEBUG_INFO_BTF=y, from " + bpf.MinKernel + " on; mount /sys"
+		return f
+	}
+	if capable.State == Fail {
+		f.State, f.Is = Skip, f.Is+"; whether it is new enough cannot be tried without the capabilities"
 		return f
 	}
 	if err := bpf.CheckKernel(); err != nil {

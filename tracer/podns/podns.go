@@ -2,6 +2,7 @@
 package podns
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -63,8 +64,8 @@ func find(proc, from string, index *identity.Index) (Place, error) {
 		if err != nil {
 			continue // it ended meanwhile
 		}
-		if have, ok := found[p.NetNS]; !ok || p.PID < have.PID {
-			found[p.NetNS] = p
+		if have, ok := found[p.NetNS]; !ok || started(proc, p.PID) < started(proc, have.PID) {
+			found[p.NetNS] = p // the oldest: others may end at any time
 		}
 	}
 	switch len(found) {
@@ -148,6 +149,21 @@ func byAddress(proc string, addr netip.Addr) func(pid int) (string, bool) {
 // hasAddress tells whether a namespace has an address for its own.
 func hasAddress(dir string, addr netip.Addr) bool {
 	return slices.Contains(addresses(dir), addr.Unmap())
+}
+
+// started gives when a process began, in clock ticks since the host did (proc(5), field 22 of stat); 0 if it cannot be read.
+func started(proc string, pid int) uint64 {
+	text, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "stat")) // #nosec G304 -- below /proc
+	if err != nil {
+		return 0
+	}
+	// The name, in brackets, may have anything in it.
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) < 20 {
+		return 0
+	}
+	ticks, _ := strconv.ParseUint(fields[19], 10, 64) // 0 of no number
+	return ticks
 }
 
 func processes(proc string) ([]int, error) {

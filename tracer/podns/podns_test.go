@@ -192,3 +192,22 @@ func TestOwners(t *testing.T) {
 		t.Errorf("%q of a namespace that has gone", got)
 	}
 }
+
+// TestStarted: by this test's own process, whose name may have brackets and spaces in it.
+func TestStarted(t *testing.T) {
+	own := started("/proc", os.Getpid())
+	if own == 0 || own < started("/proc", 1) {
+		t.Errorf("this process began at tick %d, process 1 at %d", own, started("/proc", 1))
+	}
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "7"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	text := "7 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20\n"
+	if err := os.WriteFile(filepath.Join(dir, "7/stat"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := started(dir, 7); got != 4711 {
+		t.Errorf("%d, want 4711", got)
+	}
+}

@@ -171,7 +171,10 @@ func (c *Client) do(ctx context.Context, path string, q url.Values) ([]byte, err
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, err
+		if at, ok := errors.AsType[*url.Error](err); ok {
+			err = at.Err // the URL says nothing that the host does not
+		}
+		return nil, fmt.Errorf("asking %s: %w", u.Host, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))

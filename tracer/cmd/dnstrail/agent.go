@@ -40,7 +40,7 @@ func newAgentCommand() *cobra.Command {
 honors the OTEL_EXPORTER_OTLP_* environment; a collector that is away costs spans, which are counted, and nothing else.`,
 		Example: `  dnstrail agent --endpoint http://127.0.0.1:4317
   OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf dnstrail agent --sample 0.01`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	fs := cmd.Flags()
@@ -59,7 +59,7 @@ honors the OTEL_EXPORTER_OTLP_* environment; a collector that is away costs span
 func (f *agentFlags) run(cmd *cobra.Command) error {
 	ratio, err := export.ParseRatio(f.sample)
 	if err != nil {
-		return fmt.Errorf("--sample: %w", err)
+		return fmt.Errorf("--sample %q: want a number from 0 to 1", f.sample)
 	}
 	o, closeAll, err := f.watch.options()
 	if err != nil {
@@ -69,6 +69,17 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if f.past < 0 || f.pastLost < 0 {
 		return fmt.Errorf("--past %d, --past-lost %d: want 0 or more", f.past, f.pastLost)
 	}
+	if f.endpoint != "" {
+		if _, err := hostPort(f.endpoint); err != nil {
+			return fmt.Errorf("--endpoint: %w", err)
+		}
+	}
+	if f.slow < 0 {
+		return fmt.Errorf("--slow %s: want 0 or more", f.slow)
+	}
+	if f.maxClients < 0 {
+		return fmt.Errorf("--metrics-clients %d: want 0 or more", f.maxClients)
+	}
 	client, err := export.NewClient(f.endpoint)
 	if err != nil {
 		return err
@@ -77,18 +88,27 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	ran := false
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), exportGrace)
 		defer cancel()
 		if err := exporter.Close(ctx); err != nil {
 			fmt.Fprintln(cmd.ErrOrStderr(), "dnstrail:", err)
 		}
+		if !ran {
+			return
+		}
 		s := exporter.Stats()
-		fmt.Fprintf(cmd.ErrOrStderr(), "dnstrail: spans: %d made, %d sent, %d dropped, %d failed\n", s.Made, s.Sent, s.Dropped, s.Failed)
+		why := ""
+		if err := exporter.LastError(); err != nil && s.Failed > 0 {
+			why = fmt.Sprintf("; the last failure: %v", err)
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "dnstrail: spans: %d made, %d sent, %d dropped, %d failed%s\n", s.Made, s.Sent, s.Dropped, s.Failed, why)
 	}()
 	counts := metrics.New(f.maxClients, version())
 	var p *pipeline.Pipeline
 	nextCount := time.Now()
+	var trouble sendTrouble
 	history := past.New(f.past, f.pastLost, f.watch.node, f.watch.guard)
 	var stats atomic.Pointer[pipeline.Stats]
 	stats.Store(&pipeline.Stats{})
@@ -103,7 +123,11 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 			nextCount = now.Add(time.Second)
 			s := p.Stats()
 			stats.Store(&s)
-			counts.Tick(now, s, exporter.Stats())
+			sent := exporter.Stats()
+			counts.Tick(now, s, sent)
+			if text := trouble.tell(now, sent, exporter.LastError); text != "" {
+				fmt.Fprintln(cmd.ErrOrStderr(), "dnstrail:", text)
+			}
 		}
 	}
 	if p, err = pipeline.Open(o); err != nil {
@@ -130,6 +154,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	for _, m := range p.Missing() {
 		fmt.Fprintln(cmd.ErrOrStderr(), "dnstrail: without", m)
 	}
+	ran = true
 	err = p.Run(cmd.Context())
 	footer(cmd.ErrOrStderr(), p.Stats())
 	return err

@@ -34,7 +34,7 @@ func newDoctorCommand() *cobra.Command {
 DNS servers that it names, over UDP and TCP), for this host or for a pod. Each line is ok, or says what to do. The exit status is 1 if one is FAIL.`,
 		Example: `  dnstrail doctor
   dnstrail doctor --from shop/cart-7f9c5d4b8-x2x7k --endpoint http://collector:4317`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	fs := cmd.Flags()

@@ -78,11 +78,15 @@ func TestExplainFromFileAndFromStore(t *testing.T) {
 	go func() { _ = http.Serve(l, traceapi.Handler(s)) }()
 
 	const id = "7cf92f3577b34da6a3ce929d0e0e4736"
-	for name, source := range map[string][]string{"file": {"--file", all}, "store": {"--jaeger", l.Addr().String()}} {
+	for name, source := range map[string][]string{"file": {"--file", all}, "store": {"--store", l.Addr().String()}, "jaeger": {"--jaeger", l.Addr().String()}} {
 		t.Run(name, func(t *testing.T) {
 			out, err := run(append([]string{"explain", id}, source...)...)
 			if err != nil || !strings.Contains(out, "LOST  db.shop.svc.cluster.local. A") || !strings.Contains(out, "What to look at next") {
 				t.Errorf("%v\n%s", err, out)
+			}
+			out, err = run(append([]string{"explain", "7CF92f35", "--since", "10000h"}, source...)...)
+			if err != nil || !strings.Contains(out, "LOST  db.shop.svc.cluster.local. A") {
+				t.Errorf("by the first digits: %v\n%s", err, out)
 			}
 			out, err = run(append([]string{"explain", id, "-o", "html"}, source...)...)
 			if err != nil || !strings.HasPrefix(out, "<!doctype html>") {
@@ -109,7 +113,11 @@ func TestExplainRefuses(t *testing.T) {
 	}{
 		{"want a trace ID or --lost", nil},
 		{"want a trace ID or --lost", []string{id, "--lost"}},
-		{"32 hexadecimal digits", []string{"7cf9"}},
+		{"want 32 hexadecimal digits, or the first of them, at least 4", []string{"7cf"}},
+		{"is no trace ID", []string{"7cfg"}},
+		{"no trace ID begins with 7cf91 among the", []string{"7cf91", "--file", all}},
+		{"begins 2 trace IDs", []string{"cf92f", "--file", jsonFile(t, `{"resourceSpans":[{"scopeSpans":[{"spans":[
+			{"traceId":"cf92f000000000000000000000000001","spanId":"0000000000000001"},{"traceId":"cf92f000000000000000000000000002","spanId":"0000000000000001"}]}]}]}`)}},
 		{"want text, html or json", []string{id, "-o", "yaml"}},
 		{"--last 0", []string{"--lost", "--last", "0"}},
 		{"page of one lookup", []string{"--lost", "--last", "2", "-o", "html"}},
@@ -120,7 +128,7 @@ func TestExplainRefuses(t *testing.T) {
 		{"no such file", []string{id, "--file", "/does/not/exist"}},
 		{"not OTLP JSON", []string{id, "--file", jsonFile(t, `{"resourceSpans": 3}`)}},
 		{"document 1", []string{id, "--file", jsonFile(t, `{`)}},
-		{"connection refused", []string{id, "--jaeger", "http://127.0.0.1:1"}},
+		{"asking 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused: no store and no Jaeger there", []string{id, "--jaeger", "http://127.0.0.1:1"}},
 		{"unknown flag", []string{id, "--jager", "x"}},
 	} {
 		t.Run(tc.want, func(t *testing.T) {

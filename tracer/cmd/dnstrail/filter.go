@@ -29,7 +29,7 @@ func (f *filterFlags) register(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.types, "type", nil, "only of this type: A, AAAA, ...")
 	fs.StringSliceVar(&f.names, "name", nil, "only for this name; * matches dots, too")
 	fs.StringSliceVar(&f.clients, "client", nil, "only of this client: namespace/pod, pod, workload, node or address")
-	fs.StringSliceVar(&f.namespaces, "namespace", nil, "only of pods in this namespace")
+	fs.StringSliceVarP(&f.namespaces, "namespace", "n", nil, "only of pods in this namespace")
 	fs.StringSliceVar(&f.processes, "process", nil, "only of processes with this name")
 	fs.StringSliceVar(&f.wheres, "where", nil, "only those that ended at this stage: answered, client, node, between-nodes, ...")
 	fs.StringSliceVar(&f.causes, "cause", nil, "only those that ended for this cause: policy-drop, no-listener, timeout, ...")

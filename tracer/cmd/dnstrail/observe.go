@@ -16,6 +16,7 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/joined"
 	"github.com/dnstrail/dnstrail/tracer/output"
 	"github.com/dnstrail/dnstrail/tracer/pipeline"
+	"github.com/dnstrail/dnstrail/tracer/render"
 	"github.com/dnstrail/dnstrail/tracer/rowapi"
 )
 
@@ -64,18 +65,18 @@ A correction of a row that was shown is shown, whatever the filters say of it.`,
   dnstrail observe --socket /run/dnstrail/agent.sock --last 50 --follow
   dnstrail observe --store http://127.0.0.1:16686              # the whole cluster, live
   dnstrail observe --store http://127.0.0.1:16686 --lost --since 1h --where between-nodes`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	fs := cmd.Flags()
 	f.watch.register(fs)
 	f.filter.register(fs)
-	fs.StringVarP(&f.output, "output", "o", "text", "text, wide or jsonl (json is the same: one object a line)")
+	fs.StringVarP(&f.output, "output", "o", "text", "text (fits the terminal), wide (cuts nothing) or jsonl (json is the same: one object a line)")
 	fs.StringVar(&f.socket, "socket", "", "ask the agent that listens on this Unix socket, instead of watching the kernel")
 	fs.StringVar(&f.store, "store", "", "ask the dnstrail store at this URL for the lookups of the whole cluster, instead of watching the kernel")
 	fs.DurationVar(&f.since, "since", 0, "with --socket or --store: the past from this long ago on")
 	fs.IntVar(&f.last, "last", 0, "with --socket or --store: the last so many of the past")
-	fs.BoolVar(&f.follow, "follow", false, "with --socket or --store: go on with what comes (default unless --since or --last is given)")
+	fs.BoolVarP(&f.follow, "follow", "f", false, "with --socket or --store: go on with what comes (default unless --since or --last is given)")
 	offer(cmd, "output", "text", "wide", "jsonl", "json")
 	f.filter.complete(cmd)
 	return cmd
@@ -175,7 +176,7 @@ func (f *observeFlags) ask(cmd *cobra.Command, filter *output.Filter, write func
 	if err := client.Stats(context.WithoutCancel(cmd.Context()), &s); err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "dnstrail: %d rows, of agents on %s; lost: %d kernel events while these were in flight; the store: %d spans received, %d refused, %d traces evicted\n",
+	fmt.Fprintf(cmd.ErrOrStderr(), "dnstrail: rows: %d, of agents on %s; lost: %d kernel events while these were in flight; the store: %d spans received, %d refused, %d traces evicted\n",
 		shown.Load(), places(s.Nodes), eventsLost, s.SpansReceived, s.SpansRefused, s.TracesEvicted)
 	return nil
 }
@@ -260,9 +261,15 @@ func (f *observeFlags) watchKernel(cmd *cobra.Command, filter *output.Filter, wr
 func rowWriter(format string, w io.Writer) (func(*output.Row) error, error) {
 	switch format {
 	case "text":
-		return (&output.Text{W: w}).Write, nil
+		t := &output.Text{W: w, Now: time.Now}
+		if file, ok := w.(*os.File); ok {
+			if width, ok := terminal(file); ok {
+				t.Width, t.Colour = width, render.For(file).Colour
+			}
+		}
+		return t.Write, nil
 	case "wide":
-		return (&output.Text{W: w, Wide: true}).Write, nil
+		return (&output.Text{W: w, Wide: true, Now: time.Now}).Write, nil
 	case "json", "jsonl":
 		return output.NewJSONL(w).Write, nil
 	}

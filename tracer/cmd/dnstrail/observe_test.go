@@ -35,7 +35,7 @@ func TestObserveRefuses(t *testing.T) {
 		{"--where nod: want one of answered, client, pod-link, service, node,", "--where nod"},
 		{"--cause nothing: want one of answered,", "--cause !nothing"},
 		{"unknown flag: --lots", "--lots"},
-		{`unknown command "all"`, "all"},
+		{`unexpected argument "all": dnstrail observe takes flags only`, "all"},
 	} {
 		t.Run(tc.want, func(t *testing.T) {
 			out, err := run(append([]string{"observe"}, strings.Fields(tc.args)...)...)

@@ -12,8 +12,9 @@ translation, to the DNS server and back, and says in words where a lookup was lo
 		// main prints the error, once; usage after an error that is not about usage only hides it.
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Version:       version(),
 	}
+	foldHelp(root)
 	root.AddCommand(newAgentCommand(), newObserveCommand())
 	root.AddCommand(newStoreCommand(), newExplainCommand(), newWalkCommand(), newDoctorCommand())
 	return root

@@ -28,7 +28,7 @@ It holds what fits into memory and nothing else: keep traces for longer in a Jae
   dnstrail store --grpc 127.0.0.1:14317 --http "" --spans 1000000
   dnstrail observe --store http://127.0.0.1:16686
   dnstrail explain --lost --jaeger http://127.0.0.1:16686`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if limits.Spans <= 0 {
 				return fmt.Errorf("--spans %d: want more than 0", limits.Spans)

@@ -60,7 +60,12 @@ interfaces. The name is asked as it stands: the pod's search list is not applied
   dnstrail walk api.stripe.com AAAA --from shop/cart-7f9c5d4b8-x2x7k
   dnstrail walk example.com --from 10.244.1.10 --server 10.96.0.10 --tcp
   dnstrail walk example.com --jaeger http://jaeger-query:16686   # with CoreDNS's own side`,
-		Args: cobra.RangeArgs(1, 2),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 || len(args) > 2 {
+				return fmt.Errorf("want a name, and a type if it is not A: dnstrail walk NAME [TYPE]; got %d arguments", len(args))
+			}
+			return nil
+		},
 		RunE: f.run,
 	}
 	fs := cmd.Flags()
@@ -86,6 +91,7 @@ type walk struct {
 	local   netip.AddrPort
 	sent    time.Time
 	names   *podns.Names
+	servers map[netip.AddrPort]bool // the one asked, and what its address was translated to
 	out     *render.Walk
 	results *store.Store
 	trace   link.TraceID
@@ -187,7 +193,7 @@ func (f *walkFlags) prepare(args []string, index *identity.Index) (*walk, error)
 		}
 		qtype = t
 	}
-	w := &walk{tcp: f.tcp, results: store.New(store.Limits{}), final: make(chan struct{})}
+	w := &walk{servers: map[netip.AddrPort]bool{}, tcp: f.tcp, results: store.New(store.Limits{}), final: make(chan struct{})}
 	w.query = new(dns.Msg).SetQuestion(dns.Fqdn(args[0]), qtype)
 	w.query.SetEdns0(1232, false)
 	var err error
@@ -295,6 +301,12 @@ func (w *walk) packet(p *hop.Packet) {
 	question := p.HasHead && bytes.EqualFold(p.Head.Name, w.qname) && p.Head.Type == w.query.Question[0].Qtype
 	if p.HasHead {
 		ours = question && p.Head.ID == w.query.Id
+	}
+	if ours && dst.Port() != w.local.Port() {
+		w.servers[dst] = true
+	}
+	if !ours && (w.servers[src] || w.servers[dst]) {
+		return // somebody else asks the same
 	}
 	if !ours && !question || w.outErr != nil || p.Time < w.sent.UnixNano()-int64(walkClock) || (p.Kind == hop.Drop && p.Reason.Harmless()) {
 		return
