@@ -26,8 +26,27 @@ type alternative struct {
 	budget float64 // least share of the plain throughput; 0: none
 }
 
-// benchCoreDNS measures cache hits: the cheapest query, on which any cost shows most.
+// measured is one measurement of an alternative.
+type measured struct {
+	qps     float64
+	cpu     float64 // microseconds a query
+	sent    float64 // spans exported, a query
+	dropped float64 // spans that were not, a query
+}
+
+// benchCoreDNS measures cache hits: the cheapest query, on which any cost shows most. CoreDNS has the first CPU to itself: the load, the upstream and the
+// collectors, which are in this process, run on the last.
 func benchCoreDNS(ctx context.Context, b *bench) error {
+	all, err := allowedCPUs()
+	if err != nil {
+		return err
+	}
+	var last unix.CPUSet
+	last.Set(lastCPU())
+	if err := setCPUs(os.Getpid(), &last); err != nil {
+		return err
+	}
+	defer func() { _ = setCPUs(os.Getpid(), &all) }()
 	upstream, stopUpstream, err := answerer()
 	if err != nil {
 		return err
@@ -54,25 +73,32 @@ func benchCoreDNS(ctx context.Context, b *bench) error {
 		{"dnstrail, metrics, all spans", ours("1"), 0.80},
 		{"CoreDNS's trace, every query", "trace zipkin " + zipkin.URL + "/api/v2/spans {\n every 1\n }", 0},
 	}
-	qps, cpu := make([][]float64, len(alts)), make([][]float64, len(alts))
+	rounds := make([][]measured, len(alts))
 	for round := range b.rounds {
 		for i, a := range alts {
-			q, c, err := loadCoreDNS(ctx, b, a.block, upstream)
+			m, err := loadCoreDNS(ctx, b, a.block, upstream)
 			if err != nil {
 				return fmt.Errorf("%s: %w", a.name, err)
 			}
-			qps[i], cpu[i] = append(qps[i], q), append(cpu[i], c)
-			fmt.Fprintf(os.Stderr, "  round %d of %d: %-34s %8.0f q/s %7.2f us CPU a query\n", round+1, b.rounds, a.name, q, c)
+			rounds[i] = append(rounds[i], m)
+			fmt.Fprintf(os.Stderr, "  round %d of %d: %-34s %8.0f q/s %7.2f us CPU a query\n", round+1, b.rounds, a.name, m.qps, m.cpu)
 		}
+	}
+	middle := func(i int, figure func(m measured) float64) float64 {
+		v := make([]float64, b.rounds)
+		for n, m := range rounds[i] {
+			v[n] = figure(m)
+		}
+		return median(v)
 	}
 	ratio := func(i, of int) float64 {
 		r := make([]float64, b.rounds)
 		for n := range r {
-			r[n] = qps[i][n] / qps[of][n]
+			r[n] = rounds[i][n].qps / rounds[of][n].qps
 		}
 		return median(r)
 	}
-	fmt.Printf("%-34s %10s %10s %12s %8s\n", "", "q/s", "of plain", "us CPU/query", "budget")
+	fmt.Printf("%-34s %10s %10s %12s %14s %16s\n", "", "q/s", "of plain", "us CPU/query", "spans/query", "budget")
 	ratios := make([]float64, len(alts))
 	for i := range alts {
 		ratios[i] = ratio(i, 0)
@@ -83,43 +109,56 @@ func benchCoreDNS(ctx context.Context, b *bench) error {
 		if a.budget > 0 {
 			budget = fmt.Sprintf("%.2f %s", a.budget, met(ratios[i] >= a.budget))
 		}
-		fmt.Printf("%-34s %10.0f %10.3f %12.2f %s\n", a.name, median(append([]float64(nil), qps[i]...)), ratios[i], median(append([]float64(nil), cpu[i]...)), budget)
+		fmt.Printf("%-34s %10.0f %10.3f %12.2f %14s %16s\n", a.name, middle(i, func(m measured) float64 { return m.qps }), ratios[i],
+			middle(i, func(m measured) float64 { return m.cpu }), spans(middle(i, func(m measured) float64 { return m.sent }), middle(i, func(m measured) float64 { return m.dropped })), budget)
 	}
 	fmt.Printf("all spans against CoreDNS's trace: %.2f x (budget 1.5 x: %s)\n", overTrace, met(overTrace >= 1.5))
 	return nil
 }
 
+// spans says how many spans a query were exported, and how many were not.
+func spans(sent, dropped float64) string {
+	switch {
+	case dropped > 0:
+		return fmt.Sprintf("%.2f, lost %.2f", sent, dropped)
+	case sent > 0:
+		return fmt.Sprintf("%.2f", sent)
+	}
+	return ""
+}
+
 var qpsLine = regexp.MustCompile(`Queries per second:\s+([0-9.]+)`)
 var completedLine = regexp.MustCompile(`Queries completed:\s+([0-9]+)`)
 
-// loadCoreDNS runs one CoreDNS on the first CPU and dnsperf on the last, and gives queries per second and CPU microseconds a query.
-func loadCoreDNS(ctx context.Context, b *bench, block, upstream string) (qps, cpuMicros float64, err error) {
+// loadCoreDNS runs one CoreDNS on the first CPU and dnsperf on the last, and gives what that came to.
+func loadCoreDNS(ctx context.Context, b *bench, block, upstream string) (m measured, err error) {
 	port, err := freePort()
 	if err != nil {
-		return 0, 0, err
+		return m, err
+	}
+	metrics, err := freePort()
+	if err != nil {
+		return m, err
 	}
 	corefile := filepath.Join(b.dir, "Corefile")
-	text := fmt.Sprintf(".:%d {\n bind 127.0.0.1\n errors\n %s\n prometheus 127.0.0.1:0\n cache 30\n forward . %s\n}\n", port, block, upstream)
+	text := fmt.Sprintf(".:%d {\n bind 127.0.0.1\n errors\n %s\n prometheus 127.0.0.1:%d\n cache 30\n forward . %s\n}\n", port, block, metrics, upstream)
 	if err := os.WriteFile(corefile, []byte(text), 0o600); err != nil {
-		return 0, 0, err
+		return m, err
 	}
-	server := exec.CommandContext(ctx, filepath.Join(b.bin, "coredns"), "-conf", corefile, "-quiet")
+	server := exec.CommandContext(ctx, "taskset", "-c", "0", filepath.Join(b.bin, "coredns"), "-conf", corefile, "-quiet")
 	server.Env = append(os.Environ(), "GOMAXPROCS=1")
 	var log strings.Builder
 	server.Stdout, server.Stderr = &log, &log
 	if err := server.Start(); err != nil {
-		return 0, 0, err
+		return m, err
 	}
 	defer func() {
 		_ = server.Process.Kill()
 		_ = server.Wait()
 	}()
-	if err := pin(server.Process.Pid, 0); err != nil {
-		return 0, 0, err
-	}
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
 	if err := waitDNS(ctx, addr); err != nil {
-		return 0, 0, fmt.Errorf("%w\n%s", err, log.String())
+		return m, fmt.Errorf("%w\n%s", err, log.String())
 	}
 	queries := filepath.Join(b.dir, "queries")
 	var list strings.Builder
@@ -127,38 +166,62 @@ func loadCoreDNS(ctx context.Context, b *bench, block, upstream string) (qps, cp
 		fmt.Fprintf(&list, "host-%d.example.org A\n", i)
 	}
 	if err := os.WriteFile(queries, []byte(list.String()), 0o600); err != nil {
-		return 0, 0, err
+		return m, err
 	}
 	args := []string{"-c", strconv.Itoa(lastCPU()), "dnsperf", "-s", "127.0.0.1", "-p", strconv.Itoa(port), "-d", queries, "-c", "20", "-T", "1", "-q", "100"}
 	// A first, short run fills the cache and the pools.
 	if out, err := exec.CommandContext(ctx, "taskset", append(args, "-l", "1")...).CombinedOutput(); err != nil {
-		return 0, 0, fmt.Errorf("dnsperf: %w\n%s", err, out)
+		return m, fmt.Errorf("dnsperf: %w\n%s", err, out)
+	}
+	sent, lost, err := exportedSpans(metrics)
+	if err != nil {
+		return m, err
 	}
 	before, err := cpuTime(server.Process.Pid)
 	if err != nil {
-		return 0, 0, err
+		return m, err
 	}
 	out, err := exec.CommandContext(ctx, "taskset", append(args, "-l", strconv.Itoa(int(b.length.Seconds())))...).CombinedOutput()
 	if err != nil {
-		return 0, 0, fmt.Errorf("dnsperf: %w\n%s", err, out)
+		return m, fmt.Errorf("dnsperf: %w\n%s", err, out)
 	}
 	after, err := cpuTime(server.Process.Pid)
 	if err != nil {
-		return 0, 0, err
+		return m, err
 	}
 	q, done := qpsLine.FindSubmatch(out), completedLine.FindSubmatch(out)
 	if q == nil || done == nil {
-		return 0, 0, fmt.Errorf("dnsperf printed no figures:\n%s", out)
+		return m, fmt.Errorf("dnsperf printed no figures:\n%s", out)
 	}
-	qps, _ = strconv.ParseFloat(string(q[1]), 64)
+	sentAfter, lostAfter, err := exportedSpans(metrics)
+	if err != nil {
+		return m, err
+	}
+	m.qps, _ = strconv.ParseFloat(string(q[1]), 64)
 	n, _ := strconv.ParseFloat(string(done[1]), 64)
-	return qps, float64((after - before).Microseconds()) / n, nil
+	m.cpu = float64((after - before).Microseconds()) / n
+	m.sent, m.dropped = (sentAfter-sent)/n, (lostAfter-lost)/n
+	return m, nil
 }
 
-// pin binds every thread of a process to one CPU.
-func pin(pid, cpu int) error {
-	var set unix.CPUSet
-	set.Set(cpu)
+// exportedSpans gives the spans that the plugin says it exported, and those that it says it did not.
+func exportedSpans(port int) (sent, lost float64, err error) {
+	url := fmt.Sprintf("http://127.0.0.1:%d/metrics", port)
+	if sent, err = metric(url, "coredns_dnstrail_spans_total", "result", "exported"); err != nil {
+		return 0, 0, err
+	}
+	lost, err = metric(url, "coredns_dnstrail_spans_total", "result", "limited", "queue_full", "export_failed", "shutdown", "omitted", "late")
+	return sent, lost, err
+}
+
+// allowedCPUs gives the CPUs that this process may run on.
+func allowedCPUs() (set unix.CPUSet, err error) {
+	err = unix.SchedGetaffinity(0, &set)
+	return set, err
+}
+
+// setCPUs says on which CPUs the threads of a process may run.
+func setCPUs(pid int, set *unix.CPUSet) error {
 	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
 		return err
@@ -168,8 +231,8 @@ func pin(pid, cpu int) error {
 		if err != nil {
 			return err
 		}
-		if err := unix.SchedSetaffinity(tid, &set); err != nil && err != unix.ESRCH {
-			return fmt.Errorf("pin thread %d to CPU %d: %w", tid, cpu, err)
+		if err := unix.SchedSetaffinity(tid, set); err != nil && err != unix.ESRCH {
+			return fmt.Errorf("set the CPUs of thread %d: %w", tid, err)
 		}
 	}
 	return nil
