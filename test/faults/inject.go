@@ -73,6 +73,11 @@ func deadNeighbourOnNode(s *scene, f family) (lab.Undo, error) {
 	return s.cluster.Node("node-1").AddRoute(netip.PrefixFrom(endpoint, endpoint.BitLen()), nobody)
 }
 
+// masquerade hides the clients of a node behind the node's address from CoreDNS.
+func masquerade(s *scene, f family) (lab.Undo, error) {
+	return s.cluster.Node("node-1").Masquerade(pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6))
+}
+
 // restoreService makes CoreDNS the service's endpoint again.
 func (s *scene) restoreService() error { return s.cluster.Service.SetEndpoints(s.cluster.DNS) }
 

@@ -17,6 +17,8 @@ type fault struct {
 	label string
 	// certainty is what the verdict is to be called, certain or inferred, where it matters.
 	certainty string
+	// linked says that there is to be one trace alone, with CoreDNS's span below the client's, and CoreDNS to have been asked by the client's node.
+	linked bool
 	// perNode runs one agent a node, each confined to its node: for what happens where no agent looks.
 	perNode bool
 	// hostNetwork asks from a process in the client's node's own network, as a pod with hostNetwork does.
@@ -85,6 +87,8 @@ var matrix = []fault{
 	{name: "no fault", where: "answered", cause: "answered", answered: true},
 	{name: "no fault, TCP", where: "answered", cause: "answered", tcp: true, answered: true},
 
+	{name: "answered through masquerade", where: "answered", cause: "answered", inject: masquerade, linked: true, answered: true},
+	{name: "answered through masquerade, agents apart", where: "answered", cause: "answered", inject: masquerade, linked: true, answered: true, perNode: true, late: 2 * time.Second},
 	{
 		name: "drop on local output of the client", where: "client", cause: "policy-drop",
 		inject: drop(client, lab.DropRule{Hook: lab.Output, Proto: udp, DstPort: 53}),

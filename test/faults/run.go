@@ -12,6 +12,8 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/dnstrail/dnstrail/link"
+	"github.com/dnstrail/dnstrail/link/semconv"
 	"github.com/dnstrail/dnstrail/test/cluster"
 	"github.com/dnstrail/dnstrail/test/lab"
 	"github.com/dnstrail/dnstrail/tracer/explain"
@@ -40,6 +42,8 @@ type row struct {
 	// other traces at hand; "" for nothing.
 	observed, traced, explained judgement
 	text, certainty             string
+	// apart says why the two sides' spans are not one trace, where they are to be.
+	apart string
 	// after is how long after the query the right verdict was there, 0 if it never was.
 	after time.Duration
 	err   error
@@ -73,7 +77,7 @@ func (r *row) expected() judgement { return judgement{r.fault.where, r.fault.cau
 func (r *row) right() bool {
 	want := r.expected()
 	// What other traces show (that the other node was watched) may make the cause more exact, and never changes the place.
-	return r.err == nil && (r.fault.certainty == "" || r.certainty == r.fault.certainty) && r.traced == want && r.explained.where == want.where && r.seen()
+	return r.err == nil && r.apart == "" && (r.fault.certainty == "" || r.certainty == r.fault.certainty) && r.traced == want && r.explained.where == want.where && r.seen()
 }
 
 func (r *row) progress() string {
@@ -224,6 +228,9 @@ func (s *scene) judge(r *row) {
 	}
 	traces := s.store.Traces(store.Filter{Name: r.name})
 	shadows := store.Shadows(traces)
+	if r.fault.linked {
+		r.apart = s.apart(r, traces, shadows)
+	}
 	for _, t := range traces {
 		// A try over TCP that does not come about is a part of the trace of the answer that was truncated.
 		if t.Client() == nil || shadows[t.ID] || !r.judged.is(t.Type()) || !r.fault.retried && t.Transport() != r.fault.transport() {
@@ -244,6 +251,29 @@ func (s *scene) judge(r *row) {
 	if r.after == 0 && !first.IsZero() && r.seen() {
 		r.after = first.Sub(r.begin)
 	}
+}
+
+// apart says what keeps the traces of a lookup from being one, in which CoreDNS was asked by the client's node; "" for nothing.
+func (s *scene) apart(r *row, traces []*store.Trace, shadows map[link.TraceID]bool) string {
+	var of []*store.Trace
+	for _, t := range traces {
+		if !shadows[t.ID] {
+			of = append(of, t)
+		}
+	}
+	if len(of) != 1 {
+		return fmt.Sprintf("%d traces, want one", len(of))
+	}
+	node := s.cluster.Node("node-1")
+	switch t := of[0]; {
+	case !t.Linked():
+		return "the two sides are not joined"
+	case t.Server().String(semconv.ClientAddress) != pick(r.family, node.V4, node.V6).String():
+		return "CoreDNS was asked by " + t.Server().String(semconv.ClientAddress)
+	case t.Client().String(semconv.ClientAddress) != pick(r.family, s.client.V4, s.client.V6).String():
+		return "the client is " + t.Client().String(semconv.ClientAddress)
+	}
+	return ""
 }
 
 // seen says whether observe has the right verdict.
@@ -326,7 +356,7 @@ func wrong(rows []*row) error {
 		if r.err != nil {
 			errs = append(errs, fmt.Errorf("%s, %s: %w", r.fault.name, r.family, r.err))
 		} else if !r.right() {
-			errs = append(errs, fmt.Errorf("%s, %s: expected %s, observed %s, traced %s, explained %s (%s): %s", r.fault.name, r.family, r.expected(), r.observed, r.traced, r.explained, r.certainty, r.text))
+			errs = append(errs, fmt.Errorf("%s, %s: expected %s, observed %s, traced %s, explained %s (%s): %s", r.fault.name, r.family, r.expected(), r.observed, r.traced, r.explained, r.certainty, cmp.Or(r.apart, r.text)))
 		}
 	}
 	return errors.Join(errs...)

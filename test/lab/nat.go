@@ -31,6 +31,19 @@ func (n *Namespace) Translate(from, to netip.AddrPort) (Undo, error) {
 	})
 }
 
+// Masquerade makes the namespace give what leaves it towards an address its own source address and a random port, until undone.
+func (n *Namespace) Masquerade(to netip.Addr) (Undo, error) {
+	f := ipv6
+	if to.Is4() {
+		f = ipv4
+	}
+	return n.table("masquerade", f.table, func(c *nftables.Conn, t *nftables.Table) error {
+		chain := c.AddChain(&nftables.Chain{Name: "postrouting", Table: t, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
+		rule(c, t, chain, f.is(f.daddr, to), expr1(&expr.Masq{FullyRandom: true}))
+		return c.Flush()
+	})
+}
+
 // LongPostrouting makes every packet that leaves the namespace pass n times a hundred rules that do not match, after its source was translated and before its
 // conntrack entry is put into the table, until undone: some 10 ns a rule.
 func (n *Namespace) LongPostrouting(times int) (Undo, error) {
