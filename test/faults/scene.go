@@ -143,6 +143,7 @@ func (s *scene) startObserve(ctx context.Context, bin string, args ...string) (e
 		default:
 		}
 		if time.Now().After(end) {
+			_ = s.observe.Stop(3 * time.Second) // its last line says what it did see
 			return errors.Join(fmt.Errorf("dnstrail observe saw no lookup in 10 s\n%s", cluster.Tail(s.observe)), s.rows.problem())
 		}
 	}
