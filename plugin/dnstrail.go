@@ -12,7 +12,9 @@
 // A query that is sampled, and any query from the point where it goes upstream, gets a [recorder] too. It answers yes, is an
 // opentracing tracer to CoreDNS, and so is told about each plugin and each upstream attempt (recorder.go, forward.go). When the
 // query is over and is to be kept, query and recorder are handed to the exporter as they are; they become spans there, off the query path
-// (spans.go, export.go).
+// and straight in OTLP's wire form (spans.go, export.go, package link/otlp).
+//
+// What all this costs is won back before it: the stack that a query needs is grown at once (stack.go).
 //
 // Two handlers of ours stand deeper in the chain, where no directive can put them: one behind cache, which is reached only when cache has no
 // answer, and tells a miss from a background refresh (refresh.go); and one before forward, which sees the very answer or error
