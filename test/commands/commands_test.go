@@ -290,7 +290,7 @@ func TestExplainJoinsTwoAgents(t *testing.T) {
 			},
 		},
 		{
-			"dropped between the nodes", "between-nodes", "not-seen-further", "inferred", []string{"the tracer there was watching", "saw ", " other lookups"},
+			"dropped between the nodes", "between-nodes", "not-seen-further", "inferred", []string{"the tracer there was watching", "saw ", " other lookup"},
 			func() (lab.Undo, error) {
 				return s.Underlay.Drop(lab.DropRule{Hook: lab.Switched, DstPort: 53, Proto: unix.IPPROTO_UDP})
 			},

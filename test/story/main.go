@@ -76,13 +76,22 @@ func play(ctx context.Context, bin string) (err error) {
 	run(ctx, cart, "dig", "+short", "+tries=1", "+time=2", "kubernetes.default.svc.cluster.local")
 	run(ctx, cart, "ping", "-c", "1", "-W", "2", k.DNS.V4.String())
 	time.Sleep(7 * time.Second) // until the tracer gives the lookup up, too
-	fmt.Println("$ dnstrail explain --lost")
-	p, err := k.Start(lab.Command{Path: command, Args: []string{"explain", "--lost", "--jaeger", "http://" + addrs[1]}, Stdout: os.Stdout})
+	fmt.Println("$ dnstrail observe --store http://127.0.0.1:16686 --since 1m --namespace shop")
+	if err := dnstrail(k, command, "observe", "--store", "http://"+addrs[1], "--since", "1m", "--namespace", "shop"); err != nil {
+		return err
+	}
+	fmt.Println("\n$ dnstrail explain --lost")
+	return dnstrail(k, command, "explain", "--lost", "--store", "http://"+addrs[1])
+}
+
+// dnstrail runs the command as on a terminal of 100 columns.
+func dnstrail(k *cluster.Cluster, path string, args ...string) error {
+	p, err := k.Start(lab.Command{Path: path, Args: args, Env: []string{"COLUMNS=100"}, Stdout: os.Stdout})
 	if err != nil {
 		return err
 	}
 	if err := p.Err(); err != nil {
-		return fmt.Errorf("explain: %w\n%s", err, p.Stderr())
+		return fmt.Errorf("%s: %w\n%s", args[0], err, p.Stderr())
 	}
 	return nil
 }

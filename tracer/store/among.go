@@ -41,7 +41,7 @@ func (t *Trace) VerdictAmong(others []*Trace) Verdict {
 	v.Joined = true
 	v.Cause = string(verdict.CauseVanished)
 	v.Text = fmt.Sprintf("the query left %s for %s on %s and never arrived: the tracer there was watching and did not see it", t.Asker().Node, server, node)
-	v.Evidence = append(slices.Clone(v.Evidence), fmt.Sprintf("the tracer on %s saw %d other lookups within %v of this one", node, seen, watchedWithin))
+	v.Evidence = append(slices.Clone(v.Evidence), fmt.Sprintf("the tracer on %s saw %d other %s within %v of this one", node, seen, map[bool]string{true: "lookup", false: "lookups"}[seen == 1], watchedWithin))
 	return v
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -54,6 +55,9 @@ lookups a seen drop is shown at once, another when nothing has come of it for 1.
 node has not spoken after 12 seconds; what comes later and changes where, why or the result gives a corrected row.
 Times are the client's: TO-DNS until the DNS server has the query, COREDNS in the server (in brackets where the server is out of sight:
 the network between is in it), RETURN back to the client.
+
+On a terminal a row has the columns that fit, and what ended a lookup stands below it; $COLUMNS says how wide it is, elsewhere than on a
+terminal too. In a pipe without it, and with -o wide, a row is one line with all columns.
 
 Filters hold together; one that is given several times takes any of its values. Values are shell patterns; one that starts with ! must not match.
 A correction of a row that was shown is shown, whatever the filters say of it.`,
@@ -262,9 +266,12 @@ func rowWriter(format string, w io.Writer) (func(*output.Row) error, error) {
 	switch format {
 	case "text":
 		t := &output.Text{W: w, Now: time.Now}
+		t.Width, _ = strconv.Atoi(os.Getenv("COLUMNS")) // of none, or no number, 0
+		t.Width = max(t.Width, 0)
 		if file, ok := w.(*os.File); ok {
-			if width, ok := terminal(file); ok {
-				t.Width, t.Colour = width, render.For(file).Colour
+			t.Colour = render.For(file).Colour
+			if width, ok := terminal(file); ok && t.Width == 0 {
+				t.Width = width
 			}
 		}
 		return t.Write, nil
