@@ -79,6 +79,7 @@ func TestCheckerFindsWhatIsWrong(t *testing.T) {
 		"console.error":                   `<!doctype html><link rel="icon" href="data:,"><body>` + line + `<script>console.error("x")</script>`,
 		"request for file:///nowhere.png": `<!doctype html><link rel="icon" href="data:,"><body>` + line + `<img src="file:///nowhere.png">`,
 		"wider than the window":           `<!doctype html><link rel="icon" href="data:,"><body>` + line + `<div style="width: 3000px">x</div>`,
+		"stages in an order":              `<!doctype html><link rel="icon" href="data:,"><body><ol class="stages"><li class="passed">a</li><li class="lost">b</li><li class="passed">c</li></ol>` + line,
 		"bar 0 from":                      `<!doctype html><link rel="icon" href="data:,"><style>.bar { margin-left: 30px }</style><body>` + line,
 	} {
 		t.Run(want, func(t *testing.T) {

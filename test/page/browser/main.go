@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -56,6 +58,9 @@ const measure = `[...document.querySelectorAll('.bar')].filter(b => getComputedS
 	return {left: (r.left - t.left) / t.width * 100, width: r.width / t.width * 100, pixel: 100 / t.width,
 		wantLeft: parseFloat(b.style.left), wantWidth: parseFloat(b.style.width)};
 })`
+
+// chain gives the states of the stages as they are seen, from left to right and from top to bottom.
+const chain = `[...document.querySelectorAll('.stages li')].map(e => [e.getBoundingClientRect(), e.className]).sort((a, b) => a[0].top - b[0].top || a[0].left - b[0].left).map(e => e[1])`
 
 type bar struct{ Left, Width, Pixel, WantLeft, WantWidth float64 }
 
@@ -131,6 +136,14 @@ func check(file, shots string) ([]string, error) {
 		if err := os.WriteFile(filepath.Join(shots, view.name+".png"), b, 0o644); err != nil {
 			return nil, err
 		}
+	}
+
+	var stages []string
+	if err := chromedp.Run(ctx, chromedp.Evaluate(chain, &stages)); err != nil {
+		return nil, fmt.Errorf("reading the stages: %w", err)
+	}
+	if i := slices.Index(stages, "lost"); i >= 0 && slices.Contains(stages[i:], "passed") || len(stages) > 0 && i < 0 {
+		c.add("stages in an order that no packet takes: %s", strings.Join(stages, " "))
 	}
 
 	var hasNear bool
