@@ -156,6 +156,10 @@ var matrix = []fault{
 		inject: dropFragments(node1, lab.Prerouting),
 	},
 	{
+		name: "answer in fragments, dropped whole", where: "return-path", cause: "policy-drop", label: "size-4000", buffer: 4096, certainty: "certain",
+		inject: dropAnswers(node1),
+	},
+	{
 		name: "a fragment of the answer lost, unseen", where: "return-path", cause: "fragment-lost", label: "size-4000", buffer: 4096, certainty: "inferred", perNode: true, late: 5 * time.Second,
 		inject: dropFragments(func(s *scene) *lab.Namespace { return s.cluster.Underlay }, lab.Switched),
 	},

@@ -70,7 +70,7 @@ func (a *Assembler) addFragment(p *hop.Packet) {
 	l, h := f.l, p.Hop
 	h.Src, h.Dst, h.Answer, h.Attempt = f.first.Src, f.first.Dst, f.first.Answer, f.first.Attempt
 	if h.Kind == hop.Drop {
-		if h.Reason.Harmless() || l.ReadByClient {
+		if h.Reason.Harmless() || l.ReadByClient || freedWithWhole(&h) {
 			return
 		}
 		a.keep(l, &h)
@@ -92,6 +92,18 @@ func (a *Assembler) addFragment(p *hop.Packet) {
 		l.remember()
 		a.schedule(l, h.Time+int64(a.o.Linger))
 	}
+}
+
+// freedWithWhole says that a fragment was not dropped by itself: it was a part of a packet that had been put together, and freed with it (skb_release_data in
+// net/core/skbuff.c frees the list of fragments). What became of that packet has a hop of its own.
+func freedWithWhole(h *hop.Hop) bool {
+	switch hop.FunctionAt(h.Location) {
+	case "skb_release_data":
+		return true
+	case "": // the kernel hides its symbols: a firewall gives a reason, and skb_release_data often none
+		return h.Reason.String() == "NOT_SPECIFIED"
+	}
+	return false
 }
 
 // Arrived gives how many bytes of the packet that a hop is a fragment of were seen where the hop is, the UDP header included; 0 for a hop that is none.

@@ -36,7 +36,7 @@ func (w *walk) fragments(later func(kind hop.Kind, netns, ifindex uint32) hop.Ki
 		q.Src, q.Dst = hop.Endpoint{Addr: at.src.Addr}, hop.Endpoint{Addr: client.Addr}
 		q.Fragment = hop.Fragment{ID: at.id, Offset: 1480, Bytes: 320}
 		if kind == hop.Drop {
-			q.Reason = policy
+			q.Reason, q.Location = policy, w.location
 		}
 		w.add(q)
 	}
@@ -54,20 +54,21 @@ func TestAnAnswerInFragmentsHasComeWhenAllOfItHas(t *testing.T) {
 		after  time.Duration
 		ending Ending
 		drops  int
+		from   string // the function that dropped it
 	}{
-		{"all come", all, false, time.Second, Answered, 0},
+		{"all come", all, false, time.Second, Answered, 0, ""},
 		{"the later one is not seen to come", func(k hop.Kind, netns, _ uint32) hop.Kind {
 			if netns == podNS {
 				return 0
 			}
 			return k
-		}, false, 6 * time.Second, GaveUp, 0},
+		}, false, 6 * time.Second, GaveUp, 0, ""},
 		{"nor that, but the client reads", func(k hop.Kind, netns, _ uint32) hop.Kind {
 			if netns == podNS {
 				return 0
 			}
 			return k
-		}, true, time.Second, Answered, 0},
+		}, true, time.Second, Answered, 0, ""},
 		{"the later one is dropped", func(k hop.Kind, netns, ifindex uint32) hop.Kind {
 			switch {
 			case netns == serverNS:
@@ -76,10 +77,21 @@ func TestAnAnswerInFragmentsHasComeWhenAllOfItHas(t *testing.T) {
 				return hop.Drop
 			}
 			return 0
-		}, false, 900 * time.Millisecond, Dropped, 1},
+		}, false, 900 * time.Millisecond, Dropped, 1, "nft_do_chain"},
+		{"put together, and freed as a part", func(k hop.Kind, netns, ifindex uint32) hop.Kind {
+			if netns == nodeNS && ifindex == 5 {
+				return hop.Drop
+			}
+			return k
+		}, false, time.Second, Answered, 0, "skb_release_data"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := start(t, Options{})
+			if c.from != "" {
+				if w.location = hop.AddressOf(c.from); w.location == 0 {
+					t.Skipf("this kernel does not show where %s is", c.from)
+				}
+			}
 			w.there()
 			w.fragments(c.later)
 			if c.read {

@@ -49,6 +49,8 @@ type walk struct {
 	typ     uint16
 	skb     uint64
 	emitted []Lookup
+
+	location uint64 // from where fragments are dropped
 }
 
 func start(t testing.TB, o Options) *walk {
