@@ -60,7 +60,7 @@ func here(t *store.Trace, v store.Verdict, clientNode string) string {
 	if whose := verdict.DroppedBy(v.Evidence); whose != "" {
 		kind, name, _ := strings.Cut(whose, " ")
 		if kind == "pod" {
-			return "the network namespace of " + whose
+			return "the network namespace of " + whose // nsenter -t PID -n enters it
 		}
 		return name
 	}

@@ -336,3 +336,30 @@ func BenchmarkRows(b *testing.B) {
 		}
 	}
 }
+
+// TestLookupsThatTheStoreLetGoAreCounted: a store too small for what comes.
+func TestLookupsThatTheStoreLetGoAreCounted(t *testing.T) {
+	s := store.New(store.Limits{Spans: 2})
+	l := newLook(s, &output.Filter{})
+	w := s.Watch()
+	for n := byte(1); n <= 5; n++ {
+		s.Add(clientSpan(n, verdict.Answered, verdict.CauseAnswered, store.Certain))
+	}
+	changed, missed := w.Take()
+	if len(changed) != 2 || missed != 3 {
+		t.Errorf("%d changed, %d missed, want 2 and 3", len(changed), missed)
+	}
+	l.rows(changed, at)
+	for n := byte(6); n <= 7; n++ {
+		s.Add(clientSpan(n, verdict.Answered, verdict.CauseAnswered, store.Certain))
+	}
+	if l.rows(nil, at.Add(2*time.Second)); l.gone != 2 {
+		t.Errorf("%d gone while they waited, want 2", l.gone)
+	}
+	w.Close()
+	w.Take()
+	s.Add(clientSpan(8, verdict.Answered, verdict.CauseAnswered, store.Certain))
+	if changed, _ := w.Take(); len(changed) != 0 {
+		t.Error("a watch that was closed goes on")
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/dnstrail/dnstrail/link"
@@ -33,7 +34,11 @@ const (
 const othersPerNode = 50
 
 // Rows is a store's lookups as rows. It implements [rowapi.Source]; its methods are safe for concurrent use.
-type Rows struct{ Store *store.Store }
+type Rows struct {
+	Store *store.Store
+
+	missed atomic.Uint64
+}
 
 // Handler answers with the rows of s, and its counts, where [rowapi.Client] asks; all else is otherwise's.
 func Handler(s *store.Store, otherwise http.Handler) http.Handler {
@@ -51,11 +56,13 @@ type Stats struct {
 	store.Stats
 	// Nodes are the nodes whose agents have sent what the store keeps now.
 	Nodes []string `json:"nodes"`
+	// RowsMissed counts lookups that the store let go before a follower had been told of them.
+	RowsMissed uint64 `json:"rowsMissed"`
 }
 
 // Stats gives the store's own counts.
 func (r *Rows) Stats() Stats {
-	s := Stats{Stats: r.Store.Stats(), Nodes: []string{}}
+	s := Stats{Stats: r.Store.Stats(), Nodes: []string{}, RowsMissed: r.missed.Load()}
 	for _, t := range r.Store.Traces(store.Filter{}) {
 		for _, sp := range t.Spans {
 			if node := sp.String(semconv.K8SNodeName); node != "" && sp.From(semconv.ScopeTracer) && !slices.Contains(s.Nodes, node) {
@@ -87,6 +94,7 @@ func (r *Rows) Lookups(ctx context.Context, f *output.Filter, n int, follow bool
 	if !follow {
 		return nil
 	}
+	var before uint64
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for {
@@ -94,8 +102,10 @@ func (r *Rows) Lookups(ctx context.Context, f *output.Filter, n int, follow bool
 		case <-ctx.Done():
 			return nil
 		case now := <-ticker.C:
-			changed, _ := w.Take()
+			changed, missed := w.Take()
 			rows := l.rows(changed, now)
+			r.missed.Add(missed - before + l.gone)
+			before, l.gone = missed, 0
 			for _, row := range rows {
 				if err := give(row); err != nil {
 					return err
@@ -121,6 +131,8 @@ type look struct {
 	othersAt time.Time
 	pruned   time.Time
 	againAt  time.Time
+
+	gone uint64 // lookups that the store let go while they waited
 }
 
 func newLook(s *store.Store, f *output.Filter) *look {
@@ -199,6 +211,9 @@ func (l *look) rows(changed []link.TraceID, now time.Time) []*output.Row {
 		t := l.store.Trace(id)
 		if t == nil {
 			delete(l.waiting, id)
+			if l.told[id] == nil {
+				l.gone++
+			}
 			continue
 		}
 		if w.next = ready(t, w); now.Before(w.next) {

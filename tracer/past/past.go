@@ -21,6 +21,13 @@ const (
 	DefaultLost = 1024
 )
 
+// Stats are the agent's counts, and those of who reads its rows.
+type Stats struct {
+	pipeline.Stats
+	// RowsMissed counts the rows that came faster than a follower took them.
+	RowsMissed uint64
+}
+
 // Past is the last lookups, and apart from them the last lost ones, which would else be pushed out by the answered. A lookup is copied in, without allocation
 // once the ring has turned, and becomes a row only when somebody asks. Add is for one goroutine.
 type Past struct {
@@ -32,6 +39,7 @@ type Past struct {
 	lost ring
 
 	subscribers atomic.Int32
+	missed      atomic.Uint64 // rows, by all subscriptions ever
 	subMu       sync.Mutex
 	subs        map[*Subscription]struct{}
 }
@@ -80,6 +88,7 @@ func (p *Past) Add(r pipeline.Result) {
 		case s.rows <- row:
 		default:
 			s.missed.Add(1)
+			p.missed.Add(1)
 		}
 	}
 }

@@ -16,7 +16,7 @@ import (
 
 // Handler serves a past. stats gives the agent's counts.
 func (p *Past) Handler(stats func() pipeline.Stats) http.Handler {
-	return rowapi.Handler(p, func() any { return stats() })
+	return rowapi.Handler(p, func() any { return Stats{stats(), p.missed.Load()} })
 }
 
 // Lookups implements [rowapi.Source].

@@ -67,7 +67,9 @@ The first eight digits of a trace ID do, as observe shows them on a narrow termi
   dnstrail explain --lost --socket /run/dnstrail/agent.sock
   dnstrail explain 4bf92f3577b34da6a3ce929d0e0e4736 --file traces.json`,
 		Args: cobra.MaximumNArgs(1),
-		RunE: f.run,
+
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              f.run,
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&f.jaeger, "jaeger", defaultAPI, "URL of the query API of a Jaeger or a dnstrail store")

@@ -35,10 +35,13 @@ func (f *filterFlags) register(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.causes, "cause", nil, "only those that ended for this cause: policy-drop, no-listener, timeout, ...")
 }
 
+// commonTypes are what the shell completes a type with; any other can be given.
+var commonTypes = []string{"A", "AAAA", "CNAME", "HTTPS", "MX", "NS", "PTR", "SOA", "SRV", "TXT"}
+
 // complete offers the values that are known beforehand.
 func (f *filterFlags) complete(cmd *cobra.Command) {
 	offer(cmd, "rcode", output.Lost, "NOERROR", "NXDOMAIN", "SERVFAIL", "REFUSED", "FORMERR", "NOTIMP")
-	offer(cmd, "type", "A", "AAAA", "CNAME", "HTTPS", "MX", "NS", "PTR", "SOA", "SRV", "TXT")
+	offer(cmd, "type", commonTypes...)
 	offer(cmd, "where", whereWords()...)
 	offer(cmd, "cause", causeWords()...)
 	for _, flag := range []string{"name", "client", "namespace", "process", "slow"} {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/dnstrail/dnstrail/tracer/joined"
 	"github.com/dnstrail/dnstrail/tracer/output"
+	"github.com/dnstrail/dnstrail/tracer/past"
 	"github.com/dnstrail/dnstrail/tracer/pipeline"
 	"github.com/dnstrail/dnstrail/tracer/render"
 	"github.com/dnstrail/dnstrail/tracer/rowapi"
@@ -133,15 +134,15 @@ func (f *observeFlags) ask(cmd *cobra.Command, filter *output.Filter, write func
 			return fmt.Errorf("--store: %w", err)
 		}
 	}
-	n, past := -1, f.since > 0 || f.last > 0
+	n, back := -1, f.since > 0 || f.last > 0
 	if f.since > 0 {
 		filter.Since = time.Now().Add(-f.since)
 	}
-	if past {
+	if back {
 		n = f.last
 	}
-	follow := f.follow || !past
-	if past && cmd.Flags().Changed("follow") {
+	follow := f.follow || !back
+	if back && cmd.Flags().Changed("follow") {
 		follow = f.follow
 	}
 	var shown atomic.Uint64
@@ -169,19 +170,22 @@ func (f *observeFlags) ask(cmd *cobra.Command, filter *output.Filter, write func
 		return err
 	}
 	if f.store == "" {
-		var s pipeline.Stats
+		var s past.Stats
 		if err := client.Stats(context.WithoutCancel(cmd.Context()), &s); err != nil {
 			return err
 		}
-		footer(cmd.ErrOrStderr(), s)
+		footer(cmd.ErrOrStderr(), s.Stats)
+		if s.RowsMissed > 0 {
+			fmt.Fprintf(cmd.ErrOrStderr(), "dnstrail: %d rows were not shown: they came faster than their readers took them\n", s.RowsMissed)
+		}
 		return nil
 	}
 	var s joined.Stats
 	if err := client.Stats(context.WithoutCancel(cmd.Context()), &s); err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "dnstrail: rows: %d, of agents on %s; lost: %d kernel events while these were in flight; the store: %d spans received, %d refused, %d traces evicted\n",
-		shown.Load(), places(s.Nodes), eventsLost, s.SpansReceived, s.SpansRefused, s.TracesEvicted)
+	fmt.Fprintf(cmd.ErrOrStderr(), "dnstrail: rows: %d, of agents on %s; lost: %d kernel events while these were in flight, %d rows that the store let go too early; the store: %d spans received, %d refused, %d traces evicted\n",
+		shown.Load(), places(s.Nodes), eventsLost, s.RowsMissed, s.SpansReceived, s.SpansRefused, s.TracesEvicted)
 	return nil
 }
 

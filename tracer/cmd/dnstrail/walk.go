@@ -66,6 +66,12 @@ interfaces. The name is asked as it stands: the pod's search list is not applied
 			}
 			return nil
 		},
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			if len(args) == 1 {
+				return commonTypes, cobra.ShellCompDirectiveNoFileComp
+			}
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		},
 		RunE: f.run,
 	}
 	fs := cmd.Flags()
