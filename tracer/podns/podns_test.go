@@ -211,3 +211,31 @@ func TestStarted(t *testing.T) {
 		t.Errorf("%d, want 4711", got)
 	}
 }
+
+// BenchmarkLook: through this host's own /proc.
+func BenchmarkLook(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := owners("/proc", namedDir, nil, ""); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkOn: a namespace that is known, as it is asked for each lookup that was lost.
+func BenchmarkOn(b *testing.B) {
+	n, err := NewNames(nil, "node-1")
+	if err != nil {
+		b.Fatal(err)
+	}
+	host, err := inode("/proc", os.Getpid())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if n.On(host) == "" {
+			b.Fatal("this host is not known")
+		}
+	}
+}
