@@ -114,7 +114,9 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	stats.Store(&pipeline.Stats{})
 	o.Result = func(r pipeline.Result) {
 		id := exporter.Add(r.Lookup, r.Verdict, r.Judge, r.Origin)
-		history.Add(r)
+		if f.socket != "" { // nobody else asks for it
+			history.Add(r)
+		}
 		counts.Count(r.Lookup, r.Verdict, r.Origin, id, time.Now())
 	}
 	o.Tick = func(now time.Time) {
