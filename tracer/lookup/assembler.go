@@ -92,6 +92,7 @@ type Assembler struct {
 	freeFlows []*flowState
 	servers   map[uint32]struct{} // network namespaces that answer DNS
 	fragments map[packetID]*fragmented
+	unplaced  int // lookups held that were dropped before their conntrack entry was in the table
 	streams   streams
 	askers    askers
 	early     earlyErrors
@@ -230,6 +231,7 @@ func (a *Assembler) addQuery(p *hop.Packet, message []byte) {
 		l.Ending = InFlight
 	}
 	l.Translated = p.Src
+	a.winsClash(l, &p.Hop)
 	if p.Kind == hop.In {
 		a.waitForRead(l, p.Src, p.NetNS)
 	}
@@ -580,6 +582,9 @@ func (a *Assembler) release(l *Lookup) {
 	a.unindexQuestion(l)
 	a.unwait(l)
 	a.forgetFragments(l)
+	if l.unplaced {
+		a.unplaced--
+	}
 	if len(a.free) < 4096 {
 		a.free = append(a.free, l)
 	}

@@ -2,31 +2,76 @@ package lookup
 
 import "github.com/dnstrail/dnstrail/tracer/hop"
 
+// unplaced says that a query was dropped before its conntrack entry was in the table.
+func unplaced(drop *hop.Hop) bool {
+	return drop.Kind == hop.Drop && drop.Tracked && drop.Conntrack.Status&hop.Confirmed == 0 && !drop.Reason.Harmless()
+}
+
+// clash says that two conntrack entries cannot be in one table: __nf_conntrack_confirm and nf_ct_resolve_clash in net/netfilter/nf_conntrack_core.c.
+// Where both ask the same, newer kernels find a way (nf_ct_resolve_clash_harder), and drop nothing.
+func clash(a, b *hop.Conntrack) bool {
+	return a.ReplySrc == b.ReplySrc && a.ReplyDst == b.ReplyDst || a.OrigSrc == b.OrigSrc && a.OrigDst == b.OrigDst
+}
+
 // findClash looks, when a query was dropped before its conntrack entry was in the table, for another query of its process and port on its way at that
-// time whose entry differs in what was asked and is the same in what is expected back.
+// time whose entry stands in the way. Where that one was dropped there, too, neither lost a race: a rule dropped both.
 func (a *Assembler) findClash(l *Lookup, drop *hop.Hop) {
-	if !drop.Tracked || drop.Conntrack.Status&hop.Confirmed != 0 || l.Process == nil {
+	if !unplaced(drop) || l.Process == nil {
 		return
 	}
+	if !l.unplaced {
+		l.unplaced = true
+		a.unplaced++
+	}
+	a.besides(l, func(other *Lookup) bool {
+		for i := range other.Hops {
+			h := &other.Hops[i]
+			if h.NetNS != drop.NetNS || !h.Tracked || h.Answer || !clash(&h.Conntrack, &drop.Conntrack) {
+				continue
+			}
+			if other.unplaced {
+				other.Clash = nil
+				return true
+			}
+			l.clashWith(other, h)
+			return true
+		}
+		return false
+	})
+}
+
+// winsClash looks, when a query passes where another was dropped before its conntrack entry was in the table, whether this one's entry stood in the way.
+func (a *Assembler) winsClash(l *Lookup, h *hop.Hop) {
+	if a.unplaced == 0 || !h.Tracked || l.Process == nil || l.unplaced {
+		return
+	}
+	a.besides(l, func(loser *Lookup) bool {
+		if !loser.unplaced || loser.Clash != nil {
+			return false
+		}
+		for i := range loser.Hops {
+			if drop := &loser.Hops[i]; drop.NetNS == h.NetNS && unplaced(drop) && clash(&h.Conntrack, &drop.Conntrack) {
+				loser.clashWith(l, h)
+				return true
+			}
+		}
+		return false
+	})
+}
+
+func (l *Lookup) clashWith(other *Lookup, h *hop.Hop) {
+	l.Clash = &Clash{Conntrack: h.Conntrack, Type: other.Type, Gap: l.lastQuery - other.lastQuery}
+}
+
+// besides gives the lookups in flight of the same process and port, until f says that it was the one.
+func (a *Assembler) besides(l *Lookup, f func(*Lookup) bool) {
 	ring := a.askers.recent[asker{l.ClientNetNS, l.Process.PID}]
 	if ring == nil {
 		return
 	}
 	for _, b := range ring {
-		if b == nil || b.lookup == nil || b.lookup == l || b.client != l.Client {
-			continue
-		}
-		for i := range b.lookup.Hops {
-			h := &b.lookup.Hops[i]
-			if h.Tracked && h.NetNS == drop.NetNS && clash(&h.Conntrack, &drop.Conntrack) {
-				l.Clash = &Clash{Conntrack: h.Conntrack, Type: b.typ, Gap: l.lastQuery - b.lookup.lastQuery}
-				return
-			}
+		if b != nil && b.lookup != nil && b.lookup != l && b.client == l.Client && f(b.lookup) {
+			return
 		}
 	}
-}
-
-// clash says that two conntrack entries cannot be in one table: nf_ct_resolve_clash in net/netfilter/nf_conntrack_core.c.
-func clash(a, b *hop.Conntrack) bool {
-	return a.ReplySrc == b.ReplySrc && a.ReplyDst == b.ReplyDst && (a.OrigSrc != b.OrigSrc || a.OrigDst != b.OrigDst)
 }

@@ -126,6 +126,7 @@ type Lookup struct {
 	undelivered  pending // in the queue of the client's reads
 	packets      [maxFragmented]packetID
 	npackets     int
+	unplaced     bool // it was dropped before its conntrack entry was in the table
 	cut          bool // a later fragment of the last attempt's packets was dropped
 	serving      *Upstream
 	reported     Ending
@@ -134,8 +135,8 @@ type Lookup struct {
 	past         *past
 }
 
-// Clash is a query of the same socket whose conntrack entry expects the same answer packets as that of a query which the kernel dropped: only one of the
-// two can be in the table.
+// Clash is a query of the same socket whose conntrack entry asks the same or expects the same answer packets as that of a query which the kernel dropped: only one of
+// the two can be in the table.
 type Clash struct {
 	Conntrack hop.Conntrack
 	Type      uint16

@@ -22,10 +22,10 @@ func byRule(drop *hop.Hop) bool {
 	return drop.Location != 0 && strings.HasPrefix(hop.FunctionAt(drop.Location), ruleFunction)
 }
 
-// raced says whether a packet was dropped when its new conntrack entry was to be put into the table (after all rules, on its way out of the
-// node), while a query of another type was on its way from the same port.
-func raced(l *lookup.Lookup, drop *hop.Hop) bool {
-	if !drop.Tracked || drop.Conntrack.Status&hop.Confirmed != 0 || !l.Paired && l.Clash == nil {
+// unplaced says whether a packet was dropped when its new conntrack entry was to be put into the table, after all rules, on its way out of the
+// node, and by no rule of nf_tables.
+func unplaced(l *lookup.Lookup, drop *hop.Hop) bool {
+	if !drop.Tracked || drop.Conntrack.Status&hop.Confirmed != 0 {
 		return false
 	}
 	for i := range l.Hops {
@@ -43,14 +43,16 @@ func raceEvidence(l *lookup.Lookup, drop *hop.Hop) []string {
 		where += " (" + f + ")"
 	}
 	e := []string{where}
-	if c := l.Clash; c != nil {
-		gap, order := time.Duration(c.Gap), "before"
-		if gap < 0 {
-			gap, order = -gap, "after"
-		}
-		e = append(e, fmt.Sprintf("the other query of the same port, %s, sent %s %s it: conntrack %s, the same reply direction", dnswire.TypeString(c.Type), gap.Round(time.Microsecond), order, c.Conntrack.String()))
+	c := l.Clash
+	gap, order := time.Duration(c.Gap), "before"
+	if gap < 0 {
+		gap, order = -gap, "after"
 	}
-	return e
+	way := "the same reply direction"
+	if c.Conntrack.OrigSrc == drop.Conntrack.OrigSrc && c.Conntrack.OrigDst == drop.Conntrack.OrigDst {
+		way = "the same original direction"
+	}
+	return append(e, fmt.Sprintf("the other query of the same port, %s, sent %s %s it: conntrack %s, %s", dnswire.TypeString(c.Type), gap.Round(time.Microsecond), order, c.Conntrack.String(), way))
 }
 
 // conntrackFull says whether a packet without a conntrack entry was dropped because there was no room for one, and writes the verdict if so. By the time that the table is

@@ -29,7 +29,8 @@ func TestInsertRaceIsToldFromARule(t *testing.T) {
 		certain        bool
 	}{
 		{"the other entry was seen", hookFunction, true, hop.DstNAT, 9, Service, CauseInsertRace, true},
-		{"the other entry was not seen", hookFunction, false, hop.DstNAT, 9, Service, CauseInsertRace, false},
+		{"no other entry was seen", hookFunction, false, hop.DstNAT, 9, Node, CausePolicyDrop, false},
+		{"no other entry was seen, and a rule", ruleFunction, false, hop.DstNAT, 9, Node, CausePolicyDrop, true},
 		{"a rule on the way out", ruleFunction, true, hop.DstNAT, 9, Node, CausePolicyDrop, true},
 		{"a connection that is known", hookFunction, true, hop.DstNAT | hop.Confirmed, 9, Node, CausePolicyDrop, true},
 		{"still at the device by which it came", hookFunction, true, hop.DstNAT, 3, Node, CausePolicyDrop, true},

@@ -326,11 +326,14 @@ func (j *Judge) service(l *lookup.Lookup, drop, refused *hop.Hop, v *Verdict, te
 	case v.Cause == CausePolicyDrop && refused != nil:
 		v.Cause = CauseRejected
 		v.Text = fmt.Sprintf("the query was rejected at %s by a firewall rule or network policy (%s)", at(drop), icmpName(refused.ICMP))
-	case v.Cause == CausePolicyDrop && raced(l, drop):
+	case v.Cause == CausePolicyDrop && l.Clash != nil && unplaced(l, drop):
 		v.Where, v.Cause = Service, CauseInsertRace
 		v.Text = fmt.Sprintf("the query was lost at %s: its conntrack entry clashed with that of another query sent at the same time from the same port (%s)", at(drop), drop.Reason)
-		v.Certain = l.Clash != nil && hop.FunctionAt(drop.Location) == hookFunction
+		v.Certain = hop.FunctionAt(drop.Location) == hookFunction
 		v.Evidence = append(v.Evidence, raceEvidence(l, drop)...)
+	case v.Cause == CausePolicyDrop && unplaced(l, drop) && hop.FunctionAt(drop.Location) == hookFunction:
+		v.Certain = false
+		v.Evidence = append(v.Evidence, "dropped on its way out of "+at(drop)+" by no rule of nf_tables: by one of ip_tables, or because its conntrack entry clashed with another's")
 	case v.Cause == CausePolicyDrop && !drop.Tracked && !byRule(drop) && j.conntrackFull(l, drop, v):
 	case !translated && j.services[l.Server] && (v.Cause == CauseNoRoute || v.Cause == CauseNeighbour || j.passedUntranslated(l, drop)) && drop.NetNS != l.ClientNetNS:
 		v.Where, v.Cause, v.Certain = Service, CauseUntranslated, false
