@@ -595,7 +595,7 @@ func (a *Assembler) alloc() *Lookup {
 	if n := len(a.free); n > 0 {
 		l = a.free[n-1]
 		a.free = a.free[:n-1]
-		*l = Lookup{Hops: l.Hops[:0], Name: l.Name[:0], Related: l.Related[:0], Fragments: l.Fragments[:0]}
+		*l = Lookup{Hops: l.Hops[:0], Name: l.Name[:0], Related: l.Related[:0], Fragments: l.Fragments[:0], packets: l.packets[:0]}
 	} else {
 		l = &Lookup{Hops: make([]hop.Hop, 0, 24)}
 	}

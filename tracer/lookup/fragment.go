@@ -35,29 +35,28 @@ func (a *Assembler) followFragments(l *Lookup, p *hop.Packet) {
 	k := packetID{p.Src.Addr, p.Dst.Addr, p.Fragment.ID}
 	f := a.fragments[k]
 	if f == nil {
-		if l.npackets == len(l.packets) || len(a.fragments) >= maxPackets {
+		if len(l.packets) == maxFragmented || len(a.fragments) >= maxPackets {
 			return
 		}
 		f = &fragmented{}
 		a.fragments[k] = f
 	}
 	if f.l != l {
-		if l.npackets == len(l.packets) {
+		if len(l.packets) == maxFragmented {
 			return
 		}
-		l.packets[l.npackets] = k
-		l.npackets++
+		l.packets = append(l.packets, k)
 	}
 	f.l, f.first, f.length = l, p.Hop, p.PayloadLen+udpHeader
 }
 
 func (a *Assembler) forgetFragments(l *Lookup) {
-	for _, k := range l.packets[:l.npackets] {
+	for _, k := range l.packets {
 		if f := a.fragments[k]; f != nil && f.l == l {
 			delete(a.fragments, k)
 		}
 	}
-	l.npackets = 0
+	l.packets = l.packets[:0]
 }
 
 // addFragment takes a later fragment. It stands beside the lookup's hops: only where it is dropped, it is one of them.

@@ -122,12 +122,11 @@ type Lookup struct {
 	nkeys        int
 	questionHash uint64
 	question     links
-	unread       pending // in the queue of a server's reads
-	undelivered  pending // in the queue of the client's reads
-	packets      [maxFragmented]packetID
-	npackets     int
-	unplaced     bool // it was dropped before its conntrack entry was in the table
-	cut          bool // a later fragment of the last attempt's packets was dropped
+	unread       pending    // in the queue of a server's reads
+	undelivered  pending    // in the queue of the client's reads
+	packets      []packetID // fragmented ones
+	unplaced     bool       // it was dropped before its conntrack entry was in the table
+	cut          bool       // a later fragment of the last attempt's packets was dropped
 	serving      *Upstream
 	reported     Ending
 	reportedHops int
@@ -247,5 +246,5 @@ func window(hops []hop.Hop, attempt uint8) (from, to int64) {
 // Forget drops what ties a copy of a lookup to its assembler, so that it can be kept.
 func (l *Lookup) Forget() {
 	l.timer, l.age, l.question, l.unread, l.undelivered = links{}, links{}, links{}, pending{}, pending{}
-	l.chain, l.serving, l.past, l.Upstreams, l.Fragments = nil, nil, nil, nil, nil
+	l.chain, l.serving, l.past, l.Upstreams, l.Fragments, l.packets = nil, nil, nil, nil, nil, nil
 }
