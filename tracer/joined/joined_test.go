@@ -363,3 +363,38 @@ func TestLookupsThatTheStoreLetGoAreCounted(t *testing.T) {
 		t.Error("a watch that was closed goes on")
 	}
 }
+
+// BenchmarkPast: what a reader waits for at first, of five thousand lookups of nineteen spans each.
+func BenchmarkPast(b *testing.B) {
+	js, err := os.ReadFile("../render/testdata/two-agents-slow-upstream.json")
+	if err != nil {
+		b.Fatal(err)
+	}
+	td, err := (&ptrace.JSONUnmarshaler{}).UnmarshalTraces(js)
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := store.New(store.Limits{Spans: 1_000_000})
+	for n := range 5000 {
+		spans := store.FromOTLP(td)
+		to := link.TraceID{0: byte(n), 1: byte(n >> 8), 15: 1}
+		client := spans[0].TraceID.ClientSpanID()
+		for _, sp := range spans {
+			if sp.SpanID == client {
+				sp.SpanID = to.ClientSpanID()
+				sp.Start = sp.Start.Add(time.Duration(n))
+			}
+			if sp.Parent == client {
+				sp.Parent = to.ClientSpanID()
+			}
+			sp.TraceID = to
+		}
+		s.Add(spans...)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if rows := newLook(s, &output.Filter{}).past(); len(rows) != 5000 {
+			b.Fatalf("%d rows", len(rows))
+		}
+	}
+}
