@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
  * Sees every DNS packet at every device of every network namespace, where it is dropped and where it is read, and writes a
- * record of each into one ring buffer. It keeps no state: nothing can be evicted here, and nothing is forgotten.
+ * record of each into one ring buffer. It keeps no state: nothing can be evicted here, and nothing is forgotten. The one exception is in fragment.h, and counts what it forgets.
  * What belongs together is found in user space (tracer/lookup).
  */
 #include "vmlinux.h"
