@@ -42,7 +42,7 @@ $(BIN)/coredns: ## (the first build compiles all of CoreDNS: some minutes)
 	@CGO_ENABLED=0 test/progress.sh go build -tags grpcnotrace -trimpath -ldflags '$(STRIP) -X github.com/coredns/coredns/coremain.GitCommit=$(VERSION)' -o $@ ./build/coredns
 $(BIN)/dnstrail:
 	@test -x $@ || echo "==> building dnstrail"
-	@CGO_ENABLED=0 test/progress.sh go build -trimpath -ldflags '$(STRIP)' -o $@ ./tracer/cmd/dnstrail
+	@CGO_ENABLED=0 test/progress.sh go build -trimpath -ldflags '$(STRIP) -X main.built=$(VERSION)' -o $@ ./tracer/cmd/dnstrail
 
 .PHONY: images
 REGISTRY ?= localhost

@@ -73,11 +73,13 @@ func objects(t *testing.T, path, text string) []runtime.Object {
 }
 
 func TestManifestsAreKubernetesObjects(t *testing.T) {
-	for _, f := range []string{"rbac.yaml", "agent.yaml", "corefile.yaml"} {
+	for _, f := range []string{"rbac.yaml", "agent.yaml", "corefile.yaml", "store.yaml"} {
 		for _, o := range manifests(t, filepath.Join("kubernetes", f)) {
 			switch o := o.(type) {
 			case *appsv1.DaemonSet:
 				checkAgent(t, f, o)
+			case *appsv1.Deployment:
+				checkStore(t, f, o)
 			case *corev1.ConfigMap:
 				checkCorefile(t, f, o.Data["Corefile"])
 			}
@@ -150,6 +152,20 @@ func checkAgent(t *testing.T, file string, d *appsv1.DaemonSet) {
 	}
 	if !slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == "NODE_NAME" }) {
 		t.Errorf("%s: the agent does not know its node", file)
+	}
+}
+
+// checkStore holds the store against its own flags: the Service leads to ports that it is told to listen on.
+func checkStore(t *testing.T, file string, d *appsv1.Deployment) {
+	t.Helper()
+	c := d.Spec.Template.Spec.Containers[0]
+	for _, p := range c.Ports {
+		if !slices.ContainsFunc(c.Args, func(a string) bool { return strings.HasSuffix(a, fmt.Sprint("=:", p.ContainerPort)) }) {
+			t.Errorf("%s: the store is not told to listen on port %d, %s: %q", file, p.ContainerPort, p.Name, c.Args)
+		}
+	}
+	if *d.Spec.Replicas != 1 {
+		t.Errorf("%s: %d stores would each have a part of the traces", file, *d.Spec.Replicas)
 	}
 }
 
@@ -230,7 +246,8 @@ func TestChartGivesKubernetesObjects(t *testing.T) {
 		{"everything", []string{
 			"--set", "coredns.serviceAccount=", "--set", "agent.resources.limits.memory=1Gi", "--set", "agent.labels={app,team}", "--set", "agent.extraArgs={--give-up=3s}",
 			"--set", "otlp.headers=authorization=x", "--set", "otlp.protocol=http/protobuf", "--set", "agent.nodeSelector.pool=a", "--set", "image.tag=v1",
-		}, []string{"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet", "Service"}},
+			"--set", "store.enabled=true",
+		}, []string{"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet", "Service", "Deployment"}},
 	} {
 		if out, err := exec.Command(helm, append([]string{"lint", "--strict", "chart/dnstrail"}, tt.args...)...).CombinedOutput(); err != nil {
 			t.Errorf("%s: lint: %v\n%s", tt.name, err, out)
@@ -245,6 +262,9 @@ func TestChartGivesKubernetesObjects(t *testing.T) {
 			kinds[o.GetObjectKind().GroupVersionKind().Kind] = true
 			if d, ok := o.(*appsv1.DaemonSet); ok {
 				checkAgent(t, tt.name, d)
+			}
+			if d, ok := o.(*appsv1.Deployment); ok {
+				checkStore(t, tt.name, d)
 			}
 		}
 		for _, k := range tt.want {

@@ -16,6 +16,6 @@ translation, to the DNS server and back, and says in words where a lookup was lo
 	}
 	foldHelp(root)
 	root.AddCommand(newAgentCommand(), newObserveCommand())
-	root.AddCommand(newStoreCommand(), newExplainCommand(), newWalkCommand(), newDoctorCommand())
+	root.AddCommand(newStoreCommand(), newExplainCommand(), newWalkCommand(), newDoctorCommand(), newVersionCommand())
 	return root
 }
