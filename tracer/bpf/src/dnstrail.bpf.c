@@ -43,6 +43,11 @@ int BPF_PROG(on_kfree_skb, struct sk_buff *skb, void *location, __u32 reason)
 SEC("tp_btf/skb_copy_datagram_iovec")
 int BPF_PROG(on_copy_datagram, struct sk_buff *skb)
 {
+	struct sock *sk = skb->sk;
+
+	/* What TCP hands out has its socket (skb_set_owner_r), which the reader has at hand; the packet's headers were last read long ago. */
+	if (sk && !is_dns_port(bpf_htons(sk->__sk_common.skc_num)) && !is_dns_port(sk->__sk_common.skc_dport))
+		return 0;
 	return watch(skb, HOOK_COPY, skb->network_header, 0, 0);
 }
 

@@ -37,11 +37,11 @@ static __always_inline __u32 netns_of(struct sk_buff *skb)
 
 static __always_inline void put_process(struct event *e, struct sock *sk)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
-	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
+	struct task_struct *task = bpf_get_current_task_btf(); /* known by type: read by plain loads */
+	struct task_struct *leader = task->group_leader;
 
 	/* The thread's own name is often not the program's: isc-net-0000, dispatcher-3. */
-	e->pid = BPF_CORE_READ(task, tgid);
+	e->pid = task->tgid;
 	bpf_core_read(&e->comm, sizeof(e->comm), &leader->comm);
 	e->cgroup = BPF_CORE_READ(sk, sk_cgrp_data.cgroup, kn, id);
 }
@@ -295,13 +295,18 @@ static __always_inline int watch_read(struct sock *sk, struct peer *peer)
 {
 	struct event *e;
 	__u32 netns;
-	__u16 num;
+	struct {
+		__be16 dport;
+		__u16 num;
+	} ports; /* side by side in the kernel's skc_portpair: one call reads both */
 	__be16 port;
+	__u16 num;
 
 	if (!sk || BPF_CORE_READ(sk, sk_protocol) != IPPROTO_UDP)
 		return 0;
-	num = BPF_CORE_READ(sk, __sk_common.skc_num);
-	port = BPF_CORE_READ(sk, __sk_common.skc_dport);
+	bpf_core_read(&ports, sizeof(ports), &sk->__sk_common.skc_dport);
+	num = ports.num;
+	port = ports.dport;
 	if ((peer != 0) == (port != 0))
 		return 0; /* each kind of socket has one hook */
 	if (peer)
@@ -324,14 +329,19 @@ static __always_inline int watch_read(struct sock *sk, struct peer *peer)
 	/* As the packet had them: from the peer, to this socket. */
 	e->addr.sport = bpf_ntohs(port);
 	e->addr.dport = num;
-	if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET) {
-		__be32 addr = BPF_CORE_READ(sk, __sk_common.skc_daddr), own = BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr);
+	/* With a peer the hook has said of which family the socket is. */
+	if (peer ? peer->version == 4 : BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET) {
+		__be32 own = BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr);
 		e->version = 4;
-		__builtin_memcpy(e->addr.saddr, &addr, 4);
+		if (!peer) {
+			__be32 addr = BPF_CORE_READ(sk, __sk_common.skc_daddr);
+			__builtin_memcpy(e->addr.saddr, &addr, 4);
+		}
 		__builtin_memcpy(e->addr.daddr, &own, 4);
 	} else {
 		e->version = 6;
-		BPF_CORE_READ_INTO(&e->addr.saddr, sk, __sk_common.skc_v6_daddr);
+		if (!peer)
+			BPF_CORE_READ_INTO(&e->addr.saddr, sk, __sk_common.skc_v6_daddr);
 		BPF_CORE_READ_INTO(&e->addr.daddr, sk, __sk_common.skc_v6_rcv_saddr);
 	}
 	if (peer)
