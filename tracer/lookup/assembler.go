@@ -237,6 +237,7 @@ func (a *Assembler) addQuery(p *hop.Packet, message []byte) {
 	}
 	if p.Kind == hop.Read {
 		l.ServerNetNS, l.ServerProcess = p.NetNS, p.Process
+		a.serves(p.NetNS)
 	}
 	if !l.done() {
 		a.schedule(l, l.lastQuery+int64(a.o.GiveUp))
@@ -266,7 +267,10 @@ func (a *Assembler) begin(p *hop.Packet, k key, message []byte) *Lookup {
 	if p.Local {
 		l.Process, l.ClientNetNS = p.Process, p.NetNS
 		a.untranslate(l, p)
-		a.findServed(l)
+		a.findServed(l, p.NetNS)
+	} else if p.Kind == hop.Out && l.Transport == link.TCP {
+		// A segment that the kernel sends of itself tells no process; but where its first device is, there it comes from.
+		a.findServed(l, p.NetNS)
 	} else if p.Kind == hop.Drop && p.IfIndex == 0 && p.NetNS != 0 {
 		l.ClientNetNS = p.NetNS // dropped before it had a device: it was sent here
 		l.Process = p.Process

@@ -33,8 +33,8 @@ const maxServedSearch = 64
 // findServed finds the lookup that a server's own query serves: one with the same question that has arrived in the
 // namespace that now asks, and is not answered. It is an inference: of several, the oldest without a query of its own is taken, because a server asks once for each, or
 // once for all of them.
-func (a *Assembler) findServed(up *Lookup) {
-	if _, serves := a.servers[up.ClientNetNS]; !serves {
+func (a *Assembler) findServed(up *Lookup, netns uint32) {
+	if _, serves := a.servers[netns]; !serves {
 		return
 	}
 	s := a.questions[up.questionHash]
@@ -42,7 +42,7 @@ func (a *Assembler) findServed(up *Lookup) {
 	n := 0
 	for e := s.first; e != nil && n < maxServedSearch; e, n = e.next, n+1 {
 		l := e.l
-		if l == up || l.AnswerSeen || !l.awaited() || !l.arrivedIn(up.ClientNetNS, up) {
+		if l == up || l.AnswerSeen || !l.awaited() || !l.arrivedIn(netns, up) {
 			continue
 		}
 		if best == nil || (len(best.Upstreams) > 0 && len(l.Upstreams) == 0) {
