@@ -264,14 +264,15 @@ func (a *Assembler) begin(p *hop.Packet, k key, message []byte) *Lookup {
 	a.index(l, k)
 	a.ages.push(&l.age)
 	a.indexQuestion(l)
-	if p.Local {
+	switch {
+	case p.Local:
 		l.Process, l.ClientNetNS = p.Process, p.NetNS
 		a.untranslate(l, p)
 		a.findServed(l, p.NetNS)
-	} else if p.Kind == hop.Out && l.Transport == link.TCP {
+	case p.Kind == hop.Out && l.Transport == link.TCP:
 		// A segment that the kernel sends of itself tells no process; but where its first device is, there it comes from.
 		a.findServed(l, p.NetNS)
-	} else if p.Kind == hop.Drop && p.IfIndex == 0 && p.NetNS != 0 {
+	case p.Kind == hop.Drop && p.IfIndex == 0 && p.NetNS != 0:
 		l.ClientNetNS = p.NetNS // dropped before it had a device: it was sent here
 		l.Process = p.Process
 	}
