@@ -125,6 +125,17 @@ func (k *Key) TraceID(e Epoch) TraceID {
 	return id
 }
 
+// QuestionHash gives what names the question wherever its packets are seen, whatever was translated on the way: XXH3-64 of version,
+// ID, name, type and class, as HINDSIGHT.md says. It does not allocate.
+func (k *Key) QuestionHash() uint64 {
+	var buf [keySize]byte
+	b := append(buf[:0], Version)
+	b = binary.BigEndian.AppendUint16(b, k.ID)
+	b = append(b, k.QName...)
+	b = binary.BigEndian.AppendUint16(b, k.QType)
+	return xxh3.Hash(binary.BigEndian.AppendUint16(b, k.QClass))
+}
+
 // TraceID is a W3C trace ID; it converts to OpenTelemetry's trace.TraceID.
 type TraceID [16]byte
 

@@ -280,3 +280,32 @@ func FuzzAppendPlain(f *testing.F) {
 		}
 	})
 }
+
+func TestQuestionHash(t *testing.T) {
+	name, err := AppendQName(nil, "Payments.shop.svc.cluster.local.")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := Key{Transport: UDP, Client: netip.MustParseAddrPort("10.244.1.10:40000"), ID: 0x1234, QName: name, QType: 1, QClass: 1}
+	const want = uint64(0xa3ec06c6ce35268e)
+	if got := k.QuestionHash(); got != want {
+		t.Errorf("%#016x, want %#016x, as HINDSIGHT.md states", got, want)
+	}
+	translated := k
+	translated.Transport, translated.Client = TCP, netip.MustParseAddrPort("192.0.2.1:1")
+	if translated.QuestionHash() != want {
+		t.Error("it depends on what is translated on the way")
+	}
+	for what, change := range map[string]func(*Key){
+		"ID": func(k *Key) { k.ID++ }, "name": func(k *Key) { k.QName = []byte("\x01a\x00") },
+		"type": func(k *Key) { k.QType++ }, "class": func(k *Key) { k.QClass++ },
+	} {
+		other := k
+		if change(&other); other.QuestionHash() == want {
+			t.Errorf("another %s has the same hash", what)
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() { k.QuestionHash() }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}

@@ -70,11 +70,22 @@ func (s *Spans) Len() int { return s.count }
 // Size gives the length of the encoded spans in bytes.
 func (s *Spans) Size() int { return len(s.buf) }
 
+// Room gives the memory that s takes, in bytes.
+func (s *Spans) Room() int { return cap(s.buf) }
+
 // Mark gives the place after the last span that has ended.
 func (s *Spans) Mark() Mark { return Mark{len(s.buf), s.count} }
 
 // Cut takes away what was written after m, a span under way included. Cut(Mark{}) empties s, and keeps its memory.
 func (s *Spans) Cut(m Mark) { s.buf, s.count, s.link = s.buf[:m.bytes], m.spans, 0 }
+
+// Swap puts other bytes in place of the spans' own, and gives those: for who keeps them in a smaller form while they
+// wait. Nothing else may be called until they are back.
+func (s *Spans) Swap(bytes []byte) []byte {
+	own := s.buf
+	s.buf = bytes
+	return own
+}
 
 // Fields of the messages, as they stand on the wire: number<<3 | type.
 const (

@@ -13,14 +13,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MinKernel is the oldest kernel whose hooks have all that the program reads: 5.17 gave kfree_skb its drop reason.
-// It was run on 6.18 only; older ones are untried.
-const MinKernel = "5.17"
+// MinKernel is the oldest kernel on which the tracer is tried (docs/kernels.md). Nothing asks for the version: what
+// the program needs is BTF and a ring buffer, what else it uses it can do without.
+const MinKernel = "5.10"
 
 // ErrUnsupported says that this process or this kernel cannot run the tracer; what wraps it says what is missing.
 var ErrUnsupported = errors.New("cannot trace here")
 
-// Check says whether the tracer can run: capabilities, kernel version, BTF. Every error wraps [ErrUnsupported] and names what is missing and what to do.
+// Check says whether the tracer can run: capabilities, kernel version, BTF. Every error wraps [ErrUnsupported] and
+// names what is missing and what to do.
 func Check() error {
 	if missing := MissingCapabilities(); len(missing) > 0 {
 		return fmt.Errorf("%w: needs %s: run as root, or with these capabilities", ErrUnsupported, strings.Join(missing, ", "))
@@ -36,13 +37,8 @@ func Check() error {
 
 // CheckKernel says whether the kernel has what the tracer needs, if this process may ask it. Errors are as [Check]'s.
 func CheckKernel() error {
-	kernel, err := btf.LoadKernelSpec()
-	if err != nil {
+	if _, err := btf.LoadKernelSpec(); err != nil {
 		return fmt.Errorf("%w: reading /sys/kernel/btf/vmlinux: %w", ErrUnsupported, err)
-	}
-	var reasons *btf.Enum
-	if err := kernel.TypeByName("skb_drop_reason", &reasons); err != nil {
-		return fmt.Errorf("%w: kernel %s has no drop reasons: at least %s is needed", ErrUnsupported, release(), MinKernel)
 	}
 	if err := features.HaveMapType(ebpf.RingBuf); err != nil {
 		return fmt.Errorf("%w: kernel %s: eBPF ring buffer: %w: at least %s is needed", ErrUnsupported, release(), err, MinKernel)
@@ -58,7 +54,8 @@ func release() string {
 	return unix.ByteSliceToString(u.Release[:])
 }
 
-// MissingCapabilities gives the names of the capabilities that the tracer needs and this process lacks. CAP_SYS_ADMIN stands for CAP_BPF and CAP_PERFMON (capabilities(7)).
+// MissingCapabilities gives the names of the capabilities that the tracer needs and this process lacks. CAP_SYS_ADMIN
+// stands for CAP_BPF and CAP_PERFMON (capabilities(7)).
 func MissingCapabilities() []string {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData

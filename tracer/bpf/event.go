@@ -10,11 +10,13 @@ type Hook uint8
 
 // The hooks; src/event.h has the same list.
 const (
-	HookXmit Hook = 1 + iota // net_dev_queue: leaves by a device
-	HookRecv                 // netif_receive_skb: arrives at a device
-	HookDrop                 // kfree_skb
-	HookCopy                 // skb_copy_datagram_iovec: read from a socket, with the packet
-	HookRead                 // read from a socket, without the packet: only the two ends are known
+	HookXmit   Hook = 1 + iota // net_dev_queue: leaves by a device
+	HookRecv                   // netif_receive_skb: arrives at a device
+	HookDrop                   // kfree_skb
+	HookCopy                   // skb_copy_datagram_iovec: read from a socket, with the packet
+	HookRead                   // read from a socket, without the packet: only the two ends are known
+	HookSent                   // a send returned although no packet had left: only the sender's end is known, and who it is
+	HookUnsent                 // a connection or send failed before there was a packet
 )
 
 // Flags are the properties of an event.
@@ -32,14 +34,24 @@ const (
 	FlagLater
 )
 
-// Route is where a packet was going that was dropped.
+// Route is where a packet was going that was dropped, and what is known of the route of what was not sent.
 type Route uint8
 
 // The routes; src/event.h has the same list.
 const (
 	RouteUnknown Route = iota // none was looked up
 	RouteLocal                // to a socket of the namespace
-	RouteOn                   // on to another host
+	RouteOn                   // on to another host; HookUnsent: there is one
+	RouteNone                 // HookUnsent: there is none
+)
+
+// Call is what failed before there was a packet.
+type Call uint8
+
+// The calls; src/event.h has the same list.
+const (
+	CallSend Call = iota
+	CallConnect
 )
 
 // Tuple is the two ends of a packet or of a conntrack direction. IPv4 addresses are in the first four bytes; ports in host order.
@@ -53,7 +65,7 @@ type Event struct {
 	Time                    uint64 // ns, CLOCK_MONOTONIC
 	SKB, Location, CgroupID uint64
 	NetNS, IfIndex, InIndex uint32
-	Reason                  uint32
+	Reason                  uint32 // HookUnsent: errno, 0 if not known
 	PID                     uint32
 	Seq                     uint32 // fragments: offset << 16 | bytes
 	CTStatus                uint32
@@ -66,7 +78,7 @@ type Event struct {
 	ICMP                    uint16 // FlagICMP: type << 8 | code; CTOrig.SrcAddr sent it
 	Captured                uint16
 	Route                   Route
-	_                       uint8
+	Call                    Call
 	PayloadLen              uint32 // bytes in the packet
 	Dev, Comm               [16]byte
 }
@@ -82,11 +94,15 @@ func Decode(raw []byte) (*Event, []byte, error) {
 	if len(raw) < eventSize {
 		return nil, nil, ErrEvent
 	}
-	e := (*Event)(unsafe.Pointer(unsafe.SliceData(raw)))
+	e := eventOf(raw)
 	if int(e.Captured) > len(raw)-eventSize {
 		return nil, nil, ErrEvent
 	}
 	return e, raw[eventSize : eventSize+int(e.Captured)], nil
+}
+
+func eventOf(raw []byte) *Event {
+	return (*Event)(unsafe.Pointer(unsafe.SliceData(raw))) // #nosec G103 -- whoever calls it has checked the length
 }
 
 // CString gives the bytes of a C string up to its NUL as a string.

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
@@ -19,7 +18,7 @@ import (
 const maxPorts = 8
 
 // pollInterval bounds how long an event waits in the ring: the kernel side wakes the reader only when much waits.
-const pollInterval = 20 * time.Millisecond
+const pollInterval = 40 * time.Millisecond
 
 // Options say what to watch.
 type Options struct {
@@ -29,23 +28,20 @@ type Options struct {
 	NetNS []uint32
 	// RingBytes is the ring buffer's size, a power of two; 0 means 64 MiB: half a second of 20,000 lookups a second with 20 hops each.
 	RingBytes uint32
-}
 
-// Hooks that the tracer can do without: the kernel may not have them, or may refuse them.
-const (
-	hookCopy     = "skb_copy_datagram_iovec"
-	hookSockRecv = "sock_recv_length"
-	hookRecvmsg4 = "recvmsg4"
-	hookRecvmsg6 = "recvmsg6"
-)
+	without []string // features to do without, for tests; nil means what [WithoutVariable] says
+}
 
 // Tracer is the loaded and attached program. Its methods are for one goroutine, but for Close and Losses.
 type Tracer struct {
-	objs    objectObjects
-	links   []link.Link // kept: a link that is collected as garbage is detached
-	reader  *ringbuf.Reader
-	record  ringbuf.Record
-	recvmsg int // of the hooks that see a server's read, how many are attached
+	objects     *ebpf.Collection
+	links       []link.Link // kept: a link that is collected as garbage is detached
+	reader      *ringbuf.Reader
+	record      ringbuf.Record
+	has         map[string]bool            // by feature
+	paged       *pagedRecords              // nil where the programs read pages themselves, or nothing does
+	attachTypes map[string]ebpf.AttachType // by program
+	recvmsg     int                        // of the hooks that see a server's read, how many are attached
 	// Missing are the hooks that could not be attached and what that costs, in words for the user.
 	Missing []string
 }
@@ -63,12 +59,19 @@ func Open(o Options) (*Tracer, error) {
 	if err := configure(spec, o); err != nil {
 		return nil, err
 	}
+	if o.without == nil {
+		o.without = withoutFromEnvironment()
+	}
 	t := &Tracer{}
-	t.stubMissing(spec)
-	if err := spec.LoadAndAssign(&t.objs, nil); err != nil {
-		if ve, ok := errors.AsType[*ebpf.VerifierError](err); ok {
-			return nil, fmt.Errorf("loading the eBPF program: %+v", ve) //nolint:errorlint // with the verifier's whole log
-		}
+	kernel := btf.NewCache() // its types are decoded once
+	if err := t.adapt(spec, o.without, kernel); err != nil {
+		return nil, err
+	}
+	t.attachTypes = map[string]ebpf.AttachType{}
+	for name, p := range spec.Programs {
+		t.attachTypes[name] = p.AttachType
+	}
+	if t.objects, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: kernel}); err != nil {
 		return nil, fmt.Errorf("loading the eBPF program: %w", err)
 	}
 	if err := t.start(o); err != nil {
@@ -101,106 +104,33 @@ func configure(spec *ebpf.CollectionSpec, o Options) error {
 	}
 	if o.RingBytes != 0 {
 		spec.Maps["events"].MaxEntries = o.RingBytes
-		if err := spec.Variables["wakeup_bytes"].Set(min(o.RingBytes/8, 256<<10)); err != nil {
+		if err := spec.Variables["wakeup_bytes"].Set(min(o.RingBytes/8, 1<<20)); err != nil {
 			return fmt.Errorf("setting the wake-up level: %w", err)
 		}
 	}
 	return nil
 }
 
-// stubMissing puts an empty program in place of each optional one whose tracepoint the running kernel does not have, so that the rest loads.
-func (t *Tracer) stubMissing(spec *ebpf.CollectionSpec) {
-	for name, tp := range map[string]string{"on_copy_datagram": hookCopy, "on_sock_recv": hookSockRecv} {
-		kernel, err := btf.LoadKernelSpec()
-		if err == nil {
-			var td *btf.Typedef
-			err = kernel.TypeByName("btf_trace_"+tp, &td)
-		}
-		if err == nil {
-			continue
-		}
-		t.Missing = append(t.Missing, "tracepoint "+tp+" is not in this kernel: "+costOf(tp))
-		p := spec.Programs[name]
-		p.Type, p.AttachType, p.AttachTo, p.SectionName = ebpf.SocketFilter, ebpf.AttachNone, "", "socket"
-		p.Instructions = asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}
-	}
-}
-
-func costOf(hook string) string {
-	if hook == hookCopy {
-		return "when a TCP message was read is not seen"
-	}
-	return "when an answer was read by its client is not seen"
-}
-
 func (t *Tracer) start(o Options) error {
 	one := uint8(1)
 	for _, inum := range o.NetNS {
-		if err := t.objs.NetnsAllowed.Put(inum, one); err != nil {
+		if err := t.objects.Maps["netns_allowed"].Put(inum, one); err != nil {
 			return fmt.Errorf("confining to network namespace %d: %w", inum, err)
 		}
 	}
-	reader, err := ringbuf.NewReader(t.objs.Events)
+	reader, err := ringbuf.NewReader(t.objects.Maps["events"])
 	if err != nil {
 		return fmt.Errorf("opening the ring buffer: %w", err)
 	}
 	t.reader = reader
 	t.reader.SetDeadline(time.Now().Add(pollInterval))
 	t.record.RawSample = make([]byte, 0, eventSize+4096)
-	for _, p := range []struct {
-		name string
-		prog *ebpf.Program
-	}{
-		{"kfree_skb", t.objs.OnKfreeSkb},
-		{"netif_receive_skb", t.objs.OnNetifReceiveSkb},
-		{"net_dev_queue", t.objs.OnNetDevQueue},
-	} {
-		l, err := link.AttachTracing(link.TracingOptions{Program: p.prog})
-		if err != nil {
-			return fmt.Errorf("attaching to tracepoint %s: %w", p.name, err)
+	if t.has[featureSKBOutput] && !t.has[featureDynptr] {
+		if t.paged, err = openPaged(t.objects.Maps["paged"]); err != nil {
+			return err
 		}
-		t.links = append(t.links, l)
 	}
-	t.attachReads()
-	return nil
-}
-
-// attachReads attaches the hooks that see sockets being read. The tracer works without them, and then does not
-// tell the wait in a socket from the time in the program that reads it.
-func (t *Tracer) attachReads() {
-	for _, p := range []struct {
-		name string
-		prog *ebpf.Program
-	}{{hookCopy, t.objs.OnCopyDatagram}, {hookSockRecv, t.objs.OnSockRecv}} {
-		if p.prog.Type() != ebpf.Tracing {
-			continue
-		}
-		l, err := link.AttachTracing(link.TracingOptions{Program: p.prog})
-		if err != nil {
-			t.Missing = append(t.Missing, fmt.Sprintf("tracepoint %s: %v: %s", p.name, err, costOf(p.name)))
-			continue
-		}
-		t.links = append(t.links, l)
-	}
-	const cost = "the wait in a DNS server's receive queue is not told from the time in the server"
-	root, err := Cgroup2Mount()
-	if err != nil {
-		t.Missing = append(t.Missing, err.Error()+": "+cost)
-		return
-	}
-	for _, p := range []struct {
-		name   string
-		prog   *ebpf.Program
-		attach ebpf.AttachType
-	}{{hookRecvmsg4, t.objs.OnRecvmsg4, ebpf.AttachCGroupUDP4Recvmsg}, {hookRecvmsg6, t.objs.OnRecvmsg6, ebpf.AttachCGroupUDP6Recvmsg}} {
-		l, err := link.AttachCgroup(link.CgroupOptions{Path: root, Attach: p.attach, Program: p.prog})
-		if err != nil {
-			t.Missing = append(t.Missing, fmt.Sprintf("cgroup/%s at %s: %v: %s", p.name, root, err, cost))
-			continue
-		}
-		t.links = append(t.links, l)
-		t.recvmsg++
-	}
+	return t.attach()
 }
 
 // Cgroup2Mount gives the place where the root of cgroup v2 is mounted, an error if it is not. In a container that is the place where the host's
@@ -241,15 +171,24 @@ func cgroup2Root(mountinfo string) (at string) {
 // Read gives the next event and its payload, waiting for one until a poll interval has passed. Neither outlives the next call.
 // It gives nil, nil, nil when nothing waits, and [os.ErrClosed] after Close.
 func (t *Tracer) Read() (*Event, []byte, error) {
-	err := t.reader.ReadInto(&t.record)
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		t.reader.SetDeadline(time.Now().Add(pollInterval))
-		return nil, nil, nil
-	case err != nil:
+	if t.paged != nil {
+		return t.paged.merge(t)
+	}
+	got, err := t.fill()
+	if err != nil || !got {
 		return nil, nil, err
 	}
 	return Decode(t.record.RawSample)
+}
+
+// fill takes the next record out of the ring buffer, waiting for one until a poll interval has passed. False: there is none.
+func (t *Tracer) fill() (bool, error) {
+	err := t.reader.ReadInto(&t.record)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.reader.SetDeadline(time.Now().Add(pollInterval))
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Losses are events that the tracer did not get, since it was opened.
@@ -257,6 +196,7 @@ type Losses struct {
 	RingFull uint64 // events: no room in the ring buffer, user space was too slow
 	Paged    uint64 // events without payload: it lay in pages that this kernel gives no access to
 	Fragment uint64 // identifications of fragmented packets forgotten while their later fragments may have been on their way
+	Connect  uint64 // connections to a DNS port that were not watched: too many at once
 	Missed   uint64 // events: a hook was hit while it ran on the same CPU
 }
 
@@ -266,16 +206,20 @@ func (l Losses) Total() uint64 { return l.RingFull + l.Missed }
 // Losses counts what was lost.
 func (t *Tracer) Losses() (Losses, error) {
 	var l Losses
-	for i, n := range []*uint64{&l.RingFull, &l.Paged, &l.Fragment} {
+	for i, n := range []*uint64{&l.RingFull, &l.Paged, &l.Fragment, &l.Connect} {
 		var perCPU []uint64
-		if err := t.objs.Losses.Lookup(uint32(i), &perCPU); err != nil {
+		if err := t.objects.Maps["losses"].Lookup(uint32(i), &perCPU); err != nil {
 			return l, fmt.Errorf("reading the kernel side's losses: %w", err)
 		}
 		for _, c := range perCPU {
 			*n += c
 		}
 	}
-	for _, p := range []*ebpf.Program{t.objs.OnNetDevQueue, t.objs.OnNetifReceiveSkb, t.objs.OnKfreeSkb} {
+	for _, h := range hooks {
+		p := t.objects.Programs[h.program]
+		if p == nil || !h.needed {
+			continue
+		}
 		if stats, err := p.Stats(); err == nil {
 			l.Missed += stats.RecursionMisses
 		}
@@ -289,16 +233,37 @@ func (t *Tracer) ReadsSeen() bool { return t.recvmsg == 2 }
 // Waiting gives how many bytes wait in the ring buffer.
 func (t *Tracer) Waiting() int { return t.reader.AvailableBytes() }
 
-// Close detaches the program and frees it.
-func (t *Tracer) Close() error {
+// Detach ends the events: what waits in the ring buffer can still be read, and losses be counted.
+func (t *Tracer) Detach() error {
 	var errs []error
 	for _, l := range t.links {
 		errs = append(errs, l.Close())
 	}
 	t.links = nil
+	return errors.Join(errs...)
+}
+
+// Unread takes out what waits and counts it. Call it after [Tracer.Detach].
+func (t *Tracer) Unread() (uint64, error) {
+	n := uint64(0)
+	for {
+		e, _, err := t.Read()
+		if err != nil || e == nil {
+			return n, err
+		}
+		n++
+	}
+}
+
+// Close detaches the program and frees it.
+func (t *Tracer) Close() error {
+	errs := []error{t.Detach()}
 	if t.reader != nil {
 		errs = append(errs, t.reader.Close())
 	}
-	errs = append(errs, t.objs.Close())
+	if t.paged != nil {
+		errs = append(errs, t.paged.reader.Close())
+	}
+	t.objects.Close()
 	return errors.Join(errs...)
 }

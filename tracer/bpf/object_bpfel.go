@@ -13,6 +13,19 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type objectDeparture struct {
+	_      structs.HostLayout
+	Sk     uint64
+	Thread uint64
+}
+
+type objectEnd struct {
+	_    structs.HostLayout
+	Addr [16]uint8
+	Port uint16
+	Pad  [2]uint8
+}
+
 type objectEvent struct {
 	_        structs.HostLayout
 	Time     uint64
@@ -57,7 +70,7 @@ type objectEvent struct {
 	Icmp     uint16
 	Captured uint16
 	Route    uint8
-	Pad1     uint8
+	Call     uint8
 	Payload  uint32
 	Dev      [16]int8
 	Comm     [16]int8
@@ -70,25 +83,78 @@ type objectFragment struct {
 	Time uint64
 }
 
+type objectPagedEvent struct {
+	_    structs.HostLayout
+	E    objectEvent
+	Skip uint32
+	Pad  uint32
+}
+
+type objectSending struct {
+	_      structs.HostLayout
+	Sk     uint64
+	Thread uint64
+	Peer   struct {
+		_       structs.HostLayout
+		Addr    [4]uint32
+		Port    uint16
+		Version uint8
+		_       [1]byte
+	}
+	_ [4]byte
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	objectMapEvents             = "events"
-	objectMapFragments          = "fragments"
-	objectMapLosses             = "losses"
-	objectMapNetnsAllowed       = "netns_allowed"
-	objectProgOnCopyDatagram    = "on_copy_datagram"
-	objectProgOnKfreeSkb        = "on_kfree_skb"
-	objectProgOnNetDevQueue     = "on_net_dev_queue"
-	objectProgOnNetifReceiveSkb = "on_netif_receive_skb"
-	objectProgOnRecvmsg4        = "on_recvmsg4"
-	objectProgOnRecvmsg6        = "on_recvmsg6"
-	objectProgOnSockRecv        = "on_sock_recv"
-	objectVarDnsPortCount       = "dns_port_count"
-	objectVarDnsPorts           = "dns_ports"
-	objectVarNetnsConfined      = "netns_confined"
-	objectVarWakeupBytes        = "wakeup_bytes"
+	objectMapConnecting          = "connecting"
+	objectMapDeparted            = "departed"
+	objectMapEvents              = "events"
+	objectMapFollowed            = "followed"
+	objectMapFragments           = "fragments"
+	objectMapLosses              = "losses"
+	objectMapNetnsAllowed        = "netns_allowed"
+	objectMapPaged               = "paged"
+	objectMapPagedRoom           = "paged_room"
+	objectMapSendings            = "sendings"
+	objectProgOnConnect4         = "on_connect4"
+	objectProgOnConnect6         = "on_connect6"
+	objectProgOnConsumeUdp       = "on_consume_udp"
+	objectProgOnCopyDatagram     = "on_copy_datagram"
+	objectProgOnDgramConnect     = "on_dgram_connect"
+	objectProgOnKfreeSkb         = "on_kfree_skb"
+	objectProgOnKfreeSkbPlain    = "on_kfree_skb_plain"
+	objectProgOnNetDevQueue      = "on_net_dev_queue"
+	objectProgOnNetifReceiveSkb  = "on_netif_receive_skb"
+	objectProgOnRecvmsg4         = "on_recvmsg4"
+	objectProgOnRecvmsg6         = "on_recvmsg6"
+	objectProgOnSendmsg4         = "on_sendmsg4"
+	objectProgOnSendmsg6         = "on_sendmsg6"
+	objectProgOnSockRecv         = "on_sock_recv"
+	objectProgOnSockRelease      = "on_sock_release"
+	objectProgOnSockSend         = "on_sock_send"
+	objectProgOnStreamConnect    = "on_stream_connect"
+	objectProgOnUdpSendmsg       = "on_udp_sendmsg"
+	objectProgOnUdpv6Sendmsg     = "on_udpv6_sendmsg"
+	objectProgProbeCopyDatagram  = "probe_copy_datagram"
+	objectProgProbeDropReason    = "probe_drop_reason"
+	objectProgProbeDynptr        = "probe_dynptr"
+	objectProgProbeGlobalPointer = "probe_global_pointer"
+	objectProgProbeRdonlyCast    = "probe_rdonly_cast"
+	objectProgProbeSkbOutput     = "probe_skb_output"
+	objectProgProbeTaskBtf       = "probe_task_btf"
+	objectVarBadLoadsGiveZero    = "bad_loads_give_zero"
+	objectVarDnsPortCount        = "dns_port_count"
+	objectVarDnsPorts            = "dns_ports"
+	objectVarFollowedPorts       = "followed_ports"
+	objectVarFollowing           = "following"
+	objectVarHaveDynptr          = "have_dynptr"
+	objectVarHaveRdonlyCast      = "have_rdonly_cast"
+	objectVarHaveSkbOutput       = "have_skb_output"
+	objectVarHaveTaskBtf         = "have_task_btf"
+	objectVarNetnsConfined       = "netns_confined"
+	objectVarWakeupBytes         = "wakeup_bytes"
 )
 
 // loadObject returns the embedded CollectionSpec for object.
@@ -133,33 +199,65 @@ type objectSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type objectProgramSpecs struct {
-	OnCopyDatagram    *ebpf.ProgramSpec `ebpf:"on_copy_datagram"`
-	OnKfreeSkb        *ebpf.ProgramSpec `ebpf:"on_kfree_skb"`
-	OnNetDevQueue     *ebpf.ProgramSpec `ebpf:"on_net_dev_queue"`
-	OnNetifReceiveSkb *ebpf.ProgramSpec `ebpf:"on_netif_receive_skb"`
-	OnRecvmsg4        *ebpf.ProgramSpec `ebpf:"on_recvmsg4"`
-	OnRecvmsg6        *ebpf.ProgramSpec `ebpf:"on_recvmsg6"`
-	OnSockRecv        *ebpf.ProgramSpec `ebpf:"on_sock_recv"`
+	OnConnect4         *ebpf.ProgramSpec `ebpf:"on_connect4"`
+	OnConnect6         *ebpf.ProgramSpec `ebpf:"on_connect6"`
+	OnConsumeUdp       *ebpf.ProgramSpec `ebpf:"on_consume_udp"`
+	OnCopyDatagram     *ebpf.ProgramSpec `ebpf:"on_copy_datagram"`
+	OnDgramConnect     *ebpf.ProgramSpec `ebpf:"on_dgram_connect"`
+	OnKfreeSkb         *ebpf.ProgramSpec `ebpf:"on_kfree_skb"`
+	OnKfreeSkbPlain    *ebpf.ProgramSpec `ebpf:"on_kfree_skb_plain"`
+	OnNetDevQueue      *ebpf.ProgramSpec `ebpf:"on_net_dev_queue"`
+	OnNetifReceiveSkb  *ebpf.ProgramSpec `ebpf:"on_netif_receive_skb"`
+	OnRecvmsg4         *ebpf.ProgramSpec `ebpf:"on_recvmsg4"`
+	OnRecvmsg6         *ebpf.ProgramSpec `ebpf:"on_recvmsg6"`
+	OnSendmsg4         *ebpf.ProgramSpec `ebpf:"on_sendmsg4"`
+	OnSendmsg6         *ebpf.ProgramSpec `ebpf:"on_sendmsg6"`
+	OnSockRecv         *ebpf.ProgramSpec `ebpf:"on_sock_recv"`
+	OnSockRelease      *ebpf.ProgramSpec `ebpf:"on_sock_release"`
+	OnSockSend         *ebpf.ProgramSpec `ebpf:"on_sock_send"`
+	OnStreamConnect    *ebpf.ProgramSpec `ebpf:"on_stream_connect"`
+	OnUdpSendmsg       *ebpf.ProgramSpec `ebpf:"on_udp_sendmsg"`
+	OnUdpv6Sendmsg     *ebpf.ProgramSpec `ebpf:"on_udpv6_sendmsg"`
+	ProbeCopyDatagram  *ebpf.ProgramSpec `ebpf:"probe_copy_datagram"`
+	ProbeDropReason    *ebpf.ProgramSpec `ebpf:"probe_drop_reason"`
+	ProbeDynptr        *ebpf.ProgramSpec `ebpf:"probe_dynptr"`
+	ProbeGlobalPointer *ebpf.ProgramSpec `ebpf:"probe_global_pointer"`
+	ProbeRdonlyCast    *ebpf.ProgramSpec `ebpf:"probe_rdonly_cast"`
+	ProbeSkbOutput     *ebpf.ProgramSpec `ebpf:"probe_skb_output"`
+	ProbeTaskBtf       *ebpf.ProgramSpec `ebpf:"probe_task_btf"`
 }
 
 // objectMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type objectMapSpecs struct {
+	Connecting   *ebpf.MapSpec `ebpf:"connecting"`
+	Departed     *ebpf.MapSpec `ebpf:"departed"`
 	Events       *ebpf.MapSpec `ebpf:"events"`
+	Followed     *ebpf.MapSpec `ebpf:"followed"`
 	Fragments    *ebpf.MapSpec `ebpf:"fragments"`
 	Losses       *ebpf.MapSpec `ebpf:"losses"`
 	NetnsAllowed *ebpf.MapSpec `ebpf:"netns_allowed"`
+	Paged        *ebpf.MapSpec `ebpf:"paged"`
+	PagedRoom    *ebpf.MapSpec `ebpf:"paged_room"`
+	Sendings     *ebpf.MapSpec `ebpf:"sendings"`
 }
 
 // objectVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type objectVariableSpecs struct {
-	DnsPortCount  *ebpf.VariableSpec `ebpf:"dns_port_count"`
-	DnsPorts      *ebpf.VariableSpec `ebpf:"dns_ports"`
-	NetnsConfined *ebpf.VariableSpec `ebpf:"netns_confined"`
-	WakeupBytes   *ebpf.VariableSpec `ebpf:"wakeup_bytes"`
+	BadLoadsGiveZero *ebpf.VariableSpec `ebpf:"bad_loads_give_zero"`
+	DnsPortCount     *ebpf.VariableSpec `ebpf:"dns_port_count"`
+	DnsPorts         *ebpf.VariableSpec `ebpf:"dns_ports"`
+	FollowedPorts    *ebpf.VariableSpec `ebpf:"followed_ports"`
+	Following        *ebpf.VariableSpec `ebpf:"following"`
+	HaveDynptr       *ebpf.VariableSpec `ebpf:"have_dynptr"`
+	HaveRdonlyCast   *ebpf.VariableSpec `ebpf:"have_rdonly_cast"`
+	HaveSkbOutput    *ebpf.VariableSpec `ebpf:"have_skb_output"`
+	HaveTaskBtf      *ebpf.VariableSpec `ebpf:"have_task_btf"`
+	NetnsConfined    *ebpf.VariableSpec `ebpf:"netns_confined"`
+	WakeupBytes      *ebpf.VariableSpec `ebpf:"wakeup_bytes"`
 }
 
 // objectObjects contains all objects after they have been loaded into the kernel.
@@ -182,18 +280,30 @@ func (o *objectObjects) Close() error {
 //
 // It can be passed to loadObjectObjects or ebpf.CollectionSpec.LoadAndAssign.
 type objectMaps struct {
+	Connecting   *ebpf.Map `ebpf:"connecting"`
+	Departed     *ebpf.Map `ebpf:"departed"`
 	Events       *ebpf.Map `ebpf:"events"`
+	Followed     *ebpf.Map `ebpf:"followed"`
 	Fragments    *ebpf.Map `ebpf:"fragments"`
 	Losses       *ebpf.Map `ebpf:"losses"`
 	NetnsAllowed *ebpf.Map `ebpf:"netns_allowed"`
+	Paged        *ebpf.Map `ebpf:"paged"`
+	PagedRoom    *ebpf.Map `ebpf:"paged_room"`
+	Sendings     *ebpf.Map `ebpf:"sendings"`
 }
 
 func (m *objectMaps) Close() error {
 	return _ObjectClose(
+		m.Connecting,
+		m.Departed,
 		m.Events,
+		m.Followed,
 		m.Fragments,
 		m.Losses,
 		m.NetnsAllowed,
+		m.Paged,
+		m.PagedRoom,
+		m.Sendings,
 	)
 }
 
@@ -201,34 +311,79 @@ func (m *objectMaps) Close() error {
 //
 // It can be passed to loadObjectObjects or ebpf.CollectionSpec.LoadAndAssign.
 type objectVariables struct {
-	DnsPortCount  *ebpf.Variable `ebpf:"dns_port_count"`
-	DnsPorts      *ebpf.Variable `ebpf:"dns_ports"`
-	NetnsConfined *ebpf.Variable `ebpf:"netns_confined"`
-	WakeupBytes   *ebpf.Variable `ebpf:"wakeup_bytes"`
+	BadLoadsGiveZero *ebpf.Variable `ebpf:"bad_loads_give_zero"`
+	DnsPortCount     *ebpf.Variable `ebpf:"dns_port_count"`
+	DnsPorts         *ebpf.Variable `ebpf:"dns_ports"`
+	FollowedPorts    *ebpf.Variable `ebpf:"followed_ports"`
+	Following        *ebpf.Variable `ebpf:"following"`
+	HaveDynptr       *ebpf.Variable `ebpf:"have_dynptr"`
+	HaveRdonlyCast   *ebpf.Variable `ebpf:"have_rdonly_cast"`
+	HaveSkbOutput    *ebpf.Variable `ebpf:"have_skb_output"`
+	HaveTaskBtf      *ebpf.Variable `ebpf:"have_task_btf"`
+	NetnsConfined    *ebpf.Variable `ebpf:"netns_confined"`
+	WakeupBytes      *ebpf.Variable `ebpf:"wakeup_bytes"`
 }
 
 // objectPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadObjectObjects or ebpf.CollectionSpec.LoadAndAssign.
 type objectPrograms struct {
-	OnCopyDatagram    *ebpf.Program `ebpf:"on_copy_datagram"`
-	OnKfreeSkb        *ebpf.Program `ebpf:"on_kfree_skb"`
-	OnNetDevQueue     *ebpf.Program `ebpf:"on_net_dev_queue"`
-	OnNetifReceiveSkb *ebpf.Program `ebpf:"on_netif_receive_skb"`
-	OnRecvmsg4        *ebpf.Program `ebpf:"on_recvmsg4"`
-	OnRecvmsg6        *ebpf.Program `ebpf:"on_recvmsg6"`
-	OnSockRecv        *ebpf.Program `ebpf:"on_sock_recv"`
+	OnConnect4         *ebpf.Program `ebpf:"on_connect4"`
+	OnConnect6         *ebpf.Program `ebpf:"on_connect6"`
+	OnConsumeUdp       *ebpf.Program `ebpf:"on_consume_udp"`
+	OnCopyDatagram     *ebpf.Program `ebpf:"on_copy_datagram"`
+	OnDgramConnect     *ebpf.Program `ebpf:"on_dgram_connect"`
+	OnKfreeSkb         *ebpf.Program `ebpf:"on_kfree_skb"`
+	OnKfreeSkbPlain    *ebpf.Program `ebpf:"on_kfree_skb_plain"`
+	OnNetDevQueue      *ebpf.Program `ebpf:"on_net_dev_queue"`
+	OnNetifReceiveSkb  *ebpf.Program `ebpf:"on_netif_receive_skb"`
+	OnRecvmsg4         *ebpf.Program `ebpf:"on_recvmsg4"`
+	OnRecvmsg6         *ebpf.Program `ebpf:"on_recvmsg6"`
+	OnSendmsg4         *ebpf.Program `ebpf:"on_sendmsg4"`
+	OnSendmsg6         *ebpf.Program `ebpf:"on_sendmsg6"`
+	OnSockRecv         *ebpf.Program `ebpf:"on_sock_recv"`
+	OnSockRelease      *ebpf.Program `ebpf:"on_sock_release"`
+	OnSockSend         *ebpf.Program `ebpf:"on_sock_send"`
+	OnStreamConnect    *ebpf.Program `ebpf:"on_stream_connect"`
+	OnUdpSendmsg       *ebpf.Program `ebpf:"on_udp_sendmsg"`
+	OnUdpv6Sendmsg     *ebpf.Program `ebpf:"on_udpv6_sendmsg"`
+	ProbeCopyDatagram  *ebpf.Program `ebpf:"probe_copy_datagram"`
+	ProbeDropReason    *ebpf.Program `ebpf:"probe_drop_reason"`
+	ProbeDynptr        *ebpf.Program `ebpf:"probe_dynptr"`
+	ProbeGlobalPointer *ebpf.Program `ebpf:"probe_global_pointer"`
+	ProbeRdonlyCast    *ebpf.Program `ebpf:"probe_rdonly_cast"`
+	ProbeSkbOutput     *ebpf.Program `ebpf:"probe_skb_output"`
+	ProbeTaskBtf       *ebpf.Program `ebpf:"probe_task_btf"`
 }
 
 func (p *objectPrograms) Close() error {
 	return _ObjectClose(
+		p.OnConnect4,
+		p.OnConnect6,
+		p.OnConsumeUdp,
 		p.OnCopyDatagram,
+		p.OnDgramConnect,
 		p.OnKfreeSkb,
+		p.OnKfreeSkbPlain,
 		p.OnNetDevQueue,
 		p.OnNetifReceiveSkb,
 		p.OnRecvmsg4,
 		p.OnRecvmsg6,
+		p.OnSendmsg4,
+		p.OnSendmsg6,
 		p.OnSockRecv,
+		p.OnSockRelease,
+		p.OnSockSend,
+		p.OnStreamConnect,
+		p.OnUdpSendmsg,
+		p.OnUdpv6Sendmsg,
+		p.ProbeCopyDatagram,
+		p.ProbeDropReason,
+		p.ProbeDynptr,
+		p.ProbeGlobalPointer,
+		p.ProbeRdonlyCast,
+		p.ProbeSkbOutput,
+		p.ProbeTaskBtf,
 	)
 }
 

@@ -25,6 +25,7 @@ func TestEventIsTheSameOnBothSides(t *testing.T) {
 		"reason": "Reason", "pid": "PID", "seq": "Seq", "ct_status": "CTStatus", "ip_id": "IPID", "addr": "Addr", "ct_orig": "CTOrig",
 		"ct_reply": "CTReply", "hook": "Hook", "version": "Version", "proto": "Proto", "flags": "Flags", "tcp_flags": "TCPFlags", "ttl": "TTL",
 		"icmp": "ICMP", "captured": "Captured", "payload": "PayloadLen", "dev": "Dev", "comm": "Comm", "route": "Route",
+		"call": "Call",
 	}
 	typ := reflect.TypeFor[Event]()
 	if uint32(typ.Size()) != kernel.Size {

@@ -24,11 +24,18 @@ func TestMain(m *testing.M) {
 type crafted struct {
 	t      *testing.T
 	tracer *Tracer
+	pod    *lab.Pod
 	fd     int
 	index  int
 }
 
 func craft(t *testing.T) *crafted {
+	t.Helper()
+	return craftWith(t, nil)
+}
+
+// craftWith is craft on a kernel without some features.
+func craftWith(t *testing.T, without []string) *crafted {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: eBPF and raw packets")
@@ -52,7 +59,7 @@ func craft(t *testing.T) *crafted {
 			t.Error(err)
 		}
 	})
-	c := &crafted{t: t}
+	c := &crafted{t: t, pod: pod}
 	err = pod.Do(func() error {
 		dev, err := netlink.LinkByName("eth0")
 		if err != nil {
@@ -66,7 +73,7 @@ func craft(t *testing.T) *crafted {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Close(c.fd) })
-	if c.tracer, err = Open(Options{NetNS: []uint32{uint32(pod.Inode())}, RingBytes: 1 << 20}); err != nil {
+	if c.tracer, err = Open(Options{NetNS: []uint32{uint32(pod.Inode())}, RingBytes: 1 << 20, without: without}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

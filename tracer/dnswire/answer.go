@@ -11,6 +11,10 @@ const (
 	TypeCNAME = 5
 	TypeAAAA  = 28
 	TypeOPT   = 41
+	TypeNS    = 2
+	TypeSOA   = 6
+	TypeIXFR  = 251
+	TypeAXFR  = 252
 )
 
 // Rcodes that a caller must know; extended ones have more than four bits.
@@ -163,4 +167,21 @@ func expand(dst, b []byte, off int) ([]byte, int, bool) {
 		off += 1 + l
 	}
 	return dst, 0, false
+}
+
+// CountSOA counts the SOA records of a message's answer section: a zone transfer begins and ends with one (RFC 5936, section 2.2). A message that is cut off
+// gives what was read up to there.
+func CountSOA(b []byte, h Head) int {
+	n, off := 0, h.End
+	for range int(h.Answers) {
+		rr, next, ok := record(b, off)
+		if !ok {
+			break
+		}
+		if rr.typ == TypeSOA {
+			n++
+		}
+		off = next
+	}
+	return n
 }

@@ -58,6 +58,10 @@ type Head struct {
 	Type, Class uint16
 	// End is the offset at which the answer section starts.
 	End int
+	// Malformed says that the question could not be read: then there is no name. See [Head.ParseAny].
+	Malformed bool
+
+	hash uint64 // of the question, as [Questions] has found it; 0 where it was not
 }
 
 // ParseHead reads the header and the question of a DNS message. It does not allocate. An error wraps [ErrMessage]: less than a header, more than one question
@@ -78,7 +82,7 @@ func (h *Head) Parse(b []byte) error {
 	h.ID, h.Flags = binary.BigEndian.Uint16(b), Flags(binary.BigEndian.Uint16(b[2:]))
 	h.Questions, h.Answers = binary.BigEndian.Uint16(b[4:]), binary.BigEndian.Uint16(b[6:])
 	h.Authority, h.Additional = binary.BigEndian.Uint16(b[8:]), binary.BigEndian.Uint16(b[10:])
-	h.Name, h.Type, h.Class, h.End = nil, 0, 0, HeaderSize
+	h.Name, h.Type, h.Class, h.End, h.hash = nil, 0, 0, HeaderSize, 0
 	switch h.Flags.Opcode() {
 	case 0, 4, 5:
 	default:
@@ -105,6 +109,32 @@ func (h *Head) Parse(b []byte) error {
 	h.Type = binary.BigEndian.Uint16(b[end:])
 	h.Class = binary.BigEndian.Uint16(b[end+2:])
 	h.End = end + 4
+	return nil
+}
+
+// ParseAny is [Head.Parse] of what comes to a DNS port: any opcode, any number of questions, of which the first is read, and a question that cannot be read. Only less than a header is
+// an error, which wraps [ErrShort].
+func (h *Head) ParseAny(b []byte) error {
+	err := h.Parse(b)
+	if err == nil {
+		h.Malformed = false
+		return nil
+	}
+	if len(b) < HeaderSize {
+		return err
+	}
+	h.Name, h.Type, h.Class, h.End, h.Malformed = nil, 0, 0, HeaderSize, false
+	if h.Questions == 0 {
+		return nil
+	}
+	n, err := nameLength(b[HeaderSize:])
+	if end := HeaderSize + n; err == nil && len(b) >= end+4 {
+		h.Name = b[HeaderSize:end]
+		h.Type, h.Class = binary.BigEndian.Uint16(b[end:]), binary.BigEndian.Uint16(b[end+2:])
+		h.End = end + 4
+		return nil
+	}
+	h.Malformed = true
 	return nil
 }
 
@@ -144,10 +174,27 @@ func EqualName(a, b []byte) bool {
 
 // AppendLower appends a wire-form name in lower case. Length bytes are 63 at most, below every letter.
 func AppendLower(dst, name []byte) []byte {
-	for _, c := range name {
-		dst = append(dst, lower(c))
+	n := len(dst)
+	dst = append(dst, name...)
+	b := dst[n:]
+	for len(b) >= 8 {
+		binary.LittleEndian.PutUint64(b, lowerEight(binary.LittleEndian.Uint64(b)))
+		b = b[8:]
+	}
+	for i, c := range b {
+		b[i] = lower(c)
 	}
 	return dst
+}
+
+// lowerEight is [lower] of eight bytes at once. Each sum sets a byte's highest bit where its lower seven are beyond what
+// it asks for, and never carries into the next byte.
+func lowerEight(x uint64) uint64 {
+	const ones = 0x0101010101010101
+	seven := x & (0x7f * ones)
+	fromA, beyondZ := seven+(0x80-'A')*ones, seven+(0x7f-'Z')*ones
+	upper := fromA &^ beyondZ &^ x & (0x80 * ones)
+	return x | upper>>2 // 0x20, by which the cases differ
 }
 
 func lower(c byte) byte {

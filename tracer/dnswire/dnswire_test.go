@@ -150,3 +150,29 @@ func BenchmarkParseHead(b *testing.B) {
 		}
 	}
 }
+
+// Every byte at every place of eight and behind them is as [lower] has it.
+func TestAppendLower(t *testing.T) {
+	for n := range 20 {
+		for at := range n {
+			for c := range 256 {
+				name := bytes.Repeat([]byte{'Q'}, n)
+				name[at] = byte(c)
+				want := bytes.Repeat([]byte{'q'}, n)
+				want[at] = lower(byte(c))
+				if got := AppendLower([]byte{'X'}, name); string(got) != "X"+string(want) {
+					t.Fatalf("%q in lower case: %q", name, got)
+				}
+			}
+		}
+	}
+}
+
+func BenchmarkAppendLower(b *testing.B) {
+	name := []byte("\x0akubernetes\x07Default\x03svc\x07cluster\x05local\x00")
+	var buf [maxName]byte
+	b.ReportAllocs()
+	for b.Loop() {
+		AppendLower(buf[:0], name)
+	}
+}

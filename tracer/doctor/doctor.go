@@ -2,6 +2,7 @@
 package doctor
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
@@ -41,6 +43,8 @@ type Finding struct {
 	State State
 	Is    string // what it is
 	Do    string // what to do; "" where nothing is to be done
+	// Log is what somebody else had to say of it, a line each.
+	Log []string
 }
 
 // Options say what to look at.
@@ -61,6 +65,7 @@ func Examine(ctx context.Context, o Options, found func(Finding)) {
 	found(capable)
 	found(kernel(capable))
 	hooks(capable, o.Ports, found)
+	found(symbols())
 	found(cgroups())
 	found(conntrack())
 	found(clock())
@@ -115,6 +120,9 @@ func kernel(capable Finding) Finding {
 	return f
 }
 
+// verifierLines is how much of the verifier's log is shown: its end has the reason, and all of it may be 100,000 lines.
+const verifierLines = 24
+
 // hooks attaches the program for a moment: nothing else tells whether a kernel takes it.
 func hooks(capable Finding, ports []uint16, found func(Finding)) {
 	const what = "hooks"
@@ -124,7 +132,14 @@ func hooks(capable Finding, ports []uint16, found func(Finding)) {
 	}
 	t, err := bpf.Open(bpf.Options{Ports: ports, RingBytes: 1 << 16})
 	if err != nil {
-		found(Finding{What: what, State: Fail, Is: err.Error(), Do: "the messages above may say more; a hardened kernel (lockdown=confidentiality) refuses eBPF that reads memory"})
+		f := Finding{What: what, State: Fail, Is: err.Error()}
+		f.Do = "the messages above may say more; a hardened kernel (lockdown=confidentiality) refuses eBPF that reads memory"
+		if verifier, ok := errors.AsType[*ebpf.VerifierError](err); ok {
+			f.Is = "loading the eBPF program: the kernel's verifier refuses it: " + verifier.Cause.Error()
+			f.Do = "report it, with the kernel's version and these last lines of the verifier's log"
+			f.Log = verifier.Log[max(0, len(verifier.Log)-verifierLines):]
+		}
+		found(f)
 		return
 	}
 	missing := slices.Clone(t.Missing)
@@ -133,8 +148,34 @@ func hooks(capable Finding, ports []uint16, found func(Finding)) {
 	}
 	found(Finding{What: what, Is: "the program loads and attaches"})
 	for _, m := range missing {
-		found(Finding{What: what, State: Warn, Is: "without " + m, Do: "no need to do anything: the rest works"})
+		found(Finding{What: what, State: Warn, Is: "without " + m})
 	}
+}
+
+// symbols looks whether the kernel shows where its functions are: where it gives no reason for a drop, the function that dropped tells the cause.
+func symbols() Finding {
+	f := Finding{What: "symbols", Is: "the kernel's functions can be named"}
+	file, err := os.Open("/proc/kallsyms")
+	if err != nil {
+		f.State, f.Is, f.Do = Warn, err.Error(), "a kernel with CONFIG_KALLSYMS names the function that dropped a packet"
+		return f
+	}
+	defer func() { _ = file.Close() }() // was only read
+	if !symbolsShown(file) {
+		f.State, f.Is = Warn, "the kernel hides the addresses of its functions: the cause of a drop without a reason (before Linux 5.17, of every drop) is not told"
+		f.Do = "add the capability CAP_SYSLOG; sysctl kernel.kptr_restrict=2 hides them even so"
+	}
+	return f
+}
+
+// symbolsShown says whether the first symbol that has a place has an address. A line is "address type name" (proc(5)); where addresses are hidden, all are zero.
+func symbolsShown(kallsyms io.Reader) bool {
+	for s, n := bufio.NewScanner(kallsyms), 0; s.Scan() && n < 1000; n++ {
+		if address, _, ok := strings.Cut(s.Text(), " "); ok && strings.Trim(address, "0") != "" {
+			return true
+		}
+	}
+	return false
 }
 
 func cgroups() Finding {
@@ -199,7 +240,7 @@ func clock() Finding {
 // resolvConf checks the file against what resolv.conf(5) of glibc and musl take of it.
 func resolvConf(p podns.Place, found func(Finding)) ([]netip.AddrPort, bool) {
 	f := Finding{What: "resolv.conf"}
-	conf, err := dns.ClientConfigFromFile(p.ResolvConf())
+	conf, err := p.ResolvConf()
 	if err != nil {
 		f.State, f.Is, f.Do = Fail, fmt.Sprintf("of %s: %v", p.Name, err), "a pod gets it from kubelet: see dnsPolicy and dnsConfig"
 		found(f)

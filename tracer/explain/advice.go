@@ -3,11 +3,13 @@ package explain
 import (
 	"cmp"
 	"fmt"
+	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 
 	"github.com/dnstrail/dnstrail/link/semconv"
-	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
@@ -21,58 +23,68 @@ type scene struct {
 	tunnel               bool     // the last place it was seen at was inside a tunnel's packet
 	upstreams            []string // that failed
 	name, qtype          string
+	port                 string // the client's; "" if not known
+	full                 bool   // CoreDNS had as many queries at its upstreams as it may
+	asked, behind        string // the port asked, and the one it was translated to; behind is "" where they are one
 }
 
-func newScene(t *store.Trace, v store.Verdict) scene {
+func newScene(t *trace.Trace, v trace.Verdict) scene {
 	who := t.Asker()
 	s := scene{
 		where: v.Where, node: cmp.Or(who.Node, "the client's node"), pod: who.Pod, namespace: who.Namespace,
-		transport: cmp.Or(t.Transport(), "udp"), name: t.Name(), qtype: t.Type(),
+		transport: cmp.Or(t.Transport(), "udp"), name: cmp.Or(t.Name(), "NAME"), qtype: cmp.Or(t.Type(), "A"),
 	}
 	s.place = here(t, v, s.node)
+	if who.Address.IsValid() {
+		s.port = strconv.Itoa(int(who.Address.Port()))
+	}
 	if to := t.Asked().Address; to.IsValid() {
 		s.service = to.Addr().String()
 	}
 	if to := t.Translated(); to.IsValid() {
 		s.server = to.Addr().String()
+		if asked := t.Asked().Address; asked.IsValid() && asked.Port() != to.Port() {
+			s.asked, s.behind = strconv.Itoa(int(asked.Port())), strconv.Itoa(int(to.Port()))
+		}
 	}
 	client := t.Client()
 	for _, sp := range t.Spans {
 		if client != nil && sp.Attributes.String(semconv.Segment) != "" && sp.SameSender(client) && sp.Parent == t.ID.ClientSpanID() {
 			s.tunnel, _ = sp.Attributes.Bool(semconv.SegmentTunnel)
 		}
-		if sp.Kind == store.KindClient && sp.From(semconv.ScopePlugin) && sp.Status == store.StatusError && sp.Peer().IsValid() {
+		if sp.Kind == trace.KindClient && sp.From(semconv.ScopePlugin) && sp.Status == trace.StatusError && sp.Peer().IsValid() {
 			if up := sp.Peer().Addr().String(); !strings.Contains(strings.Join(s.upstreams, " "), up) {
 				s.upstreams = append(s.upstreams, up)
 			}
 		}
+	}
+	if server := t.Server(); verdict.Where(v.Where) == verdict.Upstream && len(s.upstreams) > 0 {
+		// There CoreDNS is the client, and who was asked is its upstream.
+		s.server = s.upstreams[len(s.upstreams)-1]
+		s.service, s.asked, s.behind, s.pod = s.server, "", "", ""
+		if server != nil {
+			s.pod, s.namespace = server.String(semconv.K8SPodName), server.String(semconv.K8SNamespaceName)
+		}
+	} else if server != nil {
+		s.full = server.Attributes.String(semconv.FailureCause) == semconv.FailedByLimit
 	}
 	return s
 }
 
 func (s *scene) here() string { return s.place }
 
-// here names the machine that a verdict's stage is on: by the tracer that said so, by the network namespace of the drop, else by the stage.
-func here(t *store.Trace, v store.Verdict, clientNode string) string {
+// here names the machine that a verdict's stage is on: by the tracer that said so, by the owner of the network namespace of the drop, else by the stage.
+func here(t *trace.Trace, v trace.Verdict, clientNode string) string {
 	if v.Node != "" {
 		return v.Node
 	}
-	if whose := verdict.DroppedBy(v.Evidence); whose != "" {
-		kind, name, _ := strings.Cut(whose, " ")
-		if kind == "pod" {
-			return "the network namespace of " + whose // nsenter -t PID -n enters it
-		}
-		return name
+	if o := v.DropAt.Owner; o.Kind == semconv.OwnerPod {
+		return "the network namespace of " + o.String() // nsenter -t PID -n enters it
+	} else if o.Kind == semconv.OwnerNode || o.Kind == semconv.OwnerHost {
+		return o.Name
 	}
-	var first string // the namespace of the client's node: where the query came out of the pod
-	for _, s := range t.Spans {
-		stage, to := s.Attributes.String(semconv.Segment), netns(s.Attributes.String(semconv.SegmentTo))
-		if first == "" && stage == string(verdict.PodLink) {
-			first = to
-		}
-		if s.Attributes.String(semconv.DropReason) != "" && stage != string(verdict.Upstream) && to != "" && to != first {
-			return "the machine of network namespace " + to + " (lsns -t net tells which)"
-		}
+	if netns := v.DropAt.NetNS; netns != 0 && netns != nodeNetNS(t) {
+		return fmt.Sprintf("the machine of network namespace %d (lsns -t net tells which)", netns)
 	}
 	switch verdict.Where(v.Where) {
 	case verdict.CoreDNSSocket, verdict.CoreDNS, verdict.Upstream:
@@ -81,12 +93,14 @@ func here(t *store.Trace, v store.Verdict, clientNode string) string {
 	return clientNode
 }
 
-// netns gives the network namespace of a place, "eth0 out netns 4026532201".
-func netns(place string) string {
-	if s, ok := verdict.ParsePlace(place); ok {
-		return strconv.FormatUint(uint64(s.NetNS), 10)
+// nodeNetNS gives the network namespace of the client's node, where the query came out of the pod; 0 if it was not seen.
+func nodeNetNS(t *trace.Trace) uint32 {
+	for _, s := range t.Spans {
+		if s.Stage() == verdict.PodLink && !s.IsAnswer() {
+			return s.Finish().NetNS
+		}
 	}
-	return ""
+	return 0
 }
 
 // exec gives the words that run a command in the client's pod.
@@ -137,6 +151,12 @@ var causes = map[verdict.Cause]func(*scene) []string{
 		return []string{"whether a device on the way leaves checksums to hardware that is not there: ethtool -K DEVICE tx off (with VXLAN: tx-checksum-ip-generic off) on the sending node, and try again"}
 	},
 	verdict.CauseNoListener: func(s *scene) []string {
+		if verdict.Where(s.where) == verdict.Upstream {
+			return []string{
+				"whether a DNS server runs at " + s.target() + ": " + s.exec("dig @"+s.target()+" "+s.name+" "+s.qtype),
+				"the addresses of forward in the Corefile, and those of the resolv.conf that it names",
+			}
+		}
 		return []string{"who listens at " + s.target() + " port 53: ss -lun in the CoreDNS pod", "whether that address is a running CoreDNS: kubectl get endpointslices -n kube-system -l kubernetes.io/service-name=kube-dns; kubectl get pods -n kube-system -l k8s-app=kube-dns -o wide"}
 	},
 	verdict.CauseBufferFull: func(s *scene) []string {
@@ -189,10 +209,49 @@ var causes = map[verdict.Cause]func(*scene) []string{
 		return []string{"CoreDNS's log, with the plugins errors and log on, for " + s.name, "the upstreams that it asked: see the steps above"}
 	},
 	verdict.CauseRefused: func(s *scene) []string {
+		if s.full {
+			return []string{
+				"how often it happens: coredns_forward_max_concurrent_rejects_total; the limit: max_concurrent in the Corefile",
+				"why so many queries wait: upstreams that are slow or silent (coredns_proxy_request_duration_seconds)",
+			}
+		}
 		return []string{"which server refuses: CoreDNS has no server block or plugin for " + s.name + ", an acl blocks the client, or the upstream refused"}
 	},
 	verdict.CauseWrongSource: func(s *scene) []string {
-		return []string{"a translation on the way back that is missing: the client asked " + cmp.Or(s.service, "one address") + " and another one answered; look for asymmetric routes and for conntrack entries that were flushed: conntrack -L -p udp --dport 53"}
+		return []string{"a translation on the way back that is missing: the client asked " + cmp.Or(s.service, "one address") + " and another one answered; look for asymmetric routes and for conntrack entries that were flushed: conntrack -L -p udp --dport 53",
+			"where client and server are on one node: sysctl net.bridge.bridge-nf-call-iptables (and -ip6tables) must be 1, or frames of one bridge pass the translation by (modprobe br_netfilter)",
+			"where the answer took long: sysctl net.netfilter.nf_conntrack_udp_timeout on " + s.node + " must be longer than a client waits, or the entry is gone when the answer comes"}
+	},
+	verdict.CauseUnexpectedAnswer: func(s *scene) []string {
+		return []string{
+			"what changes the question on the way: CoreDNS's rewrite without a rule for the answer (answer auto, or rules that do not continue), a proxy, a middlebox that answers for others",
+			"what comes back: " + s.exec("dig +noall +comments +question "+s.name+" "+s.qtype) + " (\"Question section mismatch\", \"ID mismatch\")",
+		}
+	},
+	verdict.CauseClosed: func(s *scene) []string {
+		return []string{
+			"why " + s.target() + " closes connections: its log, a restart, its limit of TCP connections or idle time (RFC 7766, section 6.2.3: clients must expect it, and ask again)",
+			"whether a proxy or load balancer between ends them",
+		}
+	},
+	verdict.CauseNoPort: func(s *scene) []string {
+		return []string{
+			"who holds the client's local ports: " + s.exec("ss -uanp") + "; " + s.exec("ss -tanp"),
+			"their range: " + s.exec("sysctl net.ipv4.ip_local_port_range net.ipv4.ip_local_reserved_ports"),
+		}
+	},
+	verdict.CauseUnsent: func(s *scene) []string {
+		return []string{
+			"what the client itself says: " + s.exec("dig @"+cmp.Or(s.service, s.target())+" "+s.name),
+			"eBPF programs at its cgroup (a data path's, for a service without endpoints): bpftool cgroup tree",
+			"its local ports: " + s.exec("ss -uanp"),
+		}
+	},
+	verdict.CausePortExhausted: func(s *scene) []string {
+		return []string{
+			"how many flows are masqueraded to " + s.target() + " on " + s.here() + ": conntrack -L -p udp --dport 53 | wc -l; conntrack -S (insert_failed)",
+			"the port range of the masquerade rule: nft list ruleset | grep -i masquerade (a range, to :PORT-PORT, must be large; random-fully helps against clashes); better, do not masquerade pod to pod",
+		}
 	},
 	verdict.CauseTooLate: func(s *scene) []string {
 		advice := []string{"what took the time: the longest step above", "how long the client waits: options timeout and attempts in its /etc/resolv.conf (glibc: 5 s, twice), or a deadline of its own"}
@@ -202,10 +261,12 @@ var causes = map[verdict.Cause]func(*scene) []string{
 		return advice
 	},
 	verdict.CauseNoEndpoints: func(s *scene) []string {
-		return []string{"the service's endpoints: kubectl get endpointslices -n kube-system -l kubernetes.io/service-name=kube-dns; CoreDNS pods that are not ready are none: kubectl get pods -n kube-system -l k8s-app=kube-dns"}
+		return []string{"the service's endpoints: kubectl get endpointslices -n kube-system -l kubernetes.io/service-name=kube-dns; CoreDNS pods that are not ready are none: kubectl get pods -n kube-system -l k8s-app=kube-dns",
+			"whether the service is for local endpoints alone: kubectl get service -n kube-system kube-dns -o jsonpath='{.spec.internalTrafficPolicy}' (Local: a node without a CoreDNS of its own drops the queries)"}
 	},
 	verdict.CauseDeadEndpoint: func(s *scene) []string {
-		return []string{"whether " + s.target() + " is a CoreDNS that runs: kubectl get pods -n kube-system -l k8s-app=kube-dns -o wide", "if not: kube-proxy on " + s.node + " keeps a stale rule or conntrack entry: its log; conntrack -D -p udp --orig-dst " + cmp.Or(s.service, "ADDRESS") + " --dport 53"}
+		return []string{"whether " + s.target() + " is a CoreDNS that runs: kubectl get pods -n kube-system -l k8s-app=kube-dns -o wide", "if not: kube-proxy on " + s.node + " keeps a stale rule or conntrack entry: its log; conntrack -D -p udp --orig-dst " + cmp.Or(s.service, "ADDRESS") + " --dport 53",
+			"a client that keeps its source port keeps the old entry alive, too: conntrack -D -p udp --orig-port-src " + cmp.Or(s.port, "PORT") + " on " + s.node}
 	},
 	verdict.CauseInsertRace: func(s *scene) []string {
 		return []string{"the client sends A and AAAA at once from one socket, and both make a conntrack entry: use NodeLocal DNSCache, or options use-vc or single-request-reopen in its resolv.conf (glibc)", "the counter: conntrack -S (insert_failed) on " + s.here()}
@@ -217,7 +278,11 @@ var causes = map[verdict.Cause]func(*scene) []string{
 		return []string{"who rejects: a REJECT rule on " + s.here() + ": nft list ruleset; iptables-save | grep REJECT", "whether the service has endpoints: kube-proxy rejects for one that has none: kubectl get endpointslices -n kube-system"}
 	},
 	verdict.CauseEvicted: func(*scene) []string {
-		return []string{"the agent's --max-in-flight: more lookups were unanswered at once than it holds"}
+		return []string{
+			"what the agent says that it lost: dnstrail_losses_total, and the foot of dnstrail observe",
+			"the agent's --memory and --max-in-flight, where more lookups were unanswered at once than it holds: the " +
+				"client that has the most gives up its own first",
+		}
 	},
 	verdict.CauseDropped: func(s *scene) []string {
 		return []string{"the kernel's reason, above, on " + s.here() + ": its meaning stands in include/net/dropreason-core.h; counters: nstat -az"}
@@ -225,13 +290,35 @@ var causes = map[verdict.Cause]func(*scene) []string{
 }
 
 // advice gives what to look at next for a lookup that did not end well.
-func advice(t *store.Trace, v store.Verdict) []string {
-	if v.Where == "" || v.Where == store.Answered {
+func advice(t *trace.Trace, v trace.Verdict) []string {
+	if v.Where == "" || v.Where == trace.Answered {
 		return nil
 	}
 	s := newScene(t, v)
-	if tell := causes[verdict.Cause(v.Cause)]; tell != nil {
-		return tell(&s)
+	tell := causes[verdict.Cause(v.Cause)]
+	if tell == nil {
+		return nil
 	}
-	return nil
+	if more := s.pastTheTranslation(verdict.Cause(v.Cause)); more != "" {
+		return append(tell(&s), more)
+	}
+	return tell(&s)
+}
+
+// pastTheTranslation is what to know of a query that was translated to another port than it asked; "" for the others.
+func (s *scene) pastTheTranslation(cause verdict.Cause) string {
+	if s.behind == "" {
+		return ""
+	}
+	if to, err := netip.ParseAddr(s.server); err == nil && to.IsLoopback() {
+		return "who redirects port " + s.asked + " in the client's pod to " + net.JoinHostPort(s.server, s.behind) +
+			" (a rule of nat OUTPUT: " + s.exec("nft list ruleset") + "; " + s.exec("iptables -t nat -S OUTPUT") +
+			"), and whether the proxy there runs: " + s.exec("ss -lunp sport = "+s.behind)
+	}
+	if cause == verdict.CausePolicyDrop || cause == verdict.CauseRejected {
+		return "rules and network policies for port " + s.behind + ", not " + s.asked +
+			": they are judged after the translation, and must allow that port"
+	}
+	return "the server's own port is " + s.behind + ", behind the service's " + s.asked +
+		": if its side is not seen, add it to the agent's --port (" + s.asked + "," + s.behind + ")"
 }

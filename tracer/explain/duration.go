@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"math"
 	"strconv"
 	"time"
 )
@@ -8,7 +9,7 @@ import (
 // Duration writes d with three significant digits and its unit: "18.2 µs", "1.24 ms", "5.00 s"; whole nanoseconds below a microsecond, days above 100,000 s.
 func Duration(d time.Duration) string {
 	if d < 0 {
-		return "-" + Duration(-d)
+		return "-" + Duration(-max(d, -math.MaxInt64)) // the least of all has no opposite
 	}
 	if d >= 100_000*time.Second { // no lookup's; a span may say anything
 		return strconv.FormatFloat(d.Hours()/24, 'f', 0, 64) + " d"

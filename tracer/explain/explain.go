@@ -10,17 +10,18 @@ import (
 	"time"
 
 	"github.com/dnstrail/dnstrail/link/semconv"
-	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
 // Story is a lookup told in words.
 type Story struct {
-	Trace   *store.Trace
-	Verdict store.Verdict
+	Trace   *trace.Trace
+	Verdict trace.Verdict
 	Steps   []Step
 	// Advice is what to look at next; empty for a lookup that was answered well.
 	Advice []string
+	served bool // CoreDNS's own span is there
 }
 
 // Step is one thing that happened.
@@ -30,11 +31,14 @@ type Step struct {
 	Text   string        // a sentence without its full stop
 	Failed bool
 	Inside bool // it happened inside CoreDNS
+	// What a short account leaves out: Hop says that a packet got to another place on the network, Back that the packet is
+	// the answer, Translated that the query's address was translated; Passing that the query was handed on in CoreDNS.
+	Hop, Back, Translated, Passing bool
 }
 
 // Tell tells t. Others are further traces of about the same time, which may show whether another node was watched; none need be given.
-func Tell(t *store.Trace, others []*store.Trace) Story {
-	s := Story{Trace: t, Verdict: t.VerdictAmong(others)}
+func Tell(t *trace.Trace, others []*trace.Trace) Story {
+	s := Story{Trace: t, Verdict: t.VerdictAmong(trace.NewOthers(others)), served: t.Server() != nil}
 	s.begin()
 	for _, sp := range t.Spans {
 		s.span(sp)
@@ -49,7 +53,7 @@ func (s *Story) add(at time.Time, took time.Duration, failed bool, format string
 	s.Steps = append(s.Steps, Step{At: at.Sub(s.Trace.Start()), Took: took, Text: fmt.Sprintf(format, args...), Failed: failed})
 }
 
-func asker(t *store.Trace) string {
+func asker(t *trace.Trace) string {
 	who := t.Asker()
 	if who.Process == "" {
 		return who.String()
@@ -59,7 +63,8 @@ func asker(t *store.Trace) string {
 
 func (s *Story) begin() {
 	t := s.Trace
-	text := fmt.Sprintf("%s asks for %s %s", asker(t), cmp.Or(t.Name(), "?"), t.Type())
+	what := strings.TrimSpace(cmp.Or(t.Name(), "?") + " " + t.Type())
+	text := fmt.Sprintf("%s asks for %s", asker(t), what)
 	if to := t.Asked(); to.Address.IsValid() {
 		text += ", of " + to.Address.String()
 	}
@@ -85,23 +90,32 @@ func (s *Story) end() {
 }
 
 // span adds the steps that a span tells of.
-func (s *Story) span(sp *store.Span) {
+func (s *Story) span(sp *trace.Span) {
 	switch {
 	case sp == s.Trace.Client():
 	case sp.From(semconv.ScopePlugin):
 		n := len(s.Steps)
 		s.pluginSpan(sp)
 		for i := range s.Steps[n:] {
-			s.Steps[n+i].Inside = true
+			step := &s.Steps[n+i]
+			step.Inside = true
+			step.Passing = !step.Failed && sp.Kind != trace.KindClient && step.At == sp.Start.Sub(s.Trace.Start())
 		}
 	case sp.Attributes.String(semconv.Segment) != "":
+		n := len(s.Steps)
 		s.segment(sp)
+		for i := range s.Steps[n:] {
+			step := &s.Steps[n+i]
+			step.Hop = !sp.IsTurn() || s.served // else it is all that is known of the server
+			step.Translated = !sp.IsAnswer() && sp.Stage() == verdict.Service && sp.Translated().IsValid()
+			step.Back = sp.IsAnswer() || sp.IsTurn()
+		}
 	}
 }
 
-func (s *Story) pluginSpan(sp *store.Span) {
+func (s *Story) pluginSpan(sp *trace.Span) {
 	switch sp.Kind {
-	case store.KindServer:
+	case trace.KindServer:
 		name := "CoreDNS"
 		if pod := sp.String(semconv.K8SPodName); pod != "" {
 			name += " (" + pod + ")"
@@ -116,8 +130,8 @@ func (s *Story) pluginSpan(sp *store.Span) {
 			return
 		}
 		rcode := sp.Attributes.String(semconv.ResponseCode)
-		s.add(sp.End, 0, sp.Status == store.StatusError, "CoreDNS answers %s%s, after %s", cmp.Or(rcode, "something"), by, Duration(sp.Duration()))
-	case store.KindClient:
+		s.add(sp.End, 0, sp.Status == trace.StatusError, "CoreDNS answers %s%s, after %s", cmp.Or(rcode, "something"), by, Duration(sp.Duration()))
+	case trace.KindClient:
 		s.upstream(sp)
 	default:
 		name := cmp.Or(sp.Attributes.String(semconv.PluginName), sp.Name)
@@ -125,11 +139,11 @@ func (s *Story) pluginSpan(sp *store.Span) {
 		switch {
 		case name == "cache" && s.server(semconv.CacheStatus) != "":
 			text += ": " + s.server(semconv.CacheStatus)
-		case name == s.server(semconv.AnsweredBy), sp.Status == store.StatusError:
+		case name == s.server(semconv.AnsweredBy), sp.Status == trace.StatusError:
 		default:
 			return // it passed the query on: no step, though a line in the tree
 		}
-		s.add(sp.Start, sp.Duration(), sp.Status == store.StatusError, "%s", text)
+		s.add(sp.Start, sp.Duration(), sp.Status == trace.StatusError, "%s", text)
 	}
 }
 
@@ -143,7 +157,7 @@ func (s *Story) server(key string) string {
 	return ""
 }
 
-func (s *Story) upstream(sp *store.Span) {
+func (s *Story) upstream(sp *trace.Span) {
 	text := "CoreDNS asks upstream"
 	if peer := sp.Peer(); peer.IsValid() {
 		text += " " + peer.String()
@@ -154,7 +168,7 @@ func (s *Story) upstream(sp *store.Span) {
 	if connection := sp.Attributes.String(semconv.UpstreamConnection); connection != "" {
 		text += " on a " + connection + " connection"
 	}
-	failed := sp.Status == store.StatusError
+	failed := sp.Status == trace.StatusError
 	outcome := cmp.Or(sp.Attributes.String(semconv.ErrorType), sp.Attributes.String(semconv.ResponseCode), sp.Message)
 	if outcome == "" && failed {
 		outcome = "failed"
@@ -166,14 +180,14 @@ func (s *Story) upstream(sp *store.Span) {
 }
 
 // segment tells where a packet got to.
-func (s *Story) segment(sp *store.Span) {
+func (s *Story) segment(sp *trace.Span) {
 	stage := sp.Attributes.String(semconv.Segment)
 	if stage == string(verdict.Upstream) || sp.Parent != s.Trace.ID.ClientSpanID() {
 		return // of a query of CoreDNS's own: its span of the attempt tells of it
 	}
-	_, to := sp.Attributes.String(semconv.SegmentFrom), sp.Attributes.String(semconv.SegmentTo)
+	to := sp.Finish()
 	who := "the query"
-	if stage == string(verdict.Client) && strings.Contains(sp.Name, "socket") || s.Trace.Answers(sp) && sp.Name != verdict.DNSServer && sp.Name != verdict.BeyondThisNode {
+	if sp.IsAnswer() {
 		who = "the answer"
 	}
 	at := ""
@@ -187,49 +201,38 @@ func (s *Story) segment(sp *store.Span) {
 	case reason != "":
 		_, why := verdict.DropCause(reason)
 		s.add(sp.End, 0, true, "the kernel%s drops %s at %s: %s", at, who, device(to), why)
-	case sp.Name == verdict.DNSServer:
+	case sp.IsTurn() && sp.Stage() == verdict.CoreDNS:
 		s.add(sp.End, 0, false, "the answer leaves the DNS server by %s%s, %s after the query was there", device(to), at, Duration(sp.Duration()))
-	case sp.Name == verdict.BeyondThisNode:
+	case sp.IsTurn():
 		s.add(sp.End, 0, false, "the answer comes back at %s%s, %s after the query left", device(to), at, Duration(sp.Duration()))
 	default:
 		text := who + " " + arrival(to) + at
 		if inside, _ := sp.Attributes.Bool(semconv.SegmentTunnel); inside {
 			text += ", inside a tunnel's packet"
 		}
-		if stage == string(verdict.Service) {
-			if tuple := sp.Attributes.String(semconv.ConntrackReply); tuple != "" {
-				if server, _, ok := strings.Cut(tuple, ">"); ok && who == "the query" {
-					text += ", translated to " + server
-				}
-			}
+		if server := sp.Translated(); server.IsValid() && stage == string(verdict.Service) && !sp.IsAnswer() {
+			text += ", translated to " + server.String()
 		}
 		s.add(sp.End, sp.Duration(), false, "%s", text)
 	}
 }
 
-// arrival tells what a place, "eth0 out netns 4026532201", is the place of.
-func arrival(place string) string {
-	s, ok := verdict.ParsePlace(place)
-	if !ok {
-		return "gets to " + cmp.Or(place, "an unknown place")
-	}
-	switch s.Kind {
+// arrival tells what happens at a place.
+func arrival(p trace.Place) string {
+	switch p.Event {
 	case "out":
-		return "leaves by " + s.Device
+		return "leaves by " + device(p)
 	case "in":
-		return "arrives at " + s.Device
+		return "arrives at " + device(p)
 	case "read":
 		return "is read from the socket"
+	case "":
+		return "gets to an unknown place"
 	}
-	return s.Kind + " at " + s.Device
+	return p.Event + " at " + device(p)
 }
 
-func device(place string) string {
-	if s, ok := verdict.ParsePlace(place); ok {
-		return s.Device
-	}
-	return place
-}
+func device(p trace.Place) string { return cmp.Or(p.Device, "no device") }
 
 // MarshalJSON writes the story with its trace ID and question; times are in seconds. The schema's version is its first field.
 func (s Story) MarshalJSON() ([]byte, error) {

@@ -98,7 +98,7 @@ func pod() *origin.Origin {
 func export(t *testing.T, o Options, lookups ...*lookup.Lookup) (*collector, Stats) {
 	t.Helper()
 	c := &collector{}
-	o.Sample = NewRatio(1)
+	o.Sample = link.NewRatio(1)
 	e, err := New(c, o)
 	if err != nil {
 		t.Fatal(err)
@@ -184,7 +184,7 @@ func TestEveryAttributeIsOnTheList(t *testing.T) {
 	late := answered(middle)
 	late.FinalBefore, late.Late = true, true
 	handshake := answered(middle)
-	handshake.Handshake, handshake.Ending, handshake.AnswerSeen = 1, lookup.GaveUp, false
+	handshake.Connect, handshake.Ending, handshake.AnswerSeen = true, lookup.GaveUp, false
 	c, _ := export(t, Options{Node: "node-1", Host: "host", Version: "v1"}, answered(middle), lost, away, serves, late, handshake)
 	check := func(where string, kvs []*commonpb.KeyValue) {
 		for _, kv := range kvs {
@@ -236,41 +236,153 @@ func TestALookupAtAnEpochBoundaryIsSentTwice(t *testing.T) {
 	}
 }
 
+// story feeds an assembler the hops of a lookup, and exports what it reports.
+type story struct {
+	whole     *lookup.Lookup
+	at        time.Time
+	a         *lookup.Assembler
+	reports   int
+	skb       uint64
+	collector *collector
+	exporter  *Exporter
+}
+
+func tell(t *testing.T, at time.Time) *story {
+	t.Helper()
+	s := &story{whole: answered(at), at: at, collector: &collector{}}
+	var err error
+	if s.exporter, err = New(s.collector, Options{Sample: link.NewRatio(1)}); err != nil {
+		t.Fatal(err)
+	}
+	var j verdict.Judge
+	s.a = lookup.New(lookup.Options{Emit: func(l *lookup.Lookup) {
+		s.reports++
+		v := j.Of(l)
+		s.exporter.Add(l, &v, &j, pod())
+	}})
+	return s
+}
+
+// sent gives what was sent in all.
+func (s *story) sent(t *testing.T) *collector {
+	t.Helper()
+	if err := s.exporter.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return s.collector
+}
+
+// pass has all hops of the query, or of the answer, happen some time after the beginning.
+func (s *story) pass(answer bool, rcode int, after time.Duration) {
+	s.skb++
+	for _, h := range s.whole.Hops {
+		if h.Answer != answer || h.Kind == hop.Read {
+			continue
+		}
+		l := s.whole
+		h.SKB = s.skb
+		p := hop.Packet{Hop: h, Transport: 17, HasHead: true, Head: dnswire.Head{
+			ID: l.ID, Name: l.Name, Type: l.Type, Class: l.Class, Questions: 1,
+		}}
+		p.Time = s.at.Add(after).UnixNano() + h.Time - l.Hops[0].Time
+		if answer {
+			q := new(dns.Msg).SetQuestion("www.example.org.", l.Type)
+			q.Id = l.ID
+			p.Payload, _ = new(dns.Msg).SetRcode(q, rcode).Pack() // never fails: a question that is well
+			p.PayloadLen = len(p.Payload)
+			p.Head.Flags = 0x8000 | dnswire.Flags(rcode)
+		}
+		s.a.Add(&p)
+	}
+}
+
+func (s *story) sweep(after time.Duration) { s.a.Sweep(s.at.Add(after).UnixNano()) }
+
+// What is said of a lookup whose spans have gone out is what came since, and of an answer only if there was one.
+func TestWhatCameOfAReportedLookup(t *testing.T) {
+	for name, tt := range map[string]struct {
+		tell     func(*story)
+		span     string
+		rcode    string
+		where    verdict.Where
+		segments int
+	}{
+		"asked again, in vain": {func(s *story) {
+			s.pass(false, 0, 0)
+			s.sweep(5100 * time.Millisecond)
+			s.pass(false, 0, 5200*time.Millisecond)
+			s.sweep(11 * time.Second)
+		}, verdict.AskedAgain, "", verdict.BetweenNodes, 2},
+		"asked again, and answered": {func(s *story) {
+			s.pass(false, 0, 0)
+			s.sweep(5100 * time.Millisecond)
+			s.pass(false, 0, 5200*time.Millisecond)
+			s.pass(true, 0, 5300*time.Millisecond)
+			s.sweep(6 * time.Second)
+		}, verdict.AskedAgain, "NOERROR", verdict.Answered, 4},
+		"refused, asked again, in vain": {func(s *story) {
+			s.pass(false, 0, 0)
+			s.pass(true, dns.RcodeRefused, time.Millisecond)
+			s.sweep(time.Second)
+			s.pass(false, 0, 1200*time.Millisecond)
+			s.sweep(7 * time.Second)
+		}, verdict.AskedAgain, "", verdict.BetweenNodes, 2},
+		"an answer after all": {func(s *story) {
+			s.pass(false, 0, 0)
+			s.sweep(5100 * time.Millisecond)
+			s.pass(true, dns.RcodeNameError, 5500*time.Millisecond)
+			s.sweep(6 * time.Second)
+		}, verdict.LateAnswer, "NXDOMAIN", verdict.Answered, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := tell(t, link.EpochOf(middle).Start().Add(100*time.Millisecond))
+			tt.tell(s)
+			c := s.sent(t)
+			key := s.whole.Key()
+			id := key.TraceID(link.EpochOf(s.at))
+			var late *tracepb.Span
+			below := 0
+			spans := spansOf(t, c, id)
+			for _, sp := range spans {
+				if boolean(sp.Attributes, semconv.VerdictCorrection) {
+					if late != nil {
+						t.Errorf("%s corrects, and %s, too", late.Name, sp.Name)
+					}
+					late = sp
+				}
+			}
+			if late == nil {
+				t.Fatalf("nothing corrects what was said: %d reports", s.reports)
+			}
+			for _, sp := range spans {
+				if string(sp.ParentSpanId) == string(late.SpanId) {
+					below++
+				}
+			}
+			says := attributes(late.Attributes)
+			if late.Name != tt.span || says[semconv.ResponseCode] != tt.rcode || says[semconv.VerdictWhere] != string(tt.where) {
+				t.Errorf("%s says %q, %s", late.Name, says[semconv.ResponseCode], says[semconv.VerdictWhere])
+			}
+			if below != tt.segments {
+				t.Errorf("%d segments, want %d", below, tt.segments)
+			}
+		})
+	}
+}
+
 func TestALateAnswerCorrectsTheTraceThatWentOut(t *testing.T) {
 	at := middle.Add(2 * time.Second)
-	var reports []*lookup.Lookup
-	a := lookup.New(lookup.Options{Emit: func(l *lookup.Lookup) {
-		c := *l
-		c.Hops, c.Name = slices.Clone(l.Hops), slices.Clone(l.Name)
-		reports = append(reports, &c)
-	}})
-	whole := answered(at)
-	packet := func(h hop.Hop, after time.Duration) {
-		p := hop.Packet{Hop: h, Transport: 17, HasHead: true, Head: dnswire.Head{ID: whole.ID, Name: whole.Name, Type: whole.Type, Class: whole.Class, Questions: 1}}
-		p.Time = at.Add(after).UnixNano()
-		if h.Answer {
-			p.Head.Flags = 0x8000
-		}
-		a.Add(&p)
-	}
+	s := tell(t, at)
 	// The server reads the query three seconds after it was called lost, in the next epoch.
-	for _, h := range whole.Hops {
-		if !h.Answer && h.Kind != hop.Read {
-			packet(h, 0)
-		}
+	s.pass(false, 0, 0)
+	s.sweep(6 * time.Second)
+	s.pass(true, 0, 8*time.Second)
+	s.sweep(9 * time.Second)
+	if s.reports != 2 {
+		t.Fatalf("%d reports, want one of a lost lookup and one that corrects it", s.reports)
 	}
-	a.Sweep(at.Add(6 * time.Second).UnixNano())
-	for _, h := range whole.Hops {
-		if h.Answer {
-			packet(h, 8*time.Second)
-		}
-	}
-	a.Sweep(at.Add(9 * time.Second).UnixNano())
-	if len(reports) != 2 || !reports[1].FinalBefore {
-		t.Fatalf("%d reports, want one of a lost lookup and one that corrects it", len(reports))
-	}
-	c, _ := export(t, Options{}, reports...)
-	key := whole.Key()
+	c := s.sent(t)
+	key := s.whole.Key()
 	first := key.TraceID(link.EpochOfNanos(at.UnixNano()))
 	corrections, clients := 0, 0
 	all := map[link.TraceID]bool{}
@@ -297,9 +409,100 @@ func TestALateAnswerCorrectsTheTraceThatWentOut(t *testing.T) {
 	}
 }
 
+// spansOf gives the spans of one trace, and says which of its span IDs came twice.
+func spansOf(t *testing.T, c *collector, id link.TraceID) (spans []*tracepb.Span) {
+	t.Helper()
+	seen := map[string]bool{}
+	for _, rs := range c.got {
+		for _, s := range rs.ScopeSpans[0].Spans {
+			if link.TraceID(s.TraceId) != id {
+				continue
+			}
+			if seen[string(s.SpanId)] {
+				t.Errorf("span ID %x of %s was sent twice", s.SpanId, s.Name)
+			}
+			seen[string(s.SpanId)] = true
+			spans = append(spans, s)
+		}
+	}
+	return spans
+}
+
+func boolean(kvs []*commonpb.KeyValue, key string) bool {
+	return slices.ContainsFunc(kvs, func(kv *commonpb.KeyValue) bool { return kv.Key == key && kv.Value.GetBoolValue() })
+}
+
+func TestAServersOwnQueryStandsInBothTraces(t *testing.T) {
+	served := &lookup.Served{TraceID: link.TraceID{9}, SpanID: link.SpanID{8}}
+	l := answered(middle)
+	l.Serves, l.Own = served, true
+	c, _ := export(t, Options{}, l)
+	key := l.Key()
+	id := key.TraceID(link.EpochOf(middle))
+	own, inServed := spansOf(t, c, id), spansOf(t, c, served.TraceID)
+	if len(own) != 1 || len(inServed) != 5 {
+		t.Fatalf("%d spans under its own ID, %d in the trace of the lookup served, want the CLIENT span alone and all five",
+			len(own), len(inServed))
+	}
+	client, up := own[0], inServed[0]
+	isClient := link.SpanID(client.SpanId) == id.ClientSpanID() && client.Kind == tracepb.Span_SPAN_KIND_CLIENT
+	if !isClient || len(client.ParentSpanId) != 0 {
+		t.Errorf("%s %x %s below %x", client.Name, client.SpanId, client.Kind, client.ParentSpanId)
+	}
+	says := attributes(client.Attributes)[semconv.ServedTraceID]
+	if !boolean(client.Attributes, semconv.ServerQuery) || says != served.TraceID.String() {
+		t.Errorf("it does not say whom it serves: %v", client.Attributes)
+	}
+	linked := func(s *tracepb.Span, to link.TraceID, span link.SpanID, relation string) {
+		t.Helper()
+		for _, l := range s.Links {
+			if attributes(l.Attributes)[semconv.ServedRelation] == relation {
+				if link.TraceID(l.TraceId) != to || link.SpanID(l.SpanId) != span {
+					t.Errorf("%s links to %x/%x", s.Name, l.TraceId, l.SpanId)
+				}
+				return
+			}
+		}
+		t.Errorf("%s has no link %q", s.Name, relation)
+	}
+	linked(client, served.TraceID, served.SpanID, semconv.Serves)
+	linked(up, id, id.ClientSpanID(), semconv.ServedBy)
+}
+
+func TestOnlyWhoMayDeriveItGetsATraceOfItsOwn(t *testing.T) {
+	index := identity.NewIndex()
+	for name, tt := range map[string]struct {
+		server string
+		index  *identity.Index
+		own    bool
+	}{
+		"behind a service address": {"10.96.0.10:53", index, true},
+		"in the Internet":          {"192.0.2.53:53", index, false},
+		"private":                  {"192.168.7.53:53", index, true},
+		"nobody knows anybody":     {"10.1.2.3:53", nil, true},
+		"in the Internet, unknown": {"192.0.2.53:53", nil, false},
+		"on this host":             {"127.0.0.1:53", nil, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := answered(middle)
+			l.Serves, l.Own, l.Server = &lookup.Served{TraceID: link.TraceID{9}, SpanID: link.SpanID{8}}, true, end(tt.server)
+			if tt.server != "10.96.0.10:53" {
+				for i := range l.Hops {
+					l.Hops[i].Dst = l.Server
+				}
+			}
+			c, _ := export(t, Options{Index: tt.index}, l)
+			key := l.Key()
+			if own := len(spansOf(t, c, key.TraceID(link.EpochOf(middle)))) > 0; own != tt.own {
+				t.Errorf("a trace of its own: %v, want %v", own, tt.own)
+			}
+		})
+	}
+}
+
 func TestACollectorThatHangsCostsSpansAndNoTime(t *testing.T) {
 	c := &collector{hang: make(chan struct{})}
-	e, err := New(c, Options{Sample: NewRatio(1), Batch: 1, Queue: 2})
+	e, err := New(c, Options{Sample: link.NewRatio(1), Batch: 1, Queue: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -327,23 +530,74 @@ func TestACollectorThatHangsCostsSpansAndNoTime(t *testing.T) {
 	}
 }
 
-func TestRatio(t *testing.T) {
-	for _, bad := range []string{"", "x", "-0.1", "1.1", "NaN"} {
-		if _, err := ParseRatio(bad); err == nil {
-			t.Errorf("%q passes", bad)
+// TestTheQueueIsBoundedInBytes: a collector that hangs makes nothing be kept beyond the memory for it.
+func TestTheQueueIsBoundedInBytes(t *testing.T) {
+	const most = 64 << 10
+	o := Options{Sample: link.NewRatio(1), Batch: 1, Queue: 10_000, QueueBytes: most}
+	e, err := New(&collector{hang: make(chan struct{})}, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var j verdict.Judge
+	for range 1000 {
+		l := answered(middle)
+		v := j.Of(l)
+		e.Add(l, &v, &j, pod())
+		if q := e.queued.Load(); q > most {
+			t.Fatalf("%d bytes are queued of %d", q, most)
 		}
 	}
-	none, half, all := NewRatio(0), NewRatio(0.5), NewRatio(1)
-	low, high := link.TraceID{8: 0x7f, 15: 1}, link.TraceID{8: 0x80}
-	most := link.TraceID{8: 0xff, 9: 0xff, 10: 0xff, 11: 0xff, 12: 0xff, 13: 0xff, 14: 0xff, 15: 0xff}
-	if none.Keeps(link.TraceID{15: 1}) || !all.Keeps(most) || !half.Keeps(low) || half.Keeps(high) {
-		t.Error("the bounds are wrong")
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := e.Close(ctx); err != nil {
+		t.Error(err)
+	}
+	if s := e.Stats(); s.Dropped == 0 || s.Made != s.Sent+s.Dropped+s.Failed || e.queued.Load() != 0 {
+		t.Errorf("%+v, %d bytes queued at the end", s, e.queued.Load())
+	}
+}
+
+// TestSpansThatWaitArePacked: a collector that hangs for a while finds more waiting than would have room as they are, and
+// gets them as they were.
+func TestSpansThatWaitArePacked(t *testing.T) {
+	const most = 1 << 20
+	c := &collector{hang: make(chan struct{})}
+	o := Options{Sample: link.NewRatio(1), Batch: 256, Queue: 10_000, QueueBytes: most}
+	e, err := New(c, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var j verdict.Judge
+	size, who := 0, pod()
+	for i := 0; e.Stats().Dropped == 0; i++ {
+		l := answered(middle.Add(time.Duration(i) * time.Microsecond))
+		l.ID = uint16(i)
+		v := j.Of(l)
+		e.Add(l, &v, &j, who)
+	}
+	s := e.Stats()
+	close(c.hang)
+	if err := e.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	spans := map[string]bool{}
+	for _, rs := range c.got {
+		size += proto.Size(rs)
+		for _, span := range rs.ScopeSpans[0].Spans {
+			spans[string(span.TraceId)+string(span.SpanId)] = true
+		}
+	}
+	if end := e.Stats(); end.Sent != end.Made-end.Dropped || len(spans) != int(end.Sent) {
+		t.Errorf("%+v, then %+v: %d different spans came", s, end, len(spans))
+	}
+	if size < 3*most {
+		t.Errorf("%d bytes of spans waited in %d", size, most)
 	}
 }
 
 // BenchmarkAdd is what a lookup of which all spans are kept costs: its spans are made, and marshaled as a transport does it.
 func BenchmarkAdd(b *testing.B) {
-	e, err := New(&marshaler{}, Options{Sample: NewRatio(1), Queue: 1 << 20})
+	e, err := New(&marshaler{}, Options{Sample: link.NewRatio(1), Queue: 1 << 20})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -54,8 +54,12 @@ func (e *Exporter) resourceAttributes(o *origin.Origin) []*commonpb.KeyValue {
 	put(semconv.K8SNamespaceName, o.Namespace)
 	put(semconv.K8SPodName, o.Pod)
 	put(semconv.K8SPodUID, o.PodUID)
-	if o.Kind == identity.Pod {
-		put(semconv.K8SPodIP, o.Addr.String())
+	switch a := o.Addr; {
+	case o.Kind != identity.Pod:
+	case o.OwnAddr.IsValid():
+		put(semconv.K8SPodIP, o.OwnAddr.String())
+	case a.IsValid() && !a.IsUnspecified() && !a.IsLoopback():
+		put(semconv.K8SPodIP, a.String())
 	}
 	if key := workloadAttribute[o.WorkloadKind]; key != "" {
 		put(key, o.Workload)

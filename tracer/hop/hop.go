@@ -23,9 +23,16 @@ const (
 	Drop                        // was dropped by the kernel
 	Read                        // was read from a socket
 	Unreachable                 // was answered by an ICMP error, which was sent or arrived here
+	Sent                        // a send returned although the packet had not left: no hop of a lookup, but who sent it, and when
+	Unsent                      // a connection or send failed before there was a packet
+
+	afterKinds
 )
 
-// String gives the kind as it stands in outputs: `out`, `in`, `drop`, `read`, `unreachable`.
+// LastKind is the last of the kinds: [Out] is the first.
+const LastKind = afterKinds - 1
+
+// String gives the kind as it stands in outputs: `out`, `in`, `drop`, `read`, `unreachable`, `unsent`.
 func (k Kind) String() string {
 	switch k {
 	case Out:
@@ -38,6 +45,10 @@ func (k Kind) String() string {
 		return "read"
 	case Unreachable:
 		return "unreachable"
+	case Sent:
+		return "sent"
+	case Unsent:
+		return "unsent"
 	}
 	return fmt.Sprintf("kind-%d", uint8(k))
 }
@@ -60,6 +71,13 @@ func (e Endpoint) AddrPort() netip.AddrPort {
 
 // IsZero says whether there is no endpoint.
 func (e Endpoint) IsZero() bool { return e == Endpoint{} }
+
+// Equal is ==, without a call.
+func (e *Endpoint) Equal(o *Endpoint) bool {
+	return e.Port == o.Port &&
+		binary.LittleEndian.Uint64(e.Addr[8:]) == binary.LittleEndian.Uint64(o.Addr[8:]) &&
+		binary.LittleEndian.Uint64(e.Addr[:8]) == binary.LittleEndian.Uint64(o.Addr[:8])
+}
 
 // String gives address:port.
 func (e Endpoint) String() string { return e.AddrPort().String() }
@@ -140,7 +158,7 @@ type Hop struct {
 	Fragment Fragment // of a fragmented UDP packet, the first one or (see Packet.Later) another
 
 	Reason   Reason // Drop: why
-	Route    Route  // Drop: where it was going
+	Route    Route  // Drop: where it was going; Unsent: whether there is a way
 	Location uint64 // Drop: the address in the kernel that dropped it
 	TTL      uint8  // hop limit
 
@@ -163,7 +181,8 @@ type Route = bpf.Route
 const (
 	RouteUnknown = bpf.RouteUnknown // none was looked up yet
 	RouteLocal   = bpf.RouteLocal   // to a socket of the namespace
-	RouteOn      = bpf.RouteOn      // on to another host
+	RouteOn      = bpf.RouteOn      // on to another host; Unsent: there is one
+	RouteNone    = bpf.RouteNone    // Unsent: there is none
 )
 
 // Device gives the device's name; "" without one.
@@ -175,11 +194,17 @@ type Packet struct {
 	Transport  uint8 // 6 or 17
 	PayloadLen int   // bytes of payload in the packet
 	Payload    []byte
+	// Proxied is the client that a load balancer's header before the message names (PROXY protocol, version 2); zero
+	// where there is none.
+	Proxied Endpoint
 	// Head is the DNS header and question; HasHead false on TCP, on a read without packet, and where the payload is none.
 	Head    dnswire.Head
 	HasHead bool
 	// Later says that this is a later fragment: it has no ports, and says only by addresses and identification what it belongs to.
 	Later bool
+	// Error is the errno of what was not sent, 0 if it was not seen, and Connect whether a connection failed.
+	Error   int
+	Connect bool
 	// Seq and TCPFlags are TCP's.
 	Seq      uint32
 	TCPFlags uint8
@@ -191,6 +216,7 @@ type Decoder struct {
 	Offset int64
 
 	processes map[processKey]*Process
+	questions dnswire.Questions
 }
 
 type processKey struct {
@@ -214,6 +240,10 @@ func (d *Decoder) Decode(e *bpf.Event, payload []byte, p *Packet) bool {
 		kind = Drop
 	case bpf.HookCopy, bpf.HookRead:
 		kind = Read
+	case bpf.HookSent:
+		kind = Sent
+	case bpf.HookUnsent:
+		kind = Unsent
 	default:
 		return false
 	}
@@ -221,7 +251,8 @@ func (d *Decoder) Decode(e *bpf.Event, payload []byte, p *Packet) bool {
 	p.Time = int64(e.Time) + d.Offset
 	p.SKB = e.SKB
 	p.Kind = kind
-	p.Local = e.Flags&bpf.FlagLocal != 0
+	// A packet keeps its socket where it crosses into another namespace by a switch alone; but what arrives was sent elsewhere.
+	p.Local = e.Flags&bpf.FlagLocal != 0 && kind != In
 	p.Tracked = e.Flags&bpf.FlagConntrack != 0
 	p.Paged = e.Flags&bpf.FlagPaged != 0
 	p.Partial = e.Flags&bpf.FlagFragment != 0
@@ -229,6 +260,12 @@ func (d *Decoder) Decode(e *bpf.Event, payload []byte, p *Packet) bool {
 	p.NetNS, p.IfIndex, p.Dev = e.NetNS, e.IfIndex, e.Dev
 	setEndpoint(&p.Src, e.Version, &e.Addr.SrcAddr, e.Addr.SrcPort)
 	setEndpoint(&p.Dst, e.Version, &e.Addr.DstAddr, e.Addr.DstPort)
+	if kind == Unsent {
+		p.Local, p.Error, p.Connect, p.Route = true, int(e.Reason), e.Call == bpf.CallConnect, e.Route
+	}
+	if kind == Sent || kind == Unsent {
+		p.Src, p.Dst = p.Dst, p.Src // the record has both ends as a packet to the socket has them
+	}
 	p.Transport, p.PayloadLen, p.Payload = e.Proto, int(e.PayloadLen), payload
 	p.Seq, p.TCPFlags = e.Seq, e.TCPFlags
 	if p.Tracked {
@@ -250,7 +287,7 @@ func (d *Decoder) Decode(e *bpf.Event, payload []byte, p *Packet) bool {
 		p.ICMP, p.ICMPSender = e.ICMP, sender.Addr
 	}
 	if kind == Drop {
-		p.Reason, p.Location, p.Route = Reason(e.Reason), e.Location, e.Route
+		p.Reason, p.Location, p.Route = reasonOf(e.Reason), e.Location, e.Route
 	}
 	if e.Flags&(bpf.FlagFragment|bpf.FlagLater) != 0 && e.Proto == protoUDP {
 		p.Fragment = Fragment{ID: e.IPID, Offset: uint16(e.Seq >> 16), Bytes: uint16(e.Seq)}
@@ -259,13 +296,23 @@ func (d *Decoder) Decode(e *bpf.Event, payload []byte, p *Packet) bool {
 			return true
 		}
 	}
-	if p.Local || e.Hook == bpf.HookRead {
+	if e.PID != 0 && (p.Local || kind == Read || kind == Sent) { // what is unsent is local
 		p.Process = d.process(e)
 	}
-	if e.Proto != protoUDP || e.Hook == bpf.HookRead {
+	if e.Proto != protoUDP || kind == Read || kind == Sent || kind == Unsent {
 		return true
 	}
-	if err := p.Head.Parse(payload); err != nil {
+	if n, client := dnswire.ProxyHeader(payload); n != 0 {
+		if n > len(payload) || n > p.PayloadLen {
+			return false
+		}
+		payload = payload[n:]
+		p.Payload, p.PayloadLen = payload, p.PayloadLen-n
+		if client.IsValid() {
+			p.Proxied = EndpointOf(client)
+		}
+	}
+	if err := d.questions.Parse(&p.Head, payload); err != nil {
 		return false
 	}
 	p.HasHead = true

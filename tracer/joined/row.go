@@ -1,5 +1,5 @@
 // Package joined gives the rows of a whole cluster: one a lookup, made of the spans that the agents of all nodes and CoreDNS sent to a store, with the verdict that
-// joins them ([store.Trace.VerdictAmong]; no other is made here).
+// joins them ([trace.Trace.VerdictAmong]; no other is made here).
 package joined
 
 import (
@@ -7,22 +7,24 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/link/semconv"
 	"github.com/dnstrail/dnstrail/tracer/output"
-	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
-// Row makes the row of a lookup of which v is the verdict. Nil is given of a trace that is no lookup's: that has neither the tracer's CLIENT span nor CoreDNS's SERVER span.
-func Row(t *store.Trace, v store.Verdict, revision int) *output.Row {
+// Row makes the row of a lookup of which v is the verdict. Nil is given of a trace that is no client's lookup: that has
+// neither the tracer's CLIENT span nor CoreDNS's SERVER span, or that is of a server's own query.
+func Row(t *trace.Trace, v trace.Verdict, revision int) *output.Row {
 	client := t.Client()
 	top := client
 	if top == nil {
 		top = t.Server()
 	}
-	if top == nil || v.Where == "" {
+	if top == nil || v.Where == "" || t.OfServer() {
 		return nil
 	}
 	who, asked := t.Asker(), t.Asked()
@@ -35,6 +37,7 @@ func Row(t *store.Trace, v store.Verdict, revision int) *output.Row {
 		},
 		Server: address(asked.Address), Transport: t.Transport(), ID: uint16(top.Int(semconv.DNSID)),
 		Name: t.Name(), Type: t.Type(), Class: top.String(semconv.QuestionClass),
+		Opcode: top.String(semconv.Operation),
 		Result: output.Lost, Total: int64(t.Duration()), Attempts: max(1, int(top.Int(semconv.Attempts))),
 		Verdict: output.Verdict{
 			Where: v.Where, Cause: v.Cause, Text: v.Text, Certainty: v.Certainty, Evidence: v.Evidence, Node: v.Node, Joined: v.Joined,
@@ -50,11 +53,12 @@ func Row(t *store.Trace, v store.Verdict, revision int) *output.Row {
 		r.ResponseLen = int(top.Int(semconv.ResponseSize))
 		r.Truncated, _ = top.Attributes.Bool(semconv.ResponseTruncated)
 	}
+	serverSays(r, t)
 	ways := waysOf(t)
 	times(r, t, ways)
-	r.Hops = hops(t, ways)
+	r.Hops, r.Stages = hops(t, ways), stages(t)
 	for _, h := range r.Hops {
-		if r.Verdict.Drop == "" && v.Lost() && v.Certainty == store.Certain {
+		if r.Verdict.Drop == "" && v.Lost() && v.Certainty == trace.Certain {
 			r.Verdict.Drop = h.Reason
 		}
 	}
@@ -62,7 +66,7 @@ func Row(t *store.Trace, v store.Verdict, revision int) *output.Row {
 }
 
 // clientSays adds what only the agent on the client's node knows.
-func clientSays(r *output.Row, c *store.Span, v store.Verdict) {
+func clientSays(r *output.Row, c *trace.Span, v trace.Verdict) {
 	a := c.Attributes
 	r.Node = c.String(semconv.K8SNodeName)
 	r.Client.PodUID, r.Client.ContainerID = c.String(semconv.K8SPodUID), c.String(semconv.ContainerID)
@@ -82,6 +86,66 @@ func clientSays(r *output.Row, c *store.Span, v store.Verdict) {
 	}
 }
 
+// serverSays adds what only CoreDNS knows.
+func serverSays(r *output.Row, t *trace.Trace) {
+	if asked := t.Asked(); asked.Pod != "" || t.Translated().IsValid() {
+		r.Instance = &output.Instance{Address: address(t.Translated()), Namespace: asked.Namespace, Pod: asked.Pod, Node: asked.Node}
+	}
+	server := t.Server()
+	if server == nil {
+		return
+	}
+	r.Cache = server.Attributes.String(semconv.CacheStatus)
+	for _, s := range t.Spans {
+		if s.Kind != trace.KindClient || !s.From(semconv.ScopePlugin) || len(r.Upstreams) == maxUpstreams {
+			continue
+		}
+		r.Upstreams = append(r.Upstreams, output.Upstream{
+			Address: address(s.Peer()), Transport: s.Attributes.String(semconv.NetworkTransport), Nanos: int64(s.Duration()),
+			Result: cmp.Or(s.Attributes.String(semconv.ErrorType), s.Attributes.String(semconv.ResponseCode), "failed"),
+			Failed: s.Status == trace.StatusError,
+		})
+	}
+}
+
+// stages gives how long the lookup spent at each stage: each moment counts for the innermost that was seen of it. What is
+// not in it was seen by nobody.
+func stages(t *trace.Trace) []output.Stage {
+	spent := map[string]time.Duration{}
+	var visit func(nodes []*trace.Node)
+	visit = func(nodes []*trace.Node) {
+		for _, n := range nodes {
+			s := n.Span
+			switch {
+			case s == t.Client():
+			case s.Kind == trace.KindClient && s.From(semconv.ScopePlugin):
+				spent[string(verdict.Upstream)] += s.Duration()
+				continue // an attempt is one thing, whatever was seen of it on the network
+			case s.From(semconv.ScopePlugin):
+				spent[string(verdict.CoreDNS)] += max(0, n.Self())
+			case s.IsAnswer():
+				spent[string(verdict.ReturnPath)] += max(0, n.Self())
+			case s.Stage() == verdict.Upstream:
+				continue // a query of the server's own, of which the server does not tell
+			case s.Stage() != "":
+				spent[string(s.Stage())] += max(0, n.Self())
+			}
+			visit(n.Children)
+		}
+	}
+	visit(t.Nested())
+	var list []output.Stage
+	for _, name := range trace.Stages {
+		if d := spent[name]; d > 0 {
+			list = append(list, output.Stage{Stage: name, Nanos: int64(d)})
+		}
+	}
+	return list
+}
+
+// maxUpstreams is how many attempts of one lookup a row tells of.
+const maxUpstreams = 16
+
 func address(a netip.AddrPort) string {
 	if !a.IsValid() {
 		return ""
@@ -90,16 +154,18 @@ func address(a netip.AddrPort) string {
 }
 
 // waysOf gives the tracers' segments of the lookup itself, without those of the queries that CoreDNS made for it.
-func waysOf(t *store.Trace) []*store.Span {
+func waysOf(t *trace.Trace) []*trace.Span {
 	apart := map[link.SpanID]bool{}
 	for _, s := range t.Spans {
-		if s.From(semconv.ScopeTracer) && s.Kind == store.KindInternal && s.Parent == t.ID.ClientSpanID() && s.Attributes.String(semconv.Segment) == string(verdict.Upstream) {
+		if s.From(semconv.ScopeTracer) && s.Kind == trace.KindInternal && s.Parent == t.ID.ClientSpanID() && s.Attributes.String(semconv.Segment) == string(verdict.Upstream) {
 			apart[s.SpanID] = true
 		}
 	}
-	var ways []*store.Span
+	var ways []*trace.Span
 	for _, s := range t.Spans {
-		if s.From(semconv.ScopeTracer) && s.Kind == store.KindInternal && s.Attributes.String(semconv.SegmentTo) != "" && !apart[s.SpanID] && !apart[s.Parent] {
+		switch {
+		case s.TraceID != t.ID, apart[s.SpanID], apart[s.Parent]:
+		case s.From(semconv.ScopeTracer) && s.Kind == trace.KindInternal && s.Finish() != (trace.Place{}):
 			ways = append(ways, s)
 		}
 	}
@@ -107,20 +173,19 @@ func waysOf(t *store.Trace) []*store.Span {
 }
 
 // times splits the time of an answered lookup. What another node's clock says counts only where it fits into the client's own view of it.
-func times(r *output.Row, t *store.Trace, ways []*store.Span) {
+func times(r *output.Row, t *trace.Trace, ways []*trace.Span) {
 	client := t.Client()
 	if client == nil || r.Result == output.Lost {
 		return
 	}
-	var beyond, inside *store.Span
+	var beyond, inside *trace.Span
 	for _, w := range ways { // of several attempts the last one
-		switch w.Name {
-		case verdict.BeyondThisNode:
-			if w.SameSender(client) {
-				beyond = w
-			}
-		case verdict.DNSServer:
+		switch {
+		case !w.IsTurn():
+		case w.Stage() == verdict.CoreDNS:
 			inside = w
+		case w.SameSender(client):
+			beyond = w
 		}
 	}
 	if s := t.Server(); inside == nil && s != nil {
@@ -141,15 +206,13 @@ func times(r *output.Row, t *store.Trace, ways []*store.Span) {
 }
 
 // hops gives the places at which the lookup was seen, by the ends of the segments.
-func hops(t *store.Trace, ways []*store.Span) []output.Hop {
+func hops(t *trace.Trace, ways []*trace.Span) []output.Hop {
 	list := []output.Hop{}
-	add := func(s *store.Span, place string, nanos int64, answer bool) *output.Hop {
-		h := output.Hop{Nanos: nanos, Answer: answer, Node: cmp.Or(s.String(semconv.K8SNodeName), s.String(semconv.HostName))}
-		if p, ok := verdict.ParsePlace(place); ok {
-			h.Device, h.Kind, h.NetNS = p.Device, p.Kind, p.NetNS
-		} else {
+	add := func(s *trace.Span, p trace.Place, nanos int64, answer bool) *output.Hop {
+		if p == (trace.Place{}) {
 			return nil
 		}
+		h := output.Hop{Nanos: nanos, Answer: answer, Node: s.Node(), Device: p.Device, Kind: p.Event, NetNS: p.NetNS}
 		// Where one segment ends the next begins.
 		for i := range list {
 			if o := &list[i]; o.Nanos == h.Nanos && o.Kind == h.Kind && o.Device == h.Device && o.NetNS == h.NetNS {
@@ -161,10 +224,8 @@ func hops(t *store.Trace, ways []*store.Span) []output.Hop {
 	}
 	for _, s := range ways {
 		a := s.Attributes
-		turns := s.Name == verdict.DNSServer || s.Name == verdict.BeyondThisNode // from the query to its answer
-		answer := !turns && (t.Answers(s) || s.Name == verdict.ClientSocket)
-		add(s, a.String(semconv.SegmentFrom), int64(s.Start.Sub(t.Start())), answer)
-		h := add(s, a.String(semconv.SegmentTo), int64(s.End.Sub(t.Start())), answer || turns)
+		add(s, s.Begin(), int64(s.Start.Sub(t.Start())), s.IsAnswer())
+		h := add(s, s.Finish(), int64(s.End.Sub(t.Start())), s.IsAnswer() || s.IsTurn())
 		if h == nil {
 			continue
 		}

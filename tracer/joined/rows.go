@@ -12,6 +12,7 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/output"
 	"github.com/dnstrail/dnstrail/tracer/rowapi"
 	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
@@ -63,9 +64,11 @@ type Stats struct {
 // Stats gives the store's own counts.
 func (r *Rows) Stats() Stats {
 	s := Stats{Stats: r.Store.Stats(), Nodes: []string{}, RowsMissed: r.missed.Load()}
-	for _, t := range r.Store.Traces(store.Filter{}) {
+	have := map[string]bool{}
+	for _, t := range r.Store.Traces(trace.Filter{}) {
 		for _, sp := range t.Spans {
-			if node := sp.String(semconv.K8SNodeName); node != "" && sp.From(semconv.ScopeTracer) && !slices.Contains(s.Nodes, node) {
+			if node := sp.String(semconv.K8SNodeName); node != "" && sp.From(semconv.ScopeTracer) && !have[node] {
+				have[node] = true
 				s.Nodes = append(s.Nodes, node)
 			}
 		}
@@ -122,12 +125,13 @@ func (r *Rows) Lookups(ctx context.Context, f *output.Filter, n int, follow bool
 type look struct {
 	store   *store.Store
 	filter  *output.Filter
-	told    map[link.TraceID]*told
+	told    map[link.TraceID][]*told
 	waiting map[link.TraceID]*waiting
-	again   map[link.TraceID]time.Time // lost on their way: until when they are looked at again
-	twins   map[store.Twin]link.TraceID
+	again   map[trace.Key]time.Time // lost on their way: until when they are looked at again
+	twins   map[trace.Twin]trace.Key
+	asked   map[trace.Asking]trace.Key // of lookups whose client an agent saw, the last
 
-	others   []*store.Trace
+	others   *trace.Others
 	othersAt time.Time
 	pruned   time.Time
 	againAt  time.Time
@@ -137,13 +141,14 @@ type look struct {
 
 func newLook(s *store.Store, f *output.Filter) *look {
 	return &look{
-		store: s, filter: f, told: map[link.TraceID]*told{}, waiting: map[link.TraceID]*waiting{},
-		again: map[link.TraceID]time.Time{}, twins: map[store.Twin]link.TraceID{},
+		store: s, filter: f, told: map[link.TraceID][]*told{}, waiting: map[link.TraceID]*waiting{},
+		again: map[trace.Key]time.Time{}, twins: map[trace.Twin]trace.Key{}, asked: map[trace.Asking]trace.Key{},
 	}
 }
 
 // told is what was said of a lookup.
 type told struct {
+	key                  trace.Key
 	id                   link.TraceID // under which it was said
 	result, where, cause string
 	revision             int
@@ -155,27 +160,37 @@ type waiting struct{ first, last, next time.Time }
 
 // past tells everything that the store has, and gives what of it the filter takes, in order of time.
 func (l *look) past() []*output.Row {
-	traces := l.store.Traces(store.Filter{})
-	shadows := store.Shadows(traces)
-	l.setOthers(traces, time.Now())
-	var rows []*output.Row
-	for _, t := range traces {
-		if twin := t.Twin(); twin != (store.Twin{}) && !shadows[t.ID] {
-			l.twins[twin] = t.ID
-		}
-	}
+	traces := l.store.Traces(trace.Filter{})
 	now := time.Now()
+	l.setOthers(traces, now)
+	var lookups []*trace.Trace
 	for _, t := range traces {
-		if shadows[t.ID] {
+		if t.OfServer() {
 			continue
 		}
 		if t.Client() == nil {
 			// Its client's agent may yet speak.
-			ends := slices.MaxFunc(t.Spans, func(a, b *store.Span) int { return a.End.Compare(b.End) }).End
+			ends := slices.MaxFunc(t.Spans, func(a, b *trace.Span) int { return a.End.Compare(b.End) }).End
 			if w := (&waiting{ends, ends, ends}); now.Before(ready(t, w)) {
 				l.waiting[t.ID] = w
 				continue
 			}
+		}
+		lookups = append(lookups, t.Lookups()...)
+	}
+	shadows := trace.Shadows(lookups)
+	for _, t := range slices.Backward(lookups) { // the last is to be the one that stays
+		if t.Client() != nil && !shadows[t] {
+			l.asked[t.Asking()] = t.Key()
+		}
+	}
+	var rows []*output.Row
+	for _, t := range lookups {
+		if shadows[t] || l.readLate(t) {
+			continue
+		}
+		if twin := t.Twin(); twin != (trace.Twin{}) {
+			l.twins[twin] = t.Key()
 		}
 		if row := l.tell(t, now); row != nil {
 			rows = append(rows, row)
@@ -192,14 +207,10 @@ func byTime(rows []*output.Row) {
 // rows gives what is to be shown now.
 func (l *look) rows(changed []link.TraceID, now time.Time) []*output.Row {
 	for _, id := range changed {
-		if w := l.waiting[id]; w != nil {
-			w.last, w.next = now, now
-			continue
-		}
-		l.waiting[id] = &waiting{now, now, now}
+		l.wait(id, now)
 	}
 	var rows []*output.Row
-	show := func(t *store.Trace) {
+	show := func(t *trace.Trace) {
 		if row := l.tell(t, now); row != nil {
 			rows = append(rows, row)
 		}
@@ -216,20 +227,37 @@ func (l *look) rows(changed []link.TraceID, now time.Time) []*output.Row {
 			}
 			continue
 		}
-		if w.next = ready(t, w); now.Before(w.next) {
+		if t.OfServer() {
+			delete(l.waiting, id)
+			if served := t.Whole(l.store.Trace); served.ID != id {
+				l.wait(served.ID, now) // it may tell more of the lookup that it was made for
+			}
 			continue
 		}
-		delete(l.waiting, id)
-		if !l.shadowed(t) {
-			show(t)
+		done := true
+		for _, t := range t.Lookups() {
+			if t.Client() != nil {
+				l.asked[t.Asking()] = t.Key()
+			}
+			if at := ready(t, w); now.Before(at) {
+				if done || at.Before(w.next) {
+					w.next = at
+				}
+				done = false
+			} else if !l.shadowed(t) && !l.readLate(t) {
+				show(t)
+			}
+		}
+		if done {
+			delete(l.waiting, id)
 		}
 	}
 	if now.Sub(l.againAt) >= time.Second {
 		l.againAt = now
-		for id, until := range l.again {
-			t := l.store.Trace(id)
-			if t == nil || now.After(until) {
-				delete(l.again, id)
+		for key, until := range l.again {
+			t := l.lookup(key)
+			if t == nil || now.After(until) || l.shadowed(t) {
+				delete(l.again, key) // a copy goes on where the linked one is told
 				continue
 			}
 			show(t)
@@ -240,8 +268,31 @@ func (l *look) rows(changed []link.TraceID, now time.Time) []*output.Row {
 	return rows
 }
 
-// ready says when a trace is settled enough to be shown, if nothing more comes.
-func ready(t *store.Trace, w *waiting) time.Time {
+// wait notes that something has come of a lookup.
+func (l *look) wait(id link.TraceID, now time.Time) {
+	if w := l.waiting[id]; w != nil {
+		w.last, w.next = now, now
+		return
+	}
+	l.waiting[id] = &waiting{now, now, now}
+}
+
+// lookup gives the lookup with that key as the store has it now; nil if it is gone.
+func (l *look) lookup(key trace.Key) *trace.Trace {
+	t := l.store.Trace(key.ID)
+	if t == nil {
+		return nil
+	}
+	for _, one := range t.Lookups() {
+		if one.Key() == key {
+			return one
+		}
+	}
+	return nil
+}
+
+// ready says when a lookup is settled enough to be shown, if nothing more comes of its trace.
+func ready(t *trace.Trace, w *waiting) time.Time {
 	quiet := w.last.Add(settle)
 	if atMost := w.first.Add(settleAtMost); atMost.Before(quiet) {
 		quiet = atMost
@@ -252,63 +303,119 @@ func ready(t *store.Trace, w *waiting) time.Time {
 		}
 		return w.last.Add(settleAlone)
 	}
-	if v := t.Verdict(); v.Lost() && v.Certainty == store.Certain && !t.Copy() {
+	if v := t.Verdict(); v.Lost() && v.Certainty == trace.Certain && !t.Copy() && len(t.Copies()) == 0 {
 		return w.last
 	}
 	return quiet
 }
 
-// shadowed says whether a trace is no lookup of its own: the copy, at an epoch boundary, of one that is shown.
-func (l *look) shadowed(t *store.Trace) bool {
+// shadowed says whether a lookup is none of its own: the copy, at an epoch boundary, of one that is shown.
+func (l *look) shadowed(t *trace.Trace) bool {
 	twin := t.Twin()
-	if twin == (store.Twin{}) {
+	if twin == (trace.Twin{}) {
 		return false
 	}
-	id, ok := l.twins[twin]
+	mine := t.Key()
+	key, ok := l.twins[twin]
 	if !ok {
-		l.twins[twin] = t.ID
+		// The row shall have the ID under which CoreDNS's side is, where that has come: it is the one to be explained.
+		for _, id := range t.Copies() {
+			other := l.lookup(trace.Key{ID: id, Server: mine.Server})
+			if other != nil && trace.Shadows([]*trace.Trace{t, other})[t] {
+				l.twins[twin] = other.Key()
+				if l.waiting[id] == nil {
+					now := time.Now()
+					l.waiting[id] = &waiting{now, now, now}
+				}
+				return true
+			}
+		}
+		l.twins[twin] = mine
 		return false
 	}
-	if id == t.ID {
+	if key == mine {
 		return false
 	}
-	other := l.store.Trace(id)
+	other := l.lookup(key)
 	if other == nil {
-		l.twins[twin] = t.ID
+		l.twins[twin] = mine
 		return false
 	}
-	if store.Shadows([]*store.Trace{t, other})[t.ID] {
+	if trace.Shadows([]*trace.Trace{t, other})[t] {
 		return true
 	}
 	// CoreDNS's side has come to this one: it goes on where the other was told.
-	l.twins[twin] = t.ID
-	if was := l.told[id]; was != nil {
-		l.told[t.ID] = was
-	}
-	delete(l.waiting, id)
+	l.twins[twin] = mine
+	l.move(key, mine)
 	return false
 }
 
+// readLate says whether a lookup is none of its own, but what CoreDNS made of one that nobody waits for any more.
+func (l *look) readLate(t *trace.Trace) bool {
+	if t.Client() != nil {
+		return false
+	}
+	key, known := l.asked[t.Asking()]
+	if !known {
+		return false
+	}
+	earlier := l.lookup(key)
+	return earlier != nil && t.ReadLate(earlier)
+}
+
+// before gives what was told of a lookup. What was told by CoreDNS's word alone was told of the client's lookup, when
+// its agent speaks.
+func (l *look) before(t *trace.Trace) *told {
+	key := t.Key()
+	for _, was := range l.told[t.ID] {
+		if was.key == key {
+			return was
+		}
+	}
+	if t.Client() != nil {
+		for _, s := range t.Servers() {
+			if was := l.move(trace.Key{ID: t.ID, Pod: trace.ServerName(s)}, key); was != nil {
+				return was
+			}
+		}
+	}
+	return nil
+}
+
+// move notes that what was told of one lookup is of another; nil if nothing was.
+func (l *look) move(from, to trace.Key) *told {
+	i := slices.IndexFunc(l.told[from.ID], func(was *told) bool { return was.key == from })
+	if i < 0 {
+		return nil
+	}
+	was := l.told[from.ID][i]
+	l.told[from.ID] = slices.Delete(l.told[from.ID], i, i+1)
+	was.key = to
+	l.told[to.ID] = append(l.told[to.ID], was)
+	return was
+}
+
 // tell notes what is said of a trace; it gives a row where that is new and the filter takes it, or where it corrects a row that was given.
-func (l *look) tell(t *store.Trace, now time.Time) *output.Row {
+func (l *look) tell(t *trace.Trace, now time.Time) *output.Row {
+	t = t.Whole(l.store.Trace)
 	v := t.Verdict()
-	if v.Lost() && v.Where == string(verdict.BetweenNodes) && v.Certainty != store.Certain {
+	if v.Lost() && v.Where == string(verdict.BetweenNodes) && v.Certainty != trace.Certain {
 		if now.Sub(l.othersAt) >= time.Second {
-			l.setOthers(l.store.Traces(store.Filter{Since: t.Start().Add(-reconsider)}), now)
+			l.setOthers(l.store.Traces(trace.Filter{Since: t.Start().Add(-reconsider)}), now)
 		}
 		v = t.VerdictAmong(l.others)
-		if _, known := l.again[t.ID]; !known && v.Cause != string(verdict.CauseVanished) {
-			l.again[t.ID] = now.Add(reconsider)
+		if _, known := l.again[t.Key()]; !known && v.Cause != string(verdict.CauseVanished) {
+			l.again[t.Key()] = now.Add(reconsider)
 		}
 	}
 	row := Row(t, v, 0)
 	if row == nil {
 		return nil
 	}
-	was := l.told[t.ID]
+	was := l.before(t)
 	if was == nil {
-		is := &told{id: t.ID, result: row.Result, where: v.Where, cause: v.Cause, given: l.filter.Takes(row)}
-		l.told[t.ID] = is
+		is := &told{key: t.Key(), id: t.ID, result: row.Result, where: v.Where, cause: v.Cause, given: l.filter.Takes(row)}
+		l.told[t.ID] = append(l.told[t.ID], is)
 		if !is.given {
 			return nil
 		}
@@ -327,8 +434,8 @@ func (l *look) tell(t *store.Trace, now time.Time) *output.Row {
 }
 
 // setOthers keeps, of each node, the newest traces that show that it was watched: traces come newest first.
-func (l *look) setOthers(traces []*store.Trace, now time.Time) {
-	l.others, l.othersAt = nil, now
+func (l *look) setOthers(traces []*trace.Trace, now time.Time) {
+	var others []*trace.Trace
 	count := map[string]int{}
 	for _, t := range traces {
 		wanted := false
@@ -339,16 +446,19 @@ func (l *look) setOthers(traces []*store.Trace, now time.Time) {
 			}
 		}
 		if wanted {
-			l.others = append(l.others, t)
+			others = append(others, t)
 		}
 	}
+	l.others, l.othersAt = trace.NewOthers(others), now
 }
 
 // nodesOf gives the nodes whose agents, or whose CoreDNS, sent spans of a trace.
-func nodesOf(t *store.Trace) []string {
+func nodesOf(t *trace.Trace) []string {
 	var nodes []string
+	have := map[string]bool{}
 	for _, s := range t.Spans {
-		if node := s.String(semconv.K8SNodeName); node != "" && !slices.Contains(nodes, node) {
+		if node := s.String(semconv.K8SNodeName); node != "" && !have[node] {
+			have[node] = true
 			nodes = append(nodes, node)
 		}
 	}
@@ -366,8 +476,13 @@ func (l *look) prune(now time.Time) {
 			delete(l.told, id)
 		}
 	}
-	for twin, id := range l.twins {
-		if !l.store.Has(id) {
+	for asking, key := range l.asked {
+		if !l.store.Has(key.ID) {
+			delete(l.asked, asking)
+		}
+	}
+	for twin, key := range l.twins {
+		if !l.store.Has(key.ID) {
 			delete(l.twins, twin)
 		}
 	}

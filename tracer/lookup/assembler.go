@@ -1,9 +1,10 @@
 package lookup
 
 import (
+	"cmp"
+	"slices"
 	"time"
-
-	"github.com/zeebo/xxh3"
+	"unsafe"
 
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/tracer/dnswire"
@@ -17,6 +18,7 @@ const (
 	DefaultLinger      = 100 * time.Millisecond
 	DefaultKeepLost    = 10 * time.Second
 	DefaultMaxInFlight = 1 << 17
+	DefaultMaxBytes    = 96 << 20
 )
 
 // maxHops bounds the hops that one lookup keeps: a routing loop ends there.
@@ -32,14 +34,22 @@ type Options struct {
 	Linger time.Duration
 	// KeepLost is how long a lost lookup waits for a late answer.
 	KeepLost time.Duration
-	// MaxInFlight bounds the lookups held. The oldest is emitted as evicted when there are more.
+	// MaxInFlight bounds the lookups held, MaxBytes the memory they take: see [Assembler.makeRoom].
 	MaxInFlight int
+	MaxBytes    int
 	// Ports are the DNS ports: they tell a TCP connection's server from its client. None means 53.
 	Ports []uint16
+	// ReadsSeen says that reads of UDP sockets are seen: an answer that came to a client is waited for to be read.
+	ReadsSeen bool
 	// Emit gets each lookup when it has ended, and again when more becomes known. It is called by the goroutine that calls the Assembler.
 	Emit func(*Lookup)
-	// Losses gives the kernel events lost so far; it may be nil.
-	Losses func() uint64
+	// Tell is how many unanswered lookups of one client are told a second in the long run, below 0 all; Untold, if
+	// set, gets each of the others.
+	Tell   int
+	Untold func(*Lookup)
+	// Losses gives the kernel events lost so far, and when they were counted, in ns since 1970; it may be nil. Where events
+	// wait to be read, it has counted what was lost long after the one that is read now.
+	Losses func() (n uint64, at int64)
 }
 
 func (o *Options) setDefaults() {
@@ -51,11 +61,17 @@ func (o *Options) setDefaults() {
 			*d.v = d.def
 		}
 	}
+	if o.Tell == 0 {
+		o.Tell = DefaultTell
+	}
 	if len(o.Ports) == 0 {
 		o.Ports = []uint16{53}
 	}
 	if o.MaxInFlight == 0 {
 		o.MaxInFlight = DefaultMaxInFlight
+	}
+	if o.MaxBytes == 0 {
+		o.MaxBytes = DefaultMaxBytes
 	}
 }
 
@@ -63,89 +79,189 @@ func (o *Options) setDefaults() {
 type Stats struct {
 	Lookups   uint64 // begun
 	InFlight  int    // held now, ended ones that still wait for a late answer included
-	Evicted   uint64 // emitted early because the table was full
+	Bytes     int    // of memory that those take
+	Evicted   uint64 // emitted early because the memory for lookups was used up
+	Untold    uint64 // unanswered, of clients that flood: counted and not told one by one
+	Forgotten uint64 // let go before their wait for a late answer was over, for the same reason
 	Orphans   uint64 // answers whose query was not seen
 	Unmatched uint64 // reads that belong to no lookup in flight
 	HopsCut   uint64 // hops beyond the most that one lookup keeps
 	Fragments uint64 // later fragments of packets of no lookup in flight
+	Stale     uint64 // drops and retransmissions of lookups that were reported long ago
 
 	StreamsCut uint64 // TCP connections forgotten while they lasted: too many at once
-}
-
-// key finds a lookup: the client's end, seen from anywhere, and the DNS ID.
-type key struct {
-	client hop.Endpoint
-	id     uint16
-	proto  uint8
+	BytesCut   uint64 // bytes of TCP streams that went by without being captured
 }
 
 // Assembler puts hops together. It is for one goroutine.
 type Assembler struct {
 	o         Options
 	now       int64
-	table     map[key]*Lookup
-	questions map[uint64]*list // by question, for upstream queries
-	flows     map[flow]*flowState
-	ages      list // in flight, oldest first
+	table     table
+	sockets   socketTable
+	addresses map[uint32]*addresses // of clients, by network namespace
+	questions map[uint64]*list      // by question, for upstream queries
+	ages      list                  // held, oldest first
+	owners    owners
 	wheel     wheel
-	free      []*Lookup
-	freeFlows []*flowState
-	servers   map[uint32]struct{} // network namespaces that answer DNS
+	free      []*entry
+	freeSocks []*socket
+	freeLists []*list // of questions
+	servers   servers
 	fragments map[packetID]*fragmented
 	unplaced  int // lookups held that were dropped before their conntrack entry was in the table
 	streams   streams
 	askers    askers
 	early     earlyErrors
+	senders   senders
+	reported  reported
+	losses    losses
+	entries   sightings
 	serial    uint64
 	stats     Stats
+}
+
+// entry is a lookup, and what the assembler must know of it besides.
+type entry struct {
+	Lookup
+	serial uint64 // of its use: an entry that was let go is used again
+
+	nodes  [2]node // in the table, by the client's end as first seen and as translated
+	nnodes int
+	dsts   [4]hop.Endpoint // where its queries were seen going: the server asked, and what that was translated to
+	ndsts  int
+
+	deadline int64
+	slot     int // of the timer wheel, -1 if in none
+	timer    links
+	age      links
+	open     links // in its socket's list
+	owned    links // in its owner's list
+	owner    *owner
+	bytes    int // of memory, as its owner was charged for it
+	question links
+	working  links // in the list of what its server works on
+	unread   pending
+	socket   *socket // the client's end as first seen
+
+	questionHash uint64
+	name         uint64       // as reported knows it, of the client's end named
+	named        hop.Endpoint // where that is known
+	deliveredSKB uint64
+	lossesBefore uint64
+	lastQuery    int64      // time of the last attempt's first hop
+	packets      []packetID // fragmented ones
+	unplaced     bool       // it was dropped before its conntrack entry was in the table
+	disordered   bool       // two CPUs' records came out of order
+	cut          bool       // a later fragment of the last attempt's packets was dropped
+	goodCame     bool       // an answer that ends a client's asking has come to it, whatever came first
+	readLate     bool       // a server read it after it had been reported for good, under another trace ID maybe
+	readSize     int        // of that read, 0 where it is not known
+	readEarly    int64      // when the client read what was not seen coming yet, in ns since 1970; 0 where it did not
+	waiting      bool       // it was reported as answered, and waits for the client's read
+	askedAgain   int64      // when the client asked again with the answer unread, in ns since 1970; 0 where it did not
+	first        bool       // the same socket asked another server the same with the same ID after it
+	second       bool       // the same socket had asked another server the same with the same ID
+	connecting   bool       // it stands for a TCP connection that is being opened
+	soas         int        // of a zone transfer's answer, how many SOA records have come: the second ends it
+	serving      *Upstream
+	reportedAs   Ending
+	reportedHops int
+	askings      int // attempts as of the last report
+	past         *past
 }
 
 // New makes an assembler.
 func New(o Options) *Assembler {
 	o.setDefaults()
-	return &Assembler{
+	a := &Assembler{
 		o:         o,
-		table:     make(map[key]*Lookup),
+		addresses: make(map[uint32]*addresses),
 		questions: make(map[uint64]*list),
-		flows:     make(map[flow]*flowState),
-		servers:   make(map[uint32]struct{}),
 		fragments: make(map[packetID]*fragmented),
 	}
+	return a
 }
 
 // Stats gives the counts.
 func (a *Assembler) Stats() Stats {
 	s := a.stats
 	s.InFlight = a.ages.n
+	s.Bytes = a.owners.bytes
 	return s
+}
+
+// losses are the kernel events lost, as they were counted.
+type losses struct {
+	counts []lossCount // that differ, by time
+	first  uint64      // before those that are kept
+}
+
+type lossCount struct {
+	n  uint64
+	at int64 // when it was counted, in ns since 1970: they were lost before
+}
+
+// maxLossCounts bounds the counts that are kept: those of the last 50 s, at the least.
+const maxLossCounts = 2048
+
+// lossKnown is how late it may be known that an event was lost, in ns: a lookup that begins within that time after a loss
+// may have begun with the lost one.
+const lossKnown = int64(100e6)
+
+// lossesBefore gives the events lost before a lookup that begins at some time, in ns since 1970. What was lost since is
+// counted of it, also where that was before its first event was read.
+func (a *Assembler) lossesBefore(begin int64) uint64 {
+	if a.o.Losses == nil {
+		return 0
+	}
+	s := &a.losses
+	n, at := a.o.Losses()
+	last := s.first
+	if len(s.counts) > 0 {
+		last = s.counts[len(s.counts)-1].n
+	}
+	if n != last {
+		if len(s.counts) == maxLossCounts {
+			half := maxLossCounts / 2
+			s.first = s.counts[half-1].n
+			s.counts = append(s.counts[:0], s.counts[half:]...)
+		}
+		s.counts = append(s.counts, lossCount{n, at})
+	}
+	for _, c := range slices.Backward(s.counts) { // of the last second, mostly
+		if c.at <= begin-lossKnown {
+			return c.n
+		}
+	}
+	return s.first
 }
 
 // Add takes one packet; it copies what it keeps.
 func (a *Assembler) Add(p *hop.Packet) {
 	if p.Time > a.now {
-		a.Sweep(p.Time)
+		a.now = p.Time
+		if a.now >= a.wheel.next || len(a.streams.gaps) > 0 {
+			a.Sweep(a.now)
+		}
 	}
 	switch {
+	case p.Kind == hop.Unsent:
+		a.addUnsent(p)
+	case p.Kind == hop.Sent:
+		a.addSent(p)
 	case p.Transport == uint8(link.TCP):
 		a.addTCP(p)
 	case p.Later:
 		a.addFragment(p)
-	case p.Kind == hop.Read && !p.HasHead:
+	case p.Kind == hop.Read:
 		a.addRead(p)
 	case p.Kind == hop.Unreachable:
 		a.addUnreachable(p)
+	case p.HasHead && p.Answer:
+		a.addAnswer(p)
 	case p.HasHead:
-		a.addMessage(p, p.Payload)
-	}
-}
-
-// addMessage takes a hop of one DNS message.
-func (a *Assembler) addMessage(p *hop.Packet, message []byte) {
-	switch {
-	case p.Answer:
-		a.addAnswer(p, message)
-	case p.Head.Questions == 1:
-		a.addQuery(p, message)
+		a.addQuery(p)
 	}
 }
 
@@ -155,291 +271,37 @@ func (a *Assembler) addUnreachable(p *hop.Packet) {
 	if p.Answer {
 		end = p.Dst
 	}
-	k := key{end, p.Head.ID, p.Transport}
-	l := a.find(k, &p.Head)
-	if l == nil {
+	k := keyOf(end, p)
+	var e *entry
+	if p.Answer {
+		e = a.findAnswer(k, p)
+	} else {
+		e = a.findQuery(k, p)
+	}
+	if e == nil {
 		if !p.Answer {
 			a.early.add(p, k)
 		}
 		return
 	}
-	p.Hop.Attempt = uint8(l.Attempts - 1)
-	a.keep(l, &p.Hop)
-	if l.AnswerSeen || p.Answer || l.Ending == Answered {
+	p.Hop.Attempt = uint8(e.Attempts - 1)
+	a.keep(e, &p.Hop)
+	if e.AnswerSeen || p.Answer || e.Ending == Answered {
 		return
 	}
-	l.Ending = Dropped
-	a.schedule(l, p.Time+int64(a.o.DropWait))
-}
-
-func (a *Assembler) addQuery(p *hop.Packet, message []byte) {
-	k := key{p.Src, p.Head.ID, p.Transport}
-	l := a.find(k, &p.Head)
-	if l == nil && p.Tracked && p.Conntrack.OrigSrc != p.Src && p.Conntrack.ReplyDst == p.Src {
-		// The source was translated here: the same lookup under another name.
-		if l = a.find(key{p.Conntrack.OrigSrc, p.Head.ID, p.Transport}, &p.Head); l != nil {
-			a.index(l, k)
-		}
-	}
-	if l != nil && l.done() && p.Kind != hop.Drop && !l.sameWalk(&p.Hop) {
-		// The same port and ID ask the same again right after the answer: glibc does, after a SERVFAIL. The trace link takes it
-		// for a further attempt, and so it is.
-		l.reopen()
-	}
-	if l == nil {
-		l = a.begin(p, k, message)
-	} else if l.startsAttempt(&p.Hop) {
-		l.Attempts = min(l.Attempts+1, 255)
-		l.lastQuery = p.Time
-		l.cut = false
-		if l.Ending == Dropped || l.Ending == GaveUp {
-			l.Ending = InFlight
-		}
-	}
-	if p.Local && l.Process == nil {
-		l.Process, l.ClientNetNS = p.Process, p.NetNS // another CPU's record came first
-		a.untranslate(l, p)
-	}
-	p.Hop.Attempt = l.attemptOf(&p.Hop)
-	a.keep(l, &p.Hop)
-	a.followFragments(l, p)
-	if l.past == nil && l.Process != nil {
-		a.relate(l)
-	}
-	switch {
-	case p.Kind == hop.Drop:
-		if len(l.Hops) == 1 {
-			if e := a.early.take(p, k); e != nil {
-				a.keep(l, e)
-			}
-		}
-		a.leave(&l.unread, true)
-		if !p.Reason.Harmless() && !l.AnswerSeen {
-			l.Ending = Dropped
-			a.findClash(l, &p.Hop)
-			if l.serving != nil {
-				l.serving.Dropped = p.Reason
-			}
-			a.schedule(l, p.Time+int64(a.o.DropWait))
-		}
-		return
-	case l.Ending == Dropped:
-		// A copy went on; or another CPU's record came late.
-		if !l.progressed(&p.Hop) {
-			return
-		}
-		l.Ending = InFlight
-	}
-	l.Translated = p.Src
-	a.winsClash(l, &p.Hop)
-	if p.Kind == hop.In {
-		a.waitForRead(l, p.Src, p.NetNS)
-	}
-	if p.Kind == hop.Read {
-		l.ServerNetNS, l.ServerProcess = p.NetNS, p.Process
-		a.serves(p.NetNS)
-	}
-	if !l.done() {
-		a.schedule(l, l.lastQuery+int64(a.o.GiveUp))
-	}
-}
-
-// begin starts a lookup with its first hop.
-func (a *Assembler) begin(p *hop.Packet, k key, message []byte) *Lookup {
-	if a.ages.n >= a.o.MaxInFlight {
-		a.evict(a.ages.head)
-	}
-	l := a.alloc()
-	l.Transport = link.Transport(p.Transport)
-	l.ID, l.Type, l.Class = p.Head.ID, p.Head.Type, p.Head.Class
-	l.Name = append(l.Name, p.Head.Name...)
-	l.Client, l.Translated, l.Server = p.Src, p.Src, p.Dst
-	l.Attempts = 1
-	l.lastQuery = p.Time
-	l.QuerySize = len(message)
-	if a.o.Losses != nil {
-		l.lossesBefore = a.o.Losses()
-	}
-	a.stats.Lookups++
-	a.index(l, k)
-	a.ages.push(&l.age)
-	a.indexQuestion(l)
-	switch {
-	case p.Local:
-		l.Process, l.ClientNetNS = p.Process, p.NetNS
-		a.untranslate(l, p)
-		a.findServed(l, p.NetNS)
-	case p.Kind == hop.Out && l.Transport == link.TCP:
-		// A segment that the kernel sends of itself tells no process; but where its first device is, there it comes from.
-		a.findServed(l, p.NetNS)
-	case p.Kind == hop.Drop && p.IfIndex == 0 && p.NetNS != 0:
-		l.ClientNetNS = p.NetNS // dropped before it had a device: it was sent here
-		l.Process = p.Process
-	}
-	return l
-}
-
-// untranslate finds out whom the process really asked, and from where, where the packet was translated before it had a device: the service address in a
-// namespace that translates for itself, as a node does for its own processes. The answer is translated back only after its last device.
-func (a *Assembler) untranslate(l *Lookup, p *hop.Packet) {
-	ct := &p.Conntrack
-	if !p.Tracked || ct.ReplyDst != p.Src || ct.ReplySrc != p.Dst || ct.OrigSrc == p.Src && ct.OrigDst == p.Dst {
-		return
-	}
-	l.Client, l.Server = ct.OrigSrc, ct.OrigDst
-	if l.Client != p.Src {
-		a.index(l, key{l.Client, p.Head.ID, p.Transport})
-	}
-}
-
-func (a *Assembler) addAnswer(p *hop.Packet, message []byte) {
-	l := a.find(key{p.Dst, p.Head.ID, p.Transport}, &p.Head)
-	if l == nil {
-		a.stats.Orphans++
-		return
-	}
-	p.Hop.Attempt = uint8(l.Attempts - 1)
-	a.keep(l, &p.Hop)
-	a.followFragments(l, p)
-	if p.Kind == hop.Drop {
-		if !p.Reason.Harmless() && (!l.Delivered || (l.deliveredSKB == p.SKB && !l.ReadByClient)) {
-			l.Delivered = false // it came, and there was nobody to take it
-			l.Ending = Dropped
-			a.schedule(l, p.Time+int64(a.o.DropWait))
-		}
-		return
-	}
-	first := !l.AnswerSeen
-	l.AnswerSeen = true
-	if first {
-		l.AnsweredBy = p.Src
-		l.AnswerSize = p.PayloadLen
-	}
-	l.AnswerSource = p.Src
-	if !l.Body.Complete {
-		l.Flags = p.Head.Flags
-		l.Body = dnswire.ParseBody(message, p.Head)
-	}
-	if p.Local {
-		l.ServerProcess, l.ServerNetNS = p.Process, p.NetNS
-		a.serves(p.NetNS)
-	}
-	if l.serving != nil && first {
-		l.serving.Answered, l.serving.End, l.serving.Rcode = true, p.Time, l.Body.Rcode
-	}
-	switch {
-	case p.Kind == hop.Read:
-		l.ReadByClient = true
-		l.deliver()
-	case l.ClientNetNS != 0:
-		// The client is in sight: answered when the answer arrives where it was asked. A packet that never leaves the namespace arrives, too (loopback).
-		if p.Kind != hop.In || p.NetNS != l.ClientNetNS {
-			break
-		}
-		a.waitForClient(l)
-		if p.Fragment.Bytes != 0 && l.Arrived(&p.Hop) < p.PayloadLen+udpHeader {
-			break // the rest is still to come
-		}
-		l.deliver()
-		l.deliveredSKB = p.SKB
-	case p.Kind == hop.Out:
-		l.deliver()
-	}
-	if l.done() {
-		l.remember()
-		a.schedule(l, p.Time+int64(a.o.Linger))
-	} else if !l.cut { // else its first fragment alone goes on
-		l.Ending = InFlight
-		a.schedule(l, p.Time+int64(a.o.GiveUp))
-	}
-}
-
-// maxServers bounds the namespaces remembered as those of servers.
-const maxServers = 4096
-
-func (a *Assembler) serves(netns uint32) {
-	if _, known := a.servers[netns]; !known && len(a.servers) < maxServers {
-		a.servers[netns] = struct{}{}
-	}
-}
-
-// deliver notes that the answer has come where it was going.
-func (l *Lookup) deliver() {
-	l.Delivered = true
-	if l.reported == Dropped || l.reported == GaveUp {
-		l.Late = l.Final || l.reported == GaveUp
-	}
-	l.Ending = Answered
-}
-
-// reopen makes an answered lookup wait for the answer to a further attempt. What was known of the first answer is overwritten by the next.
-func (l *Lookup) reopen() {
-	l.Ending = InFlight
-	l.AnswerSeen, l.Delivered, l.ReadByClient = false, false, false
-	l.Body, l.Flags = dnswire.Body{}, 0
-}
-
-func (l *Lookup) done() bool { return l.Ending == Answered }
-
-// progressed says whether a hop comes after everything that ended the attempt before it.
-func (l *Lookup) progressed(h *hop.Hop) bool {
-	for i := range l.Hops {
-		x := &l.Hops[i]
-		if x.Attempt == h.Attempt && (x.Kind == hop.Drop && !x.Reason.Harmless() || x.Kind == hop.Unreachable) && x.Time > h.Time {
-			return false
-		}
-	}
-	return true
-}
-
-// sameWalk says that a query's hop may belong to an answered lookup: the answer overtook the record of it.
-func (l *Lookup) sameWalk(h *hop.Hop) bool {
-	for i := range l.Hops {
-		if x := &l.Hops[i]; x.Answer {
-			return h.Time < x.Time
-		}
-	}
-	return true
-}
-
-// startsAttempt says whether the query was sent again: a packet passes each device and direction once.
-func (l *Lookup) startsAttempt(h *hop.Hop) bool {
-	if h.Kind != hop.In && h.Kind != hop.Out {
-		return false
-	}
-	last := uint8(l.Attempts - 1)
-	for i := range l.Hops {
-		x := &l.Hops[i]
-		if !x.Answer && x.Attempt == last && x.Kind == h.Kind && x.NetNS == h.NetNS && x.IfIndex == h.IfIndex {
-			return true
-		}
-	}
-	return false
-}
-
-// attemptOf gives the attempt that a query's hop belongs to: that of the same packet, else the last.
-func (l *Lookup) attemptOf(h *hop.Hop) uint8 {
-	last := uint8(l.Attempts - 1)
-	if last == 0 || h.SKB == 0 || h.Kind != hop.Drop {
-		return last
-	}
-	for i := len(l.Hops) - 1; i >= 0; i-- {
-		if x := &l.Hops[i]; x.SKB == h.SKB && !x.Answer {
-			return x.Attempt
-		}
-	}
-	return last
+	e.Ending = Dropped
+	a.schedule(e, p.Time+int64(a.o.DropWait))
 }
 
 // keep adds a hop. A dropped packet that has lost its device gets that of the same packet's last hop.
-func (a *Assembler) keep(l *Lookup, h *hop.Hop) {
-	if len(l.Hops) >= maxHops {
+func (a *Assembler) keep(e *entry, h *hop.Hop) {
+	if len(e.Hops) >= maxHops {
 		a.stats.HopsCut++
 		return
 	}
 	if h.Kind == hop.Drop && h.IfIndex == 0 {
-		for i := len(l.Hops) - 1; i >= 0; i-- {
-			if x := &l.Hops[i]; x.SKB == h.SKB && x.SKB != 0 && x.Kind != hop.Drop {
+		for i := len(e.Hops) - 1; i >= 0; i-- {
+			if x := &e.Hops[i]; x.SKB == h.SKB && x.SKB != 0 && x.Kind != hop.Drop {
 				h.IfIndex, h.Dev = x.IfIndex, x.Dev
 				if h.NetNS == 0 {
 					h.NetNS = x.NetNS
@@ -448,175 +310,244 @@ func (a *Assembler) keep(l *Lookup, h *hop.Hop) {
 			}
 		}
 	}
-	l.Hops = append(l.Hops, *h)
-}
-
-func (a *Assembler) find(k key, h *dnswire.Head) *Lookup {
-	for l := a.table[k]; l != nil; l = l.chain {
-		if h.Questions == 0 || (l.Type == h.Type && l.Class == h.Class && dnswire.EqualName(l.Name, h.Name)) {
-			return l
-		}
+	n := len(e.Hops)
+	if n > 0 && h.Time < e.Hops[n-1].Time {
+		e.disordered = true
 	}
-	return nil
-}
-
-// index makes a lookup findable by another key. Only the first key's chain is walked by find, so that a second lookup with the
-// same end and ID, and another question, goes in front of the chain.
-func (a *Assembler) index(l *Lookup, k key) {
-	if l.nkeys == len(l.keys) {
+	if n < cap(e.Hops) {
+		e.Hops = e.Hops[:n+1]
+		e.Hops[n] = *h // copied once; append would copy it aside first
 		return
 	}
-	if l.nkeys == 0 {
-		l.chain = a.table[k]
-	} else if a.table[k] != nil {
-		return // taken: the translated end is used by another lookup with the same ID
-	}
-	l.keys[l.nkeys] = k
-	l.nkeys++
-	a.table[k] = l
-}
-
-func (a *Assembler) unindex(l *Lookup) {
-	for _, k := range l.keys[:l.nkeys] {
-		head := a.table[k]
-		switch {
-		case head == l && l.chain == nil, head == l && k != l.keys[0]:
-			delete(a.table, k)
-		case head == l:
-			a.table[k] = l.chain
-		default:
-			for x := head; x != nil; x = x.chain {
-				if x.chain == l {
-					x.chain = l.chain
-					break
-				}
-			}
-		}
-	}
-	l.nkeys = 0
+	e.Hops = append(e.Hops, *h)
+	a.charge(e)
 }
 
 // Sweep emits what has ended by now, in ns since 1970. Call it when no packet comes, too.
 func (a *Assembler) Sweep(now int64) {
 	a.now = max(a.now, now)
+	if len(a.streams.gaps) > 0 {
+		a.sweepGaps(a.now)
+	}
 	a.wheel.advance(a.now, a.expire)
 }
 
 // Flush emits everything that is still in flight as it stands: at the end of a run.
 func (a *Assembler) Flush() {
-	for l := a.ages.head; l != nil; l = a.ages.head {
-		a.finish(l)
+	for len(a.streams.gaps) > 0 {
+		h := a.streams.gaps[0]
+		a.skipGap(h.c, h.s, h.toServer)
+	}
+	for a.ages.head != nil {
+		a.finish(a.ages.head)
 	}
 }
 
 // expire is called when a lookup's deadline has come.
-func (a *Assembler) expire(l *Lookup) {
-	switch l.Ending {
+func (a *Assembler) expire(e *entry) {
+	switch e.Ending {
 	case Answered:
-		a.finish(l)
-	case Dropped:
-		if l.reported != Dropped {
-			a.report(l, false)
-			a.schedule(l, max(l.lastQuery+int64(a.o.GiveUp), a.now+1))
+		if !e.waiting && a.unread(e) {
+			// Its reader is slow; what is read before would be taken for another's.
+			if !e.Final || e.reportedAs != e.Ending || e.askings != e.Attempts {
+				a.report(e, true)
+			}
+			e.waiting = true
+			a.schedule(e, a.now+int64(a.o.GiveUp))
 			return
 		}
-		a.giveUp(l)
+		if x := a.addresses[e.ClientNetNS]; e.waiting && !e.ReadByClient && x != nil {
+			x.unread++
+		}
+		a.finish(e)
+	case Dropped, Closed:
+		until := e.lastQuery + int64(a.o.GiveUp)
+		changed := e.reportedAs != e.Ending || e.askings != e.Attempts
+		if !e.Final && (changed || a.now < until) {
+			if changed && a.hush(e) {
+				a.release(e)
+				return
+			}
+			// The client may still ask again.
+			if changed || e.reportedHops != len(e.Hops) {
+				a.report(e, false)
+			}
+			a.schedule(e, max(until, a.now+1))
+			return
+		}
+		a.giveUp(e)
 	case InFlight:
-		l.Ending = GaveUp
-		a.giveUp(l)
+		e.Ending, e.gaveUpAt = GaveUp, e.deadline
+		a.giveUp(e)
 	default:
-		a.release(l)
+		if e.readLate {
+			a.giveUp(e)
+			return
+		}
+		a.release(e)
 	}
 }
 
-// giveUp reports a lost lookup for good, and keeps it for a late answer.
-func (a *Assembler) giveUp(l *Lookup) {
-	if l.Final {
-		a.release(l)
+// giveUp reports a lost lookup for good, and keeps it for a late answer or a further attempt.
+func (a *Assembler) giveUp(e *entry) {
+	if e.Final && e.reportedAs == e.Ending && e.askings == e.Attempts && !e.readLate {
+		a.release(e)
 		return
 	}
-	a.report(l, true)
-	a.schedule(l, a.now+int64(a.o.KeepLost))
+	if a.hush(e) {
+		a.release(e)
+		return
+	}
+	until := a.now + int64(a.o.KeepLost)
+	if e.readLate {
+		until = max(a.now+1, e.lastQuery+int64(a.o.GiveUp+a.o.KeepLost)) // no longer than without
+	}
+	a.report(e, true)
+	a.schedule(e, until)
 }
 
 // finish reports a lookup that has ended, if it is not yet reported so, and lets it go.
-func (a *Assembler) finish(l *Lookup) {
-	if !l.Final || l.reported != l.Ending {
-		a.report(l, true)
+func (a *Assembler) finish(e *entry) {
+	if e.Connect && e.Ending == InFlight && !e.Final {
+		a.release(e) // nothing is known yet of a connection that is being opened
+		return
 	}
-	a.release(l)
+	if (!e.Final || e.reportedAs != e.Ending || e.askings != e.Attempts) && !a.hush(e) {
+		a.report(e, true)
+	}
+	a.release(e)
 }
 
-func (a *Assembler) evict(age *Lookup) {
-	a.stats.Evicted++
-	if age.Ending == InFlight {
-		age.Ending = Evicted
+// besideOther says whether the lookup has the trace ID of one at another server, which has its client span there, or will
+// have: their sources were translated alike, or not at all.
+func (a *Assembler) besideOther(e *entry) bool {
+	if e.Exported {
+		return e.Beside
 	}
-	a.finish(age)
-}
-
-func (a *Assembler) report(l *Lookup, final bool) {
-	// Nearly always they are in order: two CPUs' records may not be.
-	for i := 1; i < len(l.Hops); i++ {
-		for k := i; k > 0 && l.Hops[k].Time < l.Hops[k-1].Time; k-- {
-			l.Hops[k], l.Hops[k-1] = l.Hops[k-1], l.Hops[k]
+	k := key{e.Client, e.ID, uint8(e.Transport), e.questionHash}
+	for x := a.table.get(&k); x != nil; x = x.next {
+		if o := x.e; o.Server != e.Server && o.Translated == e.Translated && !o.Beside && (o.Exported || o.serial < e.serial) {
+			return true
 		}
 	}
-	l.FinalBefore = l.Final
-	l.Final = l.Final || final
-	l.Confirms = l.Revision > 0 && l.reported == Dropped && (l.Ending == Dropped || l.Ending == GaveUp) && len(l.Hops) == l.reportedHops
-	if a.o.Losses != nil {
-		l.EventsLost = a.o.Losses() - l.lossesBefore
-	}
-	a.o.Emit(l)
-	if l.Final && !l.FinalBefore {
-		l.finalHops = len(l.Hops)
-	}
-	l.reported, l.reportedHops = l.Ending, len(l.Hops)
-	l.Revision++
+	return a.reported.beside(e)
 }
 
-func (a *Assembler) release(l *Lookup) {
-	if l.past != nil {
-		l.past.lookup = nil
+func (a *Assembler) report(e *entry, final bool) {
+	if e.disordered {
+		slices.SortStableFunc(e.Hops, func(x, y hop.Hop) int { return cmp.Compare(x.Time, y.Time) })
+		e.disordered = false
 	}
-	l.Handshake = 0
-	a.wheel.remove(l)
-	a.ages.remove(&l.age)
-	a.unindex(l)
-	a.unindexQuestion(l)
-	a.unwait(l)
-	a.forgetFragments(l)
-	if l.unplaced {
+	e.seen.hops = len(e.Hops)
+	e.seen.from, e.seen.to = windowOf(e.Hops, 0)
+	first := !e.Final
+	e.readLate = false
+	e.FinalBefore = e.Final || e.Again
+	e.Final = e.Final || final
+	e.Counts = first && e.Final
+	e.Confirms = e.reportedHops > 0 && (e.reportedAs == Dropped || e.reportedAs == Closed) &&
+		(e.Ending == e.reportedAs || e.Ending == GaveUp) && len(e.Hops) == e.reportedHops && e.askings == e.Attempts
+	if a.o.Losses != nil {
+		lost, _ := a.o.Losses()
+		e.EventsLost = lost - e.lossesBefore
+	}
+	e.Beside = (e.first || e.second) && a.besideOther(e)
+	e.ReadBeside = e.unread.socket != nil && e.unread.socket.served > e.unread.since
+	e.GivenUp = e.Ending == Dropped && e.AnswerSeen && a.gaveUpForTCP(e)
+	a.o.Emit(&e.Lookup)
+	if e.Final {
+		e.finalHops = len(e.Hops)
+	}
+	e.reportedAs, e.reportedHops, e.askings = e.Ending, len(e.Hops), e.Attempts
+	e.Revision++
+	if e.FirstEpoch == 0 && !e.Connect && e.Unsent == nil {
+		var buf [maxCopies]link.Epoch
+		e.FirstEpoch = e.Epochs(buf[:0], 0)[0]
+	}
+	if e.Final {
+		a.owners.settle(e)
+	}
+}
+
+func (a *Assembler) release(e *entry) {
+	if e.Revision > 0 && !e.Connect && e.Unsent == nil {
+		a.reported.add(e, a.now)
+	}
+	if e.past != nil {
+		e.remember()
+		e.identify()
+		e.past.lookup = nil
+		a.askers.giveBack(e.past)
+	}
+	e.serial = 0
+	a.wheel.remove(e)
+	a.ages.remove(&e.age)
+	a.unindex(e)
+	a.unindexQuestion(e)
+	a.leave(&e.unread)
+	a.stopsWork(e)
+	a.forgetFragments(e)
+	if e.unplaced {
 		a.unplaced--
 	}
-	if len(a.free) < 4096 {
-		a.free = append(a.free, l)
+	a.leaveSocket(e)
+	a.owners.remove(e)
+	if len(a.free) < maxFree && cap(e.Hops) <= roomyHops {
+		a.free = append(a.free, e)
 	}
 }
 
-func (a *Assembler) alloc() *Lookup {
-	var l *Lookup
+// What is kept for the next lookups: no more than a busy moment needs, and nothing that grew large.
+const (
+	maxFree     = 1024
+	roomyHops   = 64
+	commonHops  = 8
+	bytesOfHop  = int(unsafe.Sizeof(hop.Hop{}))
+	bytesOfBare = int(unsafe.Sizeof(entry{})) + 512 // with its name, answers and places in tables, roughly
+)
+
+func (a *Assembler) alloc() *entry {
+	var e *entry
 	if n := len(a.free); n > 0 {
-		l = a.free[n-1]
+		e = a.free[n-1]
 		a.free = a.free[:n-1]
-		*l = Lookup{Hops: l.Hops[:0], Name: l.Name[:0], Related: l.Related[:0], Fragments: l.Fragments[:0], packets: l.packets[:0]}
+		*e = entry{
+			Lookup:  Lookup{Hops: e.Hops[:0], Name: e.Name[:0], Related: e.Related[:0], Fragments: e.Fragments[:0]},
+			packets: e.packets[:0],
+		}
 	} else {
-		l = &Lookup{Hops: make([]hop.Hop, 0, 24)}
+		e = &entry{Lookup: Lookup{Hops: make([]hop.Hop, 0, commonHops)}}
 	}
-	l.slot = -1
-	l.age.l, l.timer.l, l.question.l = l, l, l
-	l.unread.l, l.undelivered.l = l, l
-	return l
+	a.serial++
+	e.serial = a.serial
+	e.slot = -1
+	for _, l := range []*links{&e.age, &e.timer, &e.question, &e.open, &e.owned, &e.working, &e.unread.links} {
+		l.e = e
+	}
+	return e
 }
 
-func (a *Assembler) schedule(l *Lookup, deadline int64) {
-	l.deadline = deadline
-	a.wheel.put(l, a.now)
+func (a *Assembler) schedule(e *entry, deadline int64) {
+	e.deadline = deadline
+	a.wheel.put(e, a.now)
 }
 
-func hashQuestion(l *Lookup) uint64 {
-	var buf [link.MaxQName + 2]byte
-	b := dnswire.AppendLower(buf[:0], l.Name)
-	return xxh3.Hash(append(b, byte(l.Type>>8), byte(l.Type)))
+// deliver notes that the answer has come where it was going.
+func (e *entry) deliver() {
+	e.Delivered = true
+	if e.reportedHops > 0 && (e.reportedAs == Dropped || e.reportedAs == GaveUp || e.reportedAs == Closed) && e.askings == e.Attempts {
+		e.Late = e.Final || e.reportedAs == GaveUp
+	}
+	e.Ending = Answered
 }
+
+// reopen makes an answered lookup wait for the answer to a further attempt. What was known of the first answer is overwritten by the next.
+func (e *entry) reopen() {
+	e.Ending = InFlight
+	e.AnswerSeen, e.Delivered, e.ReadByClient, e.ReadUnseen, e.ReadInferred = false, false, false, false, false
+	e.ReadAmong = false
+	e.readEarly, e.waiting, e.askedAgain = 0, false, 0
+	e.Body, e.Flags = dnswire.Body{}, 0
+}
+
+func (e *entry) done() bool { return e.Ending == Answered }

@@ -15,15 +15,15 @@ func clash(a, b *hop.Conntrack) bool {
 
 // findClash looks, when a query was dropped before its conntrack entry was in the table, for another query of its process and port on its way at that
 // time whose entry stands in the way. Where that one was dropped there, too, neither lost a race: a rule dropped both.
-func (a *Assembler) findClash(l *Lookup, drop *hop.Hop) {
-	if !unplaced(drop) || l.Process == nil {
+func (a *Assembler) findClash(e *entry, drop *hop.Hop) {
+	if !unplaced(drop) || e.Process == nil {
 		return
 	}
-	if !l.unplaced {
-		l.unplaced = true
+	if !e.unplaced {
+		e.unplaced = true
 		a.unplaced++
 	}
-	a.besides(l, func(other *Lookup) bool {
+	a.besides(e, func(other *entry) bool {
 		for i := range other.Hops {
 			h := &other.Hops[i]
 			if h.NetNS != drop.NetNS || !h.Tracked || h.Answer || !clash(&h.Conntrack, &drop.Conntrack) {
@@ -33,7 +33,7 @@ func (a *Assembler) findClash(l *Lookup, drop *hop.Hop) {
 				other.Clash = nil
 				return true
 			}
-			l.clashWith(other, h)
+			e.clashWith(other, h)
 			return true
 		}
 		return false
@@ -41,17 +41,17 @@ func (a *Assembler) findClash(l *Lookup, drop *hop.Hop) {
 }
 
 // winsClash looks, when a query passes where another was dropped before its conntrack entry was in the table, whether this one's entry stood in the way.
-func (a *Assembler) winsClash(l *Lookup, h *hop.Hop) {
-	if a.unplaced == 0 || !h.Tracked || l.Process == nil || l.unplaced {
+func (a *Assembler) winsClash(e *entry, h *hop.Hop) {
+	if a.unplaced == 0 || !h.Tracked || e.Process == nil || e.unplaced {
 		return
 	}
-	a.besides(l, func(loser *Lookup) bool {
+	a.besides(e, func(loser *entry) bool {
 		if !loser.unplaced || loser.Clash != nil {
 			return false
 		}
 		for i := range loser.Hops {
 			if drop := &loser.Hops[i]; drop.NetNS == h.NetNS && unplaced(drop) && clash(&h.Conntrack, &drop.Conntrack) {
-				loser.clashWith(l, h)
+				loser.clashWith(e, h)
 				return true
 			}
 		}
@@ -59,18 +59,18 @@ func (a *Assembler) winsClash(l *Lookup, h *hop.Hop) {
 	})
 }
 
-func (l *Lookup) clashWith(other *Lookup, h *hop.Hop) {
-	l.Clash = &Clash{Conntrack: h.Conntrack, Type: other.Type, Gap: l.lastQuery - other.lastQuery}
+func (e *entry) clashWith(other *entry, h *hop.Hop) {
+	e.Clash = &Clash{Conntrack: h.Conntrack, Type: other.Type, Gap: e.lastQuery - other.lastQuery}
 }
 
 // besides gives the lookups in flight of the same process and port, until f says that it was the one.
-func (a *Assembler) besides(l *Lookup, f func(*Lookup) bool) {
-	ring := a.askers.recent[asker{l.ClientNetNS, l.Process.PID}]
+func (a *Assembler) besides(e *entry, f func(*entry) bool) {
+	ring := a.askers.of(asker{e.ClientNetNS, e.Process.PID})
 	if ring == nil {
 		return
 	}
 	for _, b := range ring {
-		if b != nil && b.lookup != nil && b.lookup != l && b.client == l.Client && f(b.lookup) {
+		if b != nil && b.lookup != nil && b.lookup != e && b.client == e.Client && f(b.lookup) {
 			return
 		}
 	}

@@ -22,41 +22,41 @@ type packetID struct {
 
 // fragmented is a packet whose first fragment was seen.
 type fragmented struct {
-	l      *Lookup
+	e      *entry
 	first  hop.Hop
 	length int // bytes of UDP, its header included
 }
 
 // followFragments remembers whose the later fragments are that follow.
-func (a *Assembler) followFragments(l *Lookup, p *hop.Packet) {
+func (a *Assembler) followFragments(e *entry, p *hop.Packet) {
 	if p.Fragment.Bytes == 0 {
 		return
 	}
 	k := packetID{p.Src.Addr, p.Dst.Addr, p.Fragment.ID}
 	f := a.fragments[k]
 	if f == nil {
-		if len(l.packets) == maxFragmented || len(a.fragments) >= maxPackets {
+		if len(e.packets) == maxFragmented || len(a.fragments) >= maxPackets {
 			return
 		}
 		f = &fragmented{}
 		a.fragments[k] = f
 	}
-	if f.l != l {
-		if len(l.packets) == maxFragmented {
+	if f.e != e {
+		if len(e.packets) == maxFragmented {
 			return
 		}
-		l.packets = append(l.packets, k)
+		e.packets = append(e.packets, k)
 	}
-	f.l, f.first, f.length = l, p.Hop, p.PayloadLen+udpHeader
+	f.e, f.first, f.length = e, p.Hop, p.PayloadLen+udpHeader
 }
 
-func (a *Assembler) forgetFragments(l *Lookup) {
-	for _, k := range l.packets {
-		if f := a.fragments[k]; f != nil && f.l == l {
+func (a *Assembler) forgetFragments(e *entry) {
+	for _, k := range e.packets {
+		if f := a.fragments[k]; f != nil && f.e == e {
 			delete(a.fragments, k)
 		}
 	}
-	l.packets = l.packets[:0]
+	e.packets = e.packets[:0]
 }
 
 // addFragment takes a later fragment. It stands beside the lookup's hops: only where it is dropped, it is one of them.
@@ -66,30 +66,30 @@ func (a *Assembler) addFragment(p *hop.Packet) {
 		a.stats.Fragments++
 		return
 	}
-	l, h := f.l, p.Hop
+	e, h := f.e, p.Hop
 	h.Src, h.Dst, h.Answer, h.Attempt = f.first.Src, f.first.Dst, f.first.Answer, f.first.Attempt
 	if h.Kind == hop.Drop {
-		if h.Reason.Harmless() || l.ReadByClient || freedWithWhole(&h) {
+		if h.Reason.Harmless() || e.ReadByClient || freedWithWhole(&h) {
 			return
 		}
-		a.keep(l, &h)
-		if !h.Answer && l.AnswerSeen {
+		a.keep(e, &h)
+		if !h.Answer && e.AnswerSeen {
 			return
 		}
-		l.Delivered, l.cut = false, true
-		l.Ending = Dropped
-		a.schedule(l, h.Time+int64(a.o.DropWait))
+		e.Delivered, e.cut = false, true
+		e.Ending = Dropped
+		a.schedule(e, h.Time+int64(a.o.DropWait))
 		return
 	}
-	if len(l.Fragments) == maxFragments {
+	if len(e.Fragments) == maxFragments {
 		a.stats.HopsCut++
 		return
 	}
-	l.Fragments = append(l.Fragments, h)
-	if h.Answer && h.Kind == hop.In && h.NetNS == l.ClientNetNS && !l.Delivered && l.Arrived(&h) >= f.length {
-		l.deliver()
-		l.remember()
-		a.schedule(l, h.Time+int64(a.o.Linger))
+	e.Fragments = append(e.Fragments, h)
+	if h.Answer && h.Kind == hop.In && h.NetNS == e.ClientNetNS && !e.Delivered && e.Arrived(&h) >= f.length {
+		e.deliver()
+		e.remember()
+		a.schedule(e, h.Time+int64(a.o.Linger))
 	}
 }
 

@@ -3,14 +3,14 @@ package lookup
 // links is a place in a list; a lookup has one for each list it may be in.
 type links struct {
 	prev, next *links
-	l          *Lookup
+	e          *entry
 	in         *list
 }
 
 // list is a doubly linked list of lookups that allocates nothing. head is its first.
 type list struct {
 	first, last *links
-	head        *Lookup
+	head        *entry
 	n           int
 }
 
@@ -22,7 +22,7 @@ func (s *list) push(e *links) {
 	if s.last != nil {
 		s.last.next = e
 	} else {
-		s.first, s.head = e, e.l
+		s.first, s.head = e, e.e
 	}
 	s.last = e
 	s.n++
@@ -44,7 +44,7 @@ func (s *list) remove(e *links) {
 	}
 	s.head = nil
 	if s.first != nil {
-		s.head = s.first.l
+		s.head = s.first.e
 	}
 	e.in, e.prev, e.next = nil, nil, nil
 	s.n--

@@ -5,10 +5,12 @@
 package lookup
 
 import (
+	"encoding/binary"
 	"slices"
 	"time"
 
 	"github.com/dnstrail/dnstrail/link"
+	"github.com/dnstrail/dnstrail/link/names"
 	"github.com/dnstrail/dnstrail/tracer/dnswire"
 	"github.com/dnstrail/dnstrail/tracer/hop"
 )
@@ -26,13 +28,15 @@ const (
 	Dropped
 	// GaveUp: no answer within the time that a client waits.
 	GaveUp
-	// Evicted: the table of lookups in flight was full, and this was the oldest.
+	// Evicted: the tracer's memory for lookups was used up, and this one was the first to go.
 	Evicted
+	// Closed: the TCP connection ended before the answer came. See [Lookup.Close].
+	Closed
 )
 
 // String gives the ending in a word.
 func (e Ending) String() string {
-	return [...]string{"in-flight", "answered", "dropped", "gave-up", "evicted"}[e]
+	return [...]string{"in-flight", "answered", "dropped", "gave-up", "evicted", "closed"}[e]
 }
 
 // Lookup is one question and all that was seen of it. Who gets one from [Options.Emit] may not keep it, or anything of it, after that call.
@@ -47,6 +51,9 @@ type Lookup struct {
 	Client, Server hop.Endpoint
 	// Translated is the client's end as last seen on the way to the server: other than Client where a source translation was seen.
 	Translated hop.Endpoint
+	// Proxied is the client for whom a load balancer asks, as its header before the query says: to the server that is
+	// who asks. It is zero where there is no such header.
+	Proxied hop.Endpoint
 
 	// Hops are all hops, in order of time once the lookup is emitted.
 	Hops []hop.Hop
@@ -74,8 +81,40 @@ type Lookup struct {
 	AnswerSource hop.Endpoint
 	// Delivered says that the answer reached the client's network namespace; ReadByClient, that the client read it.
 	Delivered, ReadByClient bool
+	// ReadUnseen says that what the client read was not seen coming to it; ReadInferred, that it may have been another
+	// packet than the answer.
+	ReadUnseen, ReadInferred bool
+	// ReadAmong says that other answers that had come to its socket waited to be read, too.
+	ReadAmong bool
 	// Late says that the answer came after the lookup had been reported as lost.
 	Late bool
+
+	// Opcode is the kind of query: 0 for a standard one (RFC 1035, section 4.1.1). Questions is how many questions
+	// its header states. Malformed says that the question could not be read: then Name is empty.
+	Opcode    uint8
+	Questions uint16
+	Malformed bool
+
+	// Mismatch is an answer that came to the client's socket while it waited, and was no answer to its question.
+	Mismatch *Mismatch
+	// Close is how the TCP connection ended before the answer came; nil where it did not.
+	Close *Close
+	// Messages counts the messages of the answer: more than one in a zone transfer (RFC 5936).
+	Messages int
+	// EntryOlder says that the conntrack entry which translated the query is older than the lookup: it was made for an
+	// earlier packet of the same port.
+	EntryOlder bool
+	// Holder is who holds the translated source port that the dropped query was to get; nil where none was seen.
+	Holder *Holder
+	// Unsent is what failed before there was a packet; nil where there was one. What was to be asked is not known then:
+	// there is neither name nor ID.
+	Unsent *Unsent
+	// Sent is when the client's send returned to it although the packet had not left yet, in ns since 1970; 0 where
+	// the packet left within the call.
+	Sent int64
+
+	// GivenUp says that the client had closed its socket, to ask over TCP, because another answer to it was truncated.
+	GivenUp bool
 
 	// Paired says that another question was on its way from the same port at the same time: the A and AAAA of one getaddrinfo.
 	Paired bool
@@ -90,48 +129,114 @@ type Lookup struct {
 	SearchStep     int
 	AttemptOfGroup int
 
-	// Handshake is not 0 where this is a TCP connection that was opened after a truncated answer and on which no query was sent: its hops are those of the handshake,
-	// Related names the lookup it was for, and there is no DNS ID.
-	Handshake uint64
+	// Connect says that this is a TCP connection to a DNS port on which no query was sent: its hops are those of the
+	// handshake. There is no DNS ID. Name and Type are those of the truncated answer that Related names, where the
+	// connection was opened after one; else the name is empty.
+	Connect bool
 
+	// Own says that a DNS server asked for itself: a query of its own to its upstream. Serves is nil where it could
+	// not be told for which lookup, or where it was for none (a health check).
+	Own bool
 	// Serves is the lookup that this one was made to answer, where it could be found: a DNS server's own upstream query.
 	Serves *Served
 	// Upstreams are the queries that the server made to answer this one, as far as they could be told.
 	Upstreams []*Upstream
 
+	// Names says how names are shown; nil shows all. Name and Body.Answers are whole: what is shown goes through
+	// Question, Show and Answers.
+	Names *names.Policy
+
+	// Flood is what the client left unanswered a moment ago, where that is more than is told one by one; nil where not.
+	Flood *Flood
+
 	// Revision counts earlier reports of this lookup: 0 on the first.
 	Revision int
+	// FirstEpoch is that of the trace ID which the first report had; 0 until there was one. A server that reads the query
+	// late derives another.
+	FirstEpoch link.Epoch
 	// Final says that no further report is expected; a late answer can still cause one.
 	Final bool
-	// FinalBefore says that an earlier report was final: this one corrects it.
+	// FinalBefore says that an earlier report was final: this one corrects or continues it.
 	FinalBefore bool
+	// Again says that the lookup had been reported as answered when the same socket asked the same again, with the same
+	// ID, within the epoch: it is one lookup under one trace ID, and this report is of what followed.
+	Again bool
+	// AskedBefore says that the same socket was seen asking the same with the same ID some seconds before.
+	AskedBefore bool
+	// AnsweredBefore says that an answer to that came to the client, and that its read was not seen: what is asked now
+	// may be a further try of a slow reader.
+	AnsweredBefore bool
+	// Beside says that the same socket asked another server the same with the same ID before, its source translated alike:
+	// both servers derive one trace ID, whose client span is that of the first.
+	Beside bool
+	// Counts says that this is the first final report of an asking: metrics count it.
+	Counts bool
+	// Exported says that the lookup's client span has been sent. Who exports it sets it; a later report of the lookup
+	// has it, too.
+	Exported bool
+	// AttemptsBefore counts the attempts that earlier reports told of, where Again is set; their hops are not here.
+	AttemptsBefore int
 	// Confirms says that this report only repeats the last one, now for good.
 	Confirms bool
+	// AnswerUnseen: bytes that the server sent on the lookup's TCP connection went by unseen while no answer had come: it
+	// may be among them.
+	AnswerUnseen bool
+	// ReadBeside says that a server read another query of the client's port after this one had come to it and was not
+	// read: it may have been this one that was read.
+	ReadBeside bool
 	// EventsLost counts kernel events that were lost while the lookup was in flight: hops may be missing.
 	EventsLost uint64
 
-	deliveredSKB uint64
-	lossesBefore uint64
-	lastQuery    int64 // time of the last attempt's first hop
-	deadline     int64
-	slot         int // of the timer wheel, -1 if in none
-	timer        links
-	age          links
-	chain        *Lookup // next with the same endpoint and ID
-	keys         [2]key
-	nkeys        int
-	questionHash uint64
-	question     links
-	unread       pending    // in the queue of a server's reads
-	undelivered  pending    // in the queue of the client's reads
-	packets      []packetID // fragmented ones
-	unplaced     bool       // it was dropped before its conntrack entry was in the table
-	cut          bool       // a later fragment of the last attempt's packets was dropped
-	serving      *Upstream
-	reported     Ending
-	reportedHops int
-	finalHops    int // when it was first reported for good
-	past         *past
+	gaveUpAt  int64  // when it was given up, in ns since 1970; 0 where it was not
+	finalHops int    // how many hops it had when it was first reported for good
+	seen      window // of its first attempt, as of the last report
+	told      epochs // those of earlier reports, where AskedBefore is set
+}
+
+// epochs is a range of epochs, both ends included; none where last is 0. Those up to floor are another lookup's, that
+// asked the same before.
+type epochs struct{ first, last, floor link.Epoch }
+
+// Unsent is a connection or a send that failed before there was a packet.
+type Unsent struct {
+	// Unbound says that a UDP socket had got no local port: it gets one before its route is looked up.
+	Unbound bool
+	Error   int  // errno; 0 where it was not seen
+	Connect bool // connect(2) failed; else a send
+	// Route says whether there is a way to the server, HadPort that it was not a local port that the socket lacked: what
+	// is known where the errno was not seen.
+	Route   hop.Route
+	HadPort bool
+}
+
+// Mismatch is an answer to another question, or with another ID.
+type Mismatch struct {
+	Source hop.Endpoint
+	ID     uint16
+	Name   []byte // wire form; empty where the answer had no question
+	Type   uint16
+	Class  uint16
+	// Arrived says that it came to the client's network namespace, Read that the client read it.
+	Arrived, Read bool
+	Time          int64 // ns since 1970, of its first sight
+	skb           uint64
+	unread        bool // the last such packet was not seen read
+	size          int
+}
+
+// Close is the end of a TCP connection.
+type Close struct {
+	Reset    bool // RST; else FIN
+	ByServer bool
+	Time     int64 // ns since 1970
+	NetNS    uint32
+	Process  *hop.Process // who closed it, nil where that was not seen
+}
+
+// Holder is a flow that has the translated source which another one was to get.
+type Holder struct {
+	Client hop.Endpoint // whose entry it is, before translation
+	Source hop.Endpoint // the translated source
 }
 
 // Clash is a query of the same socket whose conntrack entry asks the same or expects the same answer packets as that of a query which the kernel dropped: only one of
@@ -158,25 +263,64 @@ type Upstream struct {
 	Answered bool
 	Rcode    uint16
 	Dropped  hop.Reason // why the kernel dropped it, 0 if it did not
+	// Connected says that the TCP connection for it came about; Mismatch, that what came was no answer to its question.
+	Connected, Mismatch bool
+	// Unsent says why there was no packet of it; nil where there was one.
+	Unsent *Unsent
 }
 
-// Start gives the time of the first hop, in ns since 1970.
-func (l *Lookup) Start() int64 { return l.Hops[0].Time }
+// Start gives when the client sent the query first, in ns since 1970: the time of the first hop, or an earlier send that
+// returned before the packet left.
+func (l *Lookup) Start() int64 {
+	if l.Sent != 0 && l.Sent < l.Hops[0].Time {
+		return l.Sent
+	}
+	return l.Hops[0].Time
+}
 
 // End gives the time of the last hop, or of giving up.
 func (l *Lookup) End() int64 {
-	if l.Ending == GaveUp && l.deadline > l.Hops[len(l.Hops)-1].Time {
-		return l.deadline
+	if l.Ending == GaveUp && l.gaveUpAt > l.Hops[len(l.Hops)-1].Time {
+		return l.gaveUpAt
 	}
 	return l.Hops[len(l.Hops)-1].Time
 }
 
-// Question gives the name in presentation form.
-func (l *Lookup) Question() string { return dnswire.NameString(l.Name) }
+// Question gives the name in presentation form, as it may be shown.
+func (l *Lookup) Question() string { return l.Show(l.Name) }
+
+// HasQuestion says whether it is known what was asked: not of what never was a packet, nor of a connection without a
+// query or a message without a question that can be read.
+func (l *Lookup) HasQuestion() bool { return len(l.Name) > 0 }
+
+// Show gives a name in wire form in presentation form, as it may be shown.
+func (l *Lookup) Show(name []byte) string {
+	shown, _ := l.Names.Show(dnswire.NameString(name))
+	return shown
+}
+
+// Answers gives the answers as far as they may be shown. What it gives is the lookup's own.
+func (l *Lookup) Answers() []string {
+	if !l.Names.Hides() {
+		return l.Body.Answers
+	}
+	return l.Names.ShowAnswers(dnswire.NameString(l.Name), l.Body.Answers)
+}
 
 // Key gives what the trace ID is derived from.
 func (l *Lookup) Key() link.Key {
-	return link.Key{Transport: l.Transport, Client: l.Translated.AddrPort(), ID: l.ID, QName: l.Name, QType: l.Type, QClass: l.Class}
+	if l.Unsent != nil && len(l.Name) == 0 {
+		// No server derives an ID of it: that of its time is its own.
+		at := binary.BigEndian.AppendUint64(nil, uint64(l.Hops[0].Time))
+		return link.Key{Transport: l.Transport, Client: l.Translated.AddrPort(), QName: at}
+	}
+	client := l.Translated
+	if !l.Proxied.IsZero() {
+		client = l.Proxied
+	}
+	return link.Key{
+		Transport: l.Transport, Client: client.AddrPort(), ID: l.ID, QName: l.Name, QType: l.Type, QClass: l.Class,
+	}
 }
 
 // handlerStart bounds how long after a DNS server has read a query its handler starts.
@@ -192,13 +336,43 @@ func (l *Lookup) Epochs(dst []link.Epoch, guard time.Duration) []link.Epoch {
 // EpochsBefore is [Lookup.Epochs] as of the report that is corrected by this one, where FinalBefore is set: a server that reads the query late derives another epoch than could
 // be known then.
 func (l *Lookup) EpochsBefore(dst []link.Epoch, guard time.Duration) []link.Epoch {
+	if l.Again && l.finalHops == 0 {
+		for e := l.told.first; e <= l.told.last; e++ {
+			dst = append(dst, e)
+		}
+		return dst
+	}
 	return l.epochs(dst, guard, l.Hops[:min(l.finalHops, len(l.Hops))])
+}
+
+// News gives the hops that came after the report that was final, where FinalBefore is set; all where it is not. Where
+// Again is set, AttemptsBefore are not among them.
+func (l *Lookup) News() []hop.Hop {
+	if !l.FinalBefore {
+		return l.Hops
+	}
+	return l.Hops[min(l.finalHops, len(l.Hops)):]
+}
+
+// AskedSince says whether the client sent the query again after the report that was final.
+func (l *Lookup) AskedSince() bool {
+	if l.Again && l.finalHops == 0 {
+		return true
+	}
+	last := uint8(0)
+	for i := range l.Hops[:min(l.finalHops, len(l.Hops))] {
+		last = max(last, l.Hops[i].Attempt)
+	}
+	return l.FinalBefore && slices.ContainsFunc(l.News(), func(h hop.Hop) bool { return h.Attempt > last })
 }
 
 func (l *Lookup) epochs(dst []link.Epoch, guard time.Duration, hops []hop.Hop) []link.Epoch {
 	n := len(dst)
 	for attempt := range l.Attempts {
-		from, to := window(hops, uint8(attempt))
+		from, to := l.seen.from, l.seen.to
+		if attempt > 0 || l.seen.hops != len(hops) {
+			from, to = windowOf(hops, uint8(attempt))
+		}
 		if from == 0 {
 			continue
 		}
@@ -207,13 +381,13 @@ func (l *Lookup) epochs(dst []link.Epoch, guard time.Duration, hops []hop.Hop) [
 			dst = append(dst, link.EpochOfNanos(from))
 		}
 		for e := first; e <= last && len(dst)-n < maxCopies; e++ {
-			if !slices.Contains(dst[n:], e) {
+			if !slices.Contains(dst[n:], e) && e > l.told.floor {
 				dst = append(dst, e)
 			}
 		}
 	}
 	if len(dst) == n { // it was dropped before anything else was seen of it
-		dst = append(dst, link.EpochOfNanos(l.Start()))
+		dst = append(dst, link.EpochOfNanos(l.Hops[0].Time))
 	}
 	return dst
 }
@@ -221,8 +395,14 @@ func (l *Lookup) epochs(dst []link.Epoch, guard time.Duration, hops []hop.Hop) [
 // maxCopies bounds the trace IDs of one lookup, the primary included.
 const maxCopies = 4
 
-// window gives the time between which the server's handler started for an attempt; 0, 0 if nothing of its query was seen.
-func window(hops []hop.Hop, attempt uint8) (from, to int64) {
+// window is what windowOf gives of a lookup's first attempt and of so many hops; of none where that is 0.
+type window struct {
+	hops     int
+	from, to int64
+}
+
+// windowOf gives the time between which the server's handler started for an attempt; 0, 0 if nothing of its query was seen.
+func windowOf(hops []hop.Hop, attempt uint8) (from, to int64) {
 	read := false
 	for i := range hops {
 		h := &hops[i]
@@ -241,10 +421,4 @@ func window(hops []hop.Hop, attempt uint8) (from, to int64) {
 		to = from
 	}
 	return from, to
-}
-
-// Forget drops what ties a copy of a lookup to its assembler, so that it can be kept.
-func (l *Lookup) Forget() {
-	l.timer, l.age, l.question, l.unread, l.undelivered = links{}, links{}, links{}, pending{}, pending{}
-	l.chain, l.serving, l.past, l.Upstreams, l.Fragments, l.packets = nil, nil, nil, nil, nil, nil
 }

@@ -1,6 +1,7 @@
 package lookup
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"testing"
@@ -57,6 +58,7 @@ func start(t testing.TB, o Options) *walk {
 	t.Helper()
 	w := &walk{t: t, now: time.Date(2026, 11, 21, 12, 0, 3, 0, time.UTC).UnixNano(), id: 4711, name: "www.example.org.", typ: dns.TypeA, skb: 1}
 	o.Emit = func(l *Lookup) {
+		l.Exported = l.Exported || l.Final // as the exporter does
 		c := *l
 		c.Hops, c.Name, c.Related = slices.Clone(l.Hops), slices.Clone(l.Name), slices.Clone(l.Related)
 		w.emitted = append(w.emitted, c)
@@ -218,6 +220,18 @@ func TestLookupsAreAssembled(t *testing.T) {
 			w.there()
 			w.wait(DefaultGiveUp + time.Second)
 		}, []want{{ending: GaveUp, attempts: 1, hops: 4, final: true}}},
+		{"never read, and its server ended long after", func(w *walk) {
+			w.there()
+			w.wait(DefaultGiveUp + time.Second)
+			w.drop(serverNS, 0, client, backend, false, reason("QUEUE_PURGE"))
+			w.wait(time.Second)
+		}, []want{{ending: GaveUp, attempts: 1, hops: 4, final: true}}},
+		{"not read, and its server ended while it was waited for", func(w *walk) {
+			w.there()
+			w.wait(time.Second)
+			w.drop(serverNS, 0, client, backend, false, reason("QUEUE_PURGE"))
+			w.wait(time.Second)
+		}, []want{{ending: Dropped, attempts: 1, hops: 5}}},
 		{"answered after giving up", func(w *walk) {
 			w.there()
 			w.wait(DefaultGiveUp + time.Second)
@@ -288,6 +302,36 @@ func TestSourceTranslationIsFollowed(t *testing.T) {
 	}
 }
 
+// Two servers asked from one socket with one ID derive one trace ID, but not where one of them sees another source.
+func TestOneSocketAsksTwoServers(t *testing.T) {
+	other := end("10.96.0.11:53")
+	for _, masquerade := range []bool{false, true} {
+		w := start(t, Options{})
+		for _, to := range []hop.Endpoint{other, vip} {
+			p := w.query(hop.Out, podNS, 2, client, to)
+			p.Local, p.Process = true, resolver
+			w.add(p)
+			if to == other && masquerade {
+				p = w.query(hop.Out, nodeNS, 6, masked, other)
+				p.Tracked = true
+				p.Conntrack = hop.Conntrack{
+					OrigSrc: client, OrigDst: other, ReplySrc: other, ReplyDst: masked, Status: hop.SrcNAT,
+				}
+				w.add(p)
+			}
+		}
+		w.add(w.packet(hop.In, podNS, 2, vip, client, true, 0))
+		w.read(client)
+		w.a.Flush()
+		w.want(2)
+		for i := range w.emitted {
+			if l := &w.emitted[i]; l.Server == vip && l.Beside == masquerade {
+				t.Errorf("masquerade %v: beside the other is %v", masquerade, l.Beside)
+			}
+		}
+	}
+}
+
 func TestReadsGoToTheLookupsInTheOrderOfDelivery(t *testing.T) {
 	w := start(t, Options{})
 	for w.id = 1; w.id <= 3; w.id++ {
@@ -318,7 +362,7 @@ func upstreamQueryIsTied(t *testing.T, stopped time.Duration) {
 	t.Helper()
 	w := start(t, Options{})
 	w.there()
-	w.a.serves(serverNS)
+	w.a.serves(serverNS, coredns)
 	w.wait(stopped)
 	w.emitted = nil
 	w.read(client)
@@ -397,7 +441,7 @@ func TestTheOldestIsEmittedWhenTheTableIsFull(t *testing.T) {
 }
 
 func TestALateAnswerFindsItsLookupAmong100000Unanswered(t *testing.T) {
-	w := start(t, Options{})
+	w := start(t, Options{MaxBytes: 1 << 30, Tell: -1})
 	for i := range 100_000 {
 		w.id = uint16(i)
 		p := w.query(hop.Out, podNS, 2, end(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 24, 2, byte(i >> 16)}), 40000).String()), vip)
@@ -414,73 +458,207 @@ func TestALateAnswerFindsItsLookupAmong100000Unanswered(t *testing.T) {
 	w.wait(DefaultGiveUp)
 	w.want(100_000)
 	w.wait(DefaultKeepLost + time.Second)
-	if s := w.a.Stats(); s.InFlight != 0 || len(w.a.table) != 0 || len(w.a.flows) != 0 || len(w.a.questions) != 0 {
-		t.Errorf("%d in flight, %d keys, %d flows, %d questions are left", s.InFlight, len(w.a.table), len(w.a.flows), len(w.a.questions))
+	if s := w.a.Stats(); s.InFlight != 0 || w.a.table.n != 0 || w.a.sockets.n != 0 || len(w.a.questions) != 0 {
+		t.Errorf("%d in flight, %d keys, %d sockets, %d questions are left", s.InFlight, w.a.table.n, w.a.sockets.n, len(w.a.questions))
 	}
 }
 
 func TestRelations(t *testing.T) {
-	ask := func(w *walk, id uint16, port uint16, name string, typ uint16) {
+	type relation struct {
+		kind RelationKind
+		to   uint16 // the ID of the lookup that is named
+	}
+	var seq uint32
+	ask := func(w *walk, tr link.Transport, id, port uint16, name string, typ uint16) {
 		w.t.Helper()
 		w.id, w.name, w.typ = id, name, typ
 		from := client
 		from.Port = port
 		p := w.query(hop.Out, podNS, 2, from, vip)
+		if tr == link.TCP {
+			m := new(dns.Msg).SetQuestion(name, typ)
+			m.Id = id
+			q, err := m.Pack()
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			p.Transport, p.HasHead, p.TCPFlags = uint8(tr), false, 0x18
+			p.Payload = append(binary.BigEndian.AppendUint16(nil, uint16(len(q))), q...)
+			p.PayloadLen, p.Seq = len(p.Payload), seq
+			seq += uint32(len(p.Payload))
+		}
 		p.Local, p.Process = true, resolver
 		w.add(p)
 	}
-	answer := func(w *walk, port uint16, rcode int) {
+	answer := func(w *walk, id, port uint16, name string, typ uint16, rcode int, truncated bool) {
 		w.t.Helper()
+		w.id, w.name, w.typ = id, name, typ
 		to := client
 		to.Port = port
-		w.add(w.packet(hop.In, podNS, 2, vip, to, true, rcode))
+		p := w.packet(hop.In, podNS, 2, vip, to, true, rcode)
+		if truncated {
+			p.Head.Flags |= 1 << 9
+		}
+		w.add(p)
 	}
+	const a, aaaa, udp, tcp = dns.TypeA, dns.TypeAAAA, link.UDP, link.TCP
+	const www, cluster = "www.example.org.", "www.example.org.cluster.local."
 	for _, c := range []struct {
-		name string
-		do   func(w *walk)
-		want RelationKind // of the last lookup; "" for none
+		name     string
+		do       func(w *walk)
+		want     []relation // of the last lookup
+		step     int
+		try      int
+		sameWith uint16 // the ID of a lookup of the same group; 0 for none
 	}{
 		{"A and AAAA", func(w *walk) {
-			ask(w, 1, 40000, "www.example.org.", dns.TypeA)
-			ask(w, 2, 40000, "www.example.org.", dns.TypeAAAA)
-		}, Pair},
+			ask(w, udp, 1, 40000, www, a)
+			ask(w, udp, 2, 40000, www, aaaa)
+		}, []relation{{Pair, 1}}, 0, 1, 1},
+		{"AAAA on a busy machine, when A has been answered for long", func(w *walk) {
+			ask(w, udp, 1, 40000, www, a)
+			answer(w, 1, 40000, www, a, 0, false)
+			w.wait(time.Second)
+			ask(w, udp, 2, 40001, www, aaaa)
+		}, []relation{{Pair, 1}}, 0, 1, 1},
+		{"AAAA while A has waited for three seconds", func(w *walk) {
+			ask(w, udp, 1, 40000, www, a)
+			w.wait(3 * time.Second)
+			ask(w, udp, 2, 40001, www, aaaa)
+		}, []relation{{Pair, 1}}, 0, 1, 1},
+		{"A, when the AAAA before it has its A", func(w *walk) {
+			ask(w, udp, 1, 40000, www, a)
+			ask(w, udp, 2, 40001, www, aaaa)
+			answer(w, 1, 40000, www, a, 0, false)
+			answer(w, 2, 40001, www, aaaa, 0, false)
+			ask(w, udp, 3, 40002, www, a)
+		}, nil, 0, 1, 0},
+		{"two threads ask for both: the nearest", func(w *walk) {
+			ask(w, udp, 1, 40000, www, a)
+			ask(w, udp, 2, 40001, www, aaaa)
+			answer(w, 1, 40000, www, a, 0, false)
+			answer(w, 2, 40001, www, aaaa, 0, false)
+			ask(w, udp, 3, 40002, www, a)
+			ask(w, udp, 4, 40003, www, aaaa)
+		}, []relation{{Pair, 3}}, 0, 1, 3},
+		{"the socket tells before the time", func(w *walk) {
+			ask(w, udp, 1, 40000, www, a)
+			answer(w, 1, 40000, www, a, 0, false)
+			ask(w, udp, 2, 40001, www, a)
+			ask(w, udp, 3, 40000, www, aaaa)
+		}, []relation{{Pair, 1}}, 0, 1, 1},
 		{"again from another port", func(w *walk) {
-			ask(w, 1, 40000, "www.example.org.", dns.TypeA)
+			ask(w, udp, 1, 40000, www, a)
 			w.wait(DefaultGiveUp + time.Second)
-			ask(w, 2, 40001, "www.example.org.", dns.TypeA)
-		}, Retry},
+			ask(w, udp, 2, 40001, www, a)
+		}, []relation{{Retry, 1}}, 0, 2, 1},
 		{"again after an answer", func(w *walk) {
-			ask(w, 1, 40000, "www.example.org.", dns.TypeA)
-			answer(w, 40000, 0)
-			ask(w, 2, 40001, "www.example.org.", dns.TypeA)
-		}, ""},
+			ask(w, udp, 1, 40000, www, a)
+			answer(w, 1, 40000, www, a, 0, false)
+			ask(w, udp, 2, 40001, www, a)
+		}, nil, 0, 1, 0},
+		{"again after a failure", func(w *walk) {
+			ask(w, udp, 1, 40000, www, a)
+			answer(w, 1, 40000, www, a, dns.RcodeServerFailure, false)
+			ask(w, udp, 2, 40001, www, a)
+		}, []relation{{Retry, 1}}, 0, 2, 1},
+		{"again after an outage and an answer", func(w *walk) {
+			ask(w, udp, 1, 40000, www, a)
+			w.wait(DefaultGiveUp + time.Second)
+			ask(w, udp, 2, 40001, www, a)
+			answer(w, 2, 40001, www, a, 0, false)
+			ask(w, udp, 3, 40002, www, a)
+		}, nil, 0, 1, 0},
+		{"both of a pair again", func(w *walk) {
+			ask(w, udp, 1, 40000, www, a)
+			ask(w, udp, 2, 40000, www, aaaa)
+			w.wait(DefaultGiveUp + time.Second)
+			ask(w, udp, 3, 40001, www, a)
+			ask(w, udp, 4, 40001, www, aaaa)
+		}, []relation{{Retry, 2}, {Pair, 3}}, 0, 2, 1},
+		{"both of a pair over TCP, one answer truncated", func(w *walk) {
+			ask(w, udp, 1, 40000, www, a)
+			ask(w, udp, 2, 40000, www, aaaa)
+			answer(w, 1, 40000, www, a, 0, true)
+			ask(w, tcp, 1, 40001, www, a)
+			ask(w, tcp, 3, 40001, www, aaaa)
+		}, []relation{{Truncated, 2}, {Pair, 1}}, 0, 1, 1},
+		{"the same lookup again after a failure", func(w *walk) {
+			ask(w, udp, 1, 40000, cluster, a)
+			answer(w, 1, 40000, cluster, a, dns.RcodeNameError, false)
+			ask(w, udp, 2, 40001, www, a)
+			answer(w, 2, 40001, www, a, dns.RcodeServerFailure, false)
+			w.wait(time.Second)
+			ask(w, udp, 2, 40001, www, a)
+		}, []relation{{Search, 1}}, 1, 1, 1},
+		{"over TCP without a reason seen", func(w *walk) {
+			ask(w, udp, 1, 40000, www, a)
+			w.wait(DefaultGiveUp + time.Second)
+			ask(w, tcp, 2, 40001, www, a)
+		}, []relation{{Retry, 1}}, 0, 2, 1},
 		{"the search path", func(w *walk) {
-			ask(w, 1, 40000, "db.shop.svc.cluster.local.", dns.TypeA)
-			answer(w, 40000, dns.RcodeNameError)
-			ask(w, 2, 40001, "db.svc.cluster.local.", dns.TypeA)
-		}, Search},
+			ask(w, udp, 1, 40000, "db.shop.svc.cluster.local.", a)
+			answer(w, 1, 40000, "db.shop.svc.cluster.local.", a, dns.RcodeNameError, false)
+			ask(w, udp, 2, 40001, "db.svc.cluster.local.", a)
+		}, []relation{{Search, 1}}, 1, 1, 1},
 		{"the search path, at its end the name itself", func(w *walk) {
-			ask(w, 1, 40000, "www.example.org.cluster.local.", dns.TypeA)
-			answer(w, 40000, dns.RcodeNameError)
-			ask(w, 2, 40001, "www.example.org.", dns.TypeA)
-		}, Search},
+			ask(w, udp, 1, 40000, cluster, a)
+			answer(w, 1, 40000, cluster, a, dns.RcodeNameError, false)
+			ask(w, udp, 2, 40001, www, a)
+		}, []relation{{Search, 1}}, 1, 1, 1},
+		{"the search path of a pair", func(w *walk) {
+			ask(w, udp, 1, 40000, cluster, a)
+			ask(w, udp, 2, 40000, cluster, aaaa)
+			answer(w, 1, 40000, cluster, a, dns.RcodeNameError, false)
+			answer(w, 2, 40000, cluster, aaaa, dns.RcodeNameError, false)
+			ask(w, udp, 3, 40001, www, a)
+			ask(w, udp, 4, 40001, www, aaaa)
+		}, []relation{{Pair, 3}, {Search, 2}}, 1, 1, 1},
+		{"the search path all at once", func(w *walk) {
+			ask(w, udp, 1, 40000, "db.shop.svc.cluster.local.", a)
+			ask(w, udp, 2, 40000, "db.svc.cluster.local.", a)
+			ask(w, udp, 3, 40000, "db.cluster.local.", a)
+		}, []relation{{Search, 2}}, 2, 1, 1},
 		{"another name after one that does not exist", func(w *walk) {
-			ask(w, 1, 40000, "www.example.org.", dns.TypeA)
-			answer(w, 40000, dns.RcodeNameError)
-			ask(w, 2, 40001, "www.example.com.", dns.TypeA)
-		}, ""},
+			ask(w, udp, 1, 40000, www, a)
+			answer(w, 1, 40000, www, a, dns.RcodeNameError, false)
+			ask(w, udp, 2, 40001, "www.example.com.", a)
+		}, nil, 0, 1, 0},
+		{"a server that looks whether its upstream is alive", func(w *walk) {
+			ask(w, udp, 1, 40000, ".", dns.TypeNS)
+			ask(w, udp, 2, 40001, ".", dns.TypeNS)
+		}, nil, 0, 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := start(t, Options{})
 			c.do(w)
 			w.a.Flush()
-			last := &w.emitted[len(w.emitted)-1]
-			kind := RelationKind("")
-			if len(last.Related) > 0 {
-				kind = last.Related[0].Kind
+			byTrace := map[link.TraceID]uint16{}
+			var last *Lookup
+			var with link.TraceID
+			for i := range w.emitted {
+				l := &w.emitted[i]
+				key := l.Key()
+				byTrace[key.TraceID(link.EpochOfNanos(l.Start()))] = l.ID
+				if l.ID == c.sameWith {
+					with = l.Group
+				}
+				if last == nil || l.Start() > last.Start() {
+					last = l
+				}
 			}
-			if kind != c.want {
-				t.Errorf("%q, want %q", kind, c.want)
+			var got []relation
+			for _, r := range last.Related {
+				got = append(got, relation{r.Kind, byTrace[r.TraceID]})
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("belongs to %v, want %v", got, c.want)
+			}
+			if last.SearchStep != c.step || last.AttemptOfGroup != c.try {
+				t.Errorf("step %d, try %d; want %d, %d", last.SearchStep, last.AttemptOfGroup, c.step, c.try)
+			}
+			if c.sameWith != 0 && last.Group != with {
+				t.Errorf("group %s, want that of %d, %s", last.Group, c.sameWith, with)
 			}
 		})
 	}

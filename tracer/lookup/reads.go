@@ -1,133 +1,443 @@
 package lookup
 
-import "github.com/dnstrail/dnstrail/tracer/hop"
+import (
+	"slices"
 
-// A read from a socket is seen without the datagram that was read. But a socket hands out the datagrams of one peer in the order in which they
-// were delivered: the first lookup of that peer which was delivered there and not read yet is the one.
+	"github.com/dnstrail/dnstrail/link"
+	"github.com/dnstrail/dnstrail/tracer/dnswire"
+	"github.com/dnstrail/dnstrail/tracer/hop"
+)
 
-// flow is one client's end.
-type flow struct {
-	client hop.Endpoint
-	proto  uint8
-}
+// A read from a UDP socket is seen without the datagram that was read. But a socket hands out what it got in the order in which
+// that came: the first lookup of that peer which was delivered there and not read yet is the one. A packet may come to a socket by a way that no
+// hook sees (bpf_redirect_peer, macvlan); then what else is known decides: who was asked, what was seen on its way, the size.
 
-type flowState struct {
-	flow        flow
-	unread      list // queries delivered, not seen read by a server
-	undelivered list // answers delivered, not seen read by the client
-}
-
-// pending is a lookup's place in one of a flow's queues.
+// pending is a lookup's place in one of a socket's queues.
 type pending struct {
 	links
-	flow  *flowState
-	netns uint32
+	socket *socket
+	netns  uint32
+	since  int64 // when the query, or the last copy of it, came there, in ns since 1970
 }
 
-func (a *Assembler) flowOf(f flow) *flowState {
-	s := a.flows[f]
-	if s != nil {
-		return s
-	}
-	if n := len(a.freeFlows); n > 0 {
-		s = a.freeFlows[n-1]
-		a.freeFlows = a.freeFlows[:n-1]
-	} else {
-		s = &flowState{}
-	}
-	s.flow = f
-	a.flows[f] = s
-	return s
-}
-
-func (a *Assembler) dropFlow(s *flowState) {
-	if s.unread.n == 0 && s.undelivered.n == 0 {
-		delete(a.flows, s.flow)
-		a.freeFlows = append(a.freeFlows, s)
-	}
-}
-
-// waitForRead puts a query that arrived in a namespace in the queue of those that may be read there.
-func (a *Assembler) waitForRead(l *Lookup, src hop.Endpoint, netns uint32) {
-	p := &l.unread
-	p.netns = netns
-	if p.flow != nil && p.flow.flow.client == src {
+// waitForRead puts a query that arrived in a namespace, at a time in ns since 1970, in the queue of those that may be
+// read there.
+func (a *Assembler) waitForRead(e *entry, src hop.Endpoint, netns uint32, at int64) {
+	p := &e.unread
+	p.netns, p.since = netns, max(p.since, at)
+	if p.socket != nil && p.socket.id.end == src {
 		return // it was queued on its way already
 	}
-	a.leave(p, true)
-	p.flow = a.flowOf(flow{src, uint8(l.Transport)})
-	p.flow.unread.push(&p.links)
+	a.leave(p)
+	p.socket = a.socketOf(socketID{src, uint8(e.Transport)})
+	p.socket.unread.push(&p.links)
 }
 
-// waitForClient puts an answer that arrived at the client in the queue of those that the client will read.
-func (a *Assembler) waitForClient(l *Lookup) {
-	p := &l.undelivered
-	if p.flow != nil {
+// arrives notes that an answer has come to the client's network namespace, where its socket will hand it out: one to
+// the lookup's question, a copy of one, or m, which is none.
+func (a *Assembler) arrives(e *entry, p *hop.Packet, m *Mismatch) {
+	if e.Transport != link.UDP || e.socket == nil {
 		return
 	}
-	p.flow = a.flowOf(flow{l.Client, uint8(l.Transport)})
-	p.flow.undelivered.push(&p.links)
-}
-
-func (a *Assembler) leave(p *pending, unread bool) {
-	if p.flow == nil {
+	x := a.addresses[p.NetNS]
+	if x != nil {
+		x.arrivals = true
+	}
+	if p.Time < e.readEarly {
+		e.readEarly = 0 // another CPU's record of its read came first
 		return
 	}
-	if unread {
-		p.flow.unread.remove(&p.links)
-	} else {
-		p.flow.undelivered.remove(&p.links)
+	s := e.socket
+	for i := range s.arrived {
+		if y := &s.arrived[i]; y.skb == p.SKB && y.of() == e && y.mismatch == m {
+			y.src = p.Src // at another device of the namespace
+			return
+		}
 	}
-	a.dropFlow(p.flow)
-	p.flow = nil
+	if len(s.arrived) == maxArrived {
+		s.arrived = append(s.arrived[:0], s.arrived[1:]...)
+	}
+	at := len(s.arrived)
+	for at > 0 && s.arrived[at-1].time > p.Time {
+		at--
+	}
+	s.arrived = slices.Insert(s.arrived, at, arrival{
+		time: p.Time, skb: p.SKB, src: p.Src, size: p.PayloadLen, e: e, serial: e.serial, mismatch: m,
+		id: e.ID, question: e.questionHash, rcode: p.Head.Flags.Rcode(),
+	})
 }
 
-func (a *Assembler) unwait(l *Lookup) {
-	a.leave(&l.unread, true)
-	a.leave(&l.undelivered, false)
+// gone notes that the kernel dropped what may have come to a socket.
+func (s *socket) gone(skb uint64) {
+	s.arrived = slices.DeleteFunc(s.arrived, func(x arrival) bool { return x.skb == skb })
+}
+
+// maxUnread is how many answers in a row may stay unread before reads in a network namespace count as out of sight: a
+// client may read by ways that no hook sees.
+const maxUnread = 4
+
+// readsAt says whether reads in a network namespace are seen, as far as is known.
+func (a *Assembler) readsAt(netns uint32) bool {
+	x := a.addresses[netns]
+	return a.o.ReadsSeen && x != nil && x.unread < maxUnread
+}
+
+// unread says whether an answer to the lookup, or a copy of it, came to the client, whose reads are seen, and was not
+// read yet.
+func (a *Assembler) unread(e *entry) bool {
+	if e.socket == nil || len(e.socket.arrived) == 0 || !a.readsAt(e.ClientNetNS) {
+		return false
+	}
+	for i := range e.socket.arrived {
+		if x := &e.socket.arrived[i]; x.of() == e && x.mismatch == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// unreadAnswer says whether the lookup's answer is one that the client was not handed yet.
+func (a *Assembler) unreadAnswer(e *entry) bool { return !e.ReadByClient && a.unread(e) }
+
+func (a *Assembler) leave(p *pending) {
+	if p.socket == nil {
+		return
+	}
+	p.socket.unread.remove(&p.links)
+	a.dropSocket(p.socket)
+	p.socket, p.since = nil, 0
 }
 
 // addRead takes a read without the packet: of a query by a server, or of an answer by a client.
 func (a *Assembler) addRead(p *hop.Packet) {
-	if s := a.flows[flow{p.Src, p.Transport}]; s != nil {
-		for e := s.unread.first; e != nil; e = e.next {
-			l := e.l
-			if l.unread.netns != p.NetNS || l.AnswerSeen {
-				continue
-			}
-			h := p.Hop
-			h.Attempt = uint8(l.Attempts - 1)
-			h.Dst.Addr = l.lastQueryDst().Addr // the socket may be bound to no address
-			a.keep(l, &h)
-			l.ServerProcess, l.ServerNetNS = p.Process, p.NetNS
-			a.serves(p.NetNS)
-			a.leave(&l.unread, true)
-			return
-		}
-	}
-	if s := a.flows[flow{p.Dst, p.Transport}]; s != nil && s.undelivered.head != nil {
-		l := s.undelivered.head
+	if e := a.readByServer(p); e != nil {
 		h := p.Hop
-		h.Answer = true
-		h.Attempt = uint8(l.Attempts - 1)
-		a.keep(l, &h)
-		l.ReadByClient = true
-		a.leave(&l.undelivered, false)
-		if !l.Delivered && l.Ending == InFlight { // a part of it was seen to come; all of it has
-			l.deliver()
-			l.remember()
-			a.schedule(l, p.Time+int64(a.o.Linger))
-		}
+		h.Attempt = uint8(e.Attempts - 1)
+		h.Dst.Addr = e.lastQueryDst().Addr // the socket may be bound to no address
+		a.leave(&e.unread)
+		a.serverRead(e, &h)
+		return
+	}
+	if a.readByClient(p) {
 		return
 	}
 	a.stats.Unmatched++
 }
 
-func (l *Lookup) lastQueryDst() hop.Endpoint {
-	for i := len(l.Hops) - 1; i >= 0; i-- {
-		if h := &l.Hops[i]; !h.Answer && h.Kind != hop.Drop && h.Kind != hop.Unreachable {
+// serverRead notes that a server has read the query.
+func (a *Assembler) serverRead(e *entry, h *hop.Hop) {
+	a.keep(e, h)
+	e.ServerProcess, e.ServerNetNS = h.Process, h.NetNS
+	if e.Final && !e.done() && e.Ending != InFlight && link.EpochOfNanos(h.Time) != e.FirstEpoch {
+		e.readLate = true
+		a.schedule(e, h.Time+int64(a.o.DropWait))
+	}
+	if h.Process != nil {
+		a.serves(h.NetNS, h.Process)
+		a.worksOn(e, h.NetNS, h.Process)
+	}
+}
+
+// clientRead notes that the client was handed the answer: whatever was seen or not seen before, it has it.
+func (a *Assembler) clientRead(e *entry, h *hop.Hop) {
+	a.keep(e, h)
+	e.ReadByClient = true
+	if !e.done() {
+		e.deliver()
+		if e.serving != nil && !e.serving.Answered {
+			e.serving.Answered, e.serving.End = true, h.Time
+		}
+	}
+	e.remember()
+	a.schedule(e, h.Time+int64(a.o.Linger))
+}
+
+// readByServer finds the lookup whose query was read; nil where it was none that waits to be.
+func (a *Assembler) readByServer(p *hop.Packet) *entry {
+	s := a.sockets.get(socketID{p.Src, p.Transport})
+	if s == nil {
+		return nil
+	}
+	s.served = max(s.served, p.Time)
+	for l := s.unread.first; l != nil; l = l.next {
+		if e := l.e; e.unread.netns == p.NetNS && !e.answeredSince(e.unread.since) && e.readAs(p) {
+			return e
+		}
+	}
+	// The query came by a way that is out of sight. It is one for this port that nobody has read.
+	n := 0
+	for l := s.open.first; l != nil && n < maxByID; l, n = l.next, n+1 {
+		e := l.e
+		if e.answeredSince(e.lastQuery) || e.ServerProcess != nil && e.readAt() >= e.lastQuery || e.Connect ||
+			e.Ending == Dropped || !e.readAs(p) {
+			continue
+		}
+		return e
+	}
+	return nil
+}
+
+const minProxyHeader = 16 // bytes: haproxy's proxy-protocol.txt, section 2.2
+
+// answeredSince says whether an answer to the query was seen after a time, in ns since 1970.
+func (e *entry) answeredSince(t int64) bool {
+	if !e.AnswerSeen {
+		return false
+	}
+	for i := len(e.Hops) - 1; i >= 0; i-- {
+		if h := &e.Hops[i]; h.Answer && h.Kind != hop.Unreachable {
+			return h.Time >= t
+		}
+	}
+	return true
+}
+
+// readAs says whether what a server read can be the lookup's query: it went to that socket, and has its size, or that and
+// more for a load balancer's header.
+func (e *entry) readAs(p *hop.Packet) bool {
+	to := e.lastQueryDst()
+	if to.Port != p.Dst.Port || !unspecified(p.Dst.Addr) && p.Dst != to && !e.goes(p.Dst) {
+		return false
+	}
+	return p.PayloadLen == 0 || p.PayloadLen == e.QuerySize || p.PayloadLen >= e.QuerySize+minProxyHeader
+}
+
+// readByClient takes a client's read; false where it belongs to no lookup in flight.
+func (a *Assembler) readByClient(p *hop.Packet) bool {
+	s := a.readingSocket(p)
+	if s == nil {
+		return false
+	}
+	if i := s.next(p); i >= 0 {
+		x, among := s.arrived[i], len(s.arrived) > 1
+		s.arrived = slices.Delete(s.arrived, 0, i+1) // what came before was read, too, or is out of reach
+		if x := a.addresses[p.NetNS]; x != nil {
+			x.unread = 0
+		}
+		e := x.of()
+		switch {
+		case x.mismatch != nil:
+			x.mismatch.Read, x.mismatch.unread = true, false
+		case e == nil, e.ReadByClient && e.done():
+			// A copy: the client takes it for the answer to what it has asked again.
+			if e = s.asksAgain(&x, p.Src, p.Time); e != nil {
+				e.Body.Rcode = x.rcode
+				a.readAnswer(e, p)
+			}
+		case e.askedAgain > p.Time, e.Attempts > 1 && e.lastQuery > p.Time && !e.retried():
+			a.split(e, p)
+		default:
+			e.ReadAmong = among
+			a.readAnswer(e, p)
+		}
+		return true
+	}
+	return a.readUnseen(s, p)
+}
+
+// split ends a lookup whose answer was read before the client asked again, which another CPU's record told first: what
+// was taken for a further attempt is a lookup of its own.
+func (a *Assembler) split(e *entry, read *hop.Packet) {
+	from := e.lastQuery
+	if e.askedAgain > read.Time {
+		from = e.askedAgain
+	}
+	var again []hop.Hop
+	e.seen = window{}
+	e.Hops = slices.DeleteFunc(e.Hops, func(h hop.Hop) bool {
+		if h.Time < from || h.Kind == hop.Read && h.Answer {
+			return false
+		}
+		again = append(again, h)
+		return true
+	})
+	q := hop.Packet{Transport: uint8(e.Transport), HasHead: true, PayloadLen: e.QuerySize}
+	q.Head.ID, q.Head.Type, q.Head.Class, q.Head.Name = e.ID, e.Type, e.Class, slices.Clone(e.Name)
+	q.Head.Flags, q.Head.Questions = dnswire.Flags(e.Opcode)<<11, e.Questions
+	e.Attempts--
+	for i := range e.Hops {
+		if h := &e.Hops[i]; !h.Answer && int(h.Attempt) == e.Attempts-1 {
+			e.lastQuery = h.Time
+			break
+		}
+	}
+	e.askedAgain = 0
+	a.readAnswer(e, read)
+	a.finish(e)
+	for i := range again {
+		q.Hop = again[i]
+		a.Add(&q)
+	}
+}
+
+// asksAgain gives the lookup in flight that a late copy of an earlier answer answers; nil where there is none.
+func (s *socket) asksAgain(x *arrival, from hop.Endpoint, at int64) *entry {
+	n := 0
+	for l := s.open.last; l != nil && n < maxByID; l, n = l.prev, n+1 {
+		e := l.e
+		if e.ID == x.id && e.questionHash == x.question && !e.Connect && !e.ReadByClient && e.goes(from) &&
+			e.Start() <= at {
+			return e
+		}
+	}
+	return nil
+}
+
+// next gives which of what came to a socket it hands out now; -1 where that is none.
+func (s *socket) next(p *hop.Packet) int {
+	best := -1
+	for i := range s.arrived {
+		x := &s.arrived[i]
+		if p.PayloadLen != 0 && p.PayloadLen != x.size && p.PayloadLen < 512 || x.time > p.Time {
+			continue // a reader's buffer may be too small for it
+		}
+		e := x.of()
+		if x.src == p.Src || e != nil && (e.goes(p.Src) || e.AnswerSource == p.Src) {
+			return i
+		}
+		if best < 0 && x.mismatch == nil {
+			best = i
+		}
+	}
+	return best
+}
+
+// readAnswer notes that the client read the lookup's answer.
+func (a *Assembler) readAnswer(e *entry, p *hop.Packet) {
+	h := p.Hop
+	h.Answer = true
+	h.Dst = e.Client // the socket may be bound to no address
+	h.Attempt = uint8(e.Attempts - 1)
+	if !e.done() && h.Time < e.lastQuery {
+		h.Attempt = e.attemptOf(&h) // another CPU's record: the client has asked again since
+		a.keep(e, &h)
+		return
+	}
+	a.clientRead(e, &h)
+}
+
+// readUnseen puts a read to the lookup whose answer came by a way that is out of sight. It may have been seen before
+// that.
+func (a *Assembler) readUnseen(s *socket, p *hop.Packet) bool {
+	var best *entry
+	rank, n, waiting := 0, 0, 0
+	for l := s.open.first; l != nil && n < maxByID; l, n = l.next, n+1 {
+		e := l.e
+		if e.ReadByClient && e.Mismatch != nil && e.Mismatch.unread {
+			waiting++ // what came may have been that
+		}
+		if e.ReadByClient || e.Connect || !e.goes(p.Src) && e.AnswerSource != p.Src || e.unlike(p) ||
+			e.Ending == Dropped && (e.answerDropped(p.Time) || !e.AnswerSeen && e.Attempts+e.AttemptsBefore == 1) {
+			continue
+		}
+		r := 1
+		switch {
+		case e.AnswerSeen, e.Mismatch != nil && e.Mismatch.like(p):
+			r = 3 // something is on its way to it
+		case e.Ending == InFlight:
+			r = 2 // it waits
+		}
+		waiting++
+		if e.Mismatch != nil && e.Mismatch.unread && !e.Mismatch.like(p) {
+			waiting++
+		}
+		if r > rank {
+			best, rank = e, r
+		}
+	}
+	if best == nil {
+		return false
+	}
+	if best.Mismatch != nil && !best.AnswerSeen && best.Mismatch.like(p) {
+		best.Mismatch.Arrived, best.Mismatch.Read, best.Mismatch.unread = true, true, false
+		return true
+	}
+	// Where arrivals are seen, something else may have come that was not; of several lookups, another may have been
+	// answered.
+	x := a.addresses[p.NetNS]
+	best.ReadUnseen = true
+	best.ReadInferred = waiting > 1 || x != nil && x.arrivals || s.astray != 0
+	best.readEarly, best.readSize = p.Time, p.PayloadLen
+	s.guesses++
+	a.readAnswer(best, p)
+	return true
+}
+
+// misread takes back a read of what was not seen coming, when the lookup's answer turns out to be of another size: it
+// was that of another lookup of the socket.
+func (a *Assembler) misread(e *entry, size int) {
+	if !e.ReadUnseen || e.AnswerSeen || e.readSize == 0 || e.readSize == size || size >= 512 || e.socket == nil {
+		return
+	}
+	s := e.socket
+	if p, ok := e.giveBack(); ok {
+		e.ReadByClient = true // not its own again
+		a.readUnseen(s, &p)
+		e.ReadByClient = false
+	}
+}
+
+// claim takes for a lookup the read that another one of its socket was given: its answer was on the way before that read,
+// which another CPU's record told first, and nothing was seen of an answer to the other.
+func (a *Assembler) claim(e *entry, p *hop.Packet) {
+	n := 0
+	for l := e.socket.open.first; l != nil && n < maxByID; l, n = l.next, n+1 {
+		x := l.e
+		if x == e || !x.ReadUnseen || x.AnswerSeen || x.readEarly < p.Time || !e.goes(p.Src) ||
+			x.readSize != 0 && x.readSize != p.PayloadLen {
+			continue
+		}
+		i := slices.IndexFunc(x.Hops, func(h hop.Hop) bool { return h.Kind == hop.Read && h.Time == x.readEarly })
+		if i < 0 || !e.goes(x.Hops[i].Src) {
+			continue
+		}
+		e.readSize = x.readSize
+		read, _ := x.giveBack()
+		e.ReadUnseen, e.ReadInferred, e.readEarly = true, true, read.Time
+		a.readAnswer(e, &read)
+		return
+	}
+}
+
+// giveBack takes the read of what was not seen coming from a lookup, which waits for its answer again.
+func (e *entry) giveBack() (p hop.Packet, ok bool) {
+	for i := range e.Hops {
+		if h := &e.Hops[i]; h.Kind == hop.Read && h.Answer && h.Time == e.readEarly {
+			p = hop.Packet{Hop: *h, Transport: uint8(e.Transport), PayloadLen: e.readSize}
+			p.Answer, p.Dst = false, e.Client
+			e.Hops, e.seen = slices.Delete(e.Hops, i, i+1), window{}
+			e.reopen()
+			return p, true
+		}
+	}
+	return p, false
+}
+
+// like says whether what was read can be the answer that was none.
+func (m *Mismatch) like(p *hop.Packet) bool {
+	return m.unread && (p.PayloadLen == 0 || m.size == p.PayloadLen)
+}
+
+// unlike says that what was read is of another size than the lookup's answer. A reader's buffer may be too small for it.
+func (e *entry) unlike(p *hop.Packet) bool {
+	return e.AnswerSeen && p.PayloadLen != 0 && p.PayloadLen != e.AnswerSize && p.PayloadLen < 512
+}
+
+// answerDropped says whether the kernel dropped the answer before a time, in ns since 1970.
+func (e *entry) answerDropped(before int64) bool {
+	for i := len(e.Hops) - 1; i >= 0; i-- {
+		if h := &e.Hops[i]; h.Answer && h.Kind == hop.Drop && !h.Reason.Harmless() {
+			return h.Time < before
+		}
+	}
+	return false
+}
+
+func (e *entry) lastQueryDst() hop.Endpoint {
+	for i := len(e.Hops) - 1; i >= 0; i-- {
+		if h := &e.Hops[i]; !h.Answer && h.Kind != hop.Drop && h.Kind != hop.Unreachable && h.Kind != hop.Read {
 			return h.Dst
 		}
 	}
-	return l.Server
+	return e.Server
 }

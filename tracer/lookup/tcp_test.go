@@ -66,7 +66,7 @@ func TestMessagesAreFoundInSegments(t *testing.T) {
 			start := uint32(first)
 			s := stream{synced: true, next: start}
 			for _, g := range c.segments {
-				s.feed(start+uint32(g.from), b[g.from:g.from+g.captured], g.to-g.from)
+				s.feed(start+uint32(g.from), b[g.from:g.from+g.captured], g.to-g.from, 0)
 			}
 			if len(s.messages) != len(c.want) {
 				t.Fatalf("%d messages, want %d", len(s.messages), len(c.want))
@@ -83,16 +83,16 @@ func TestMessagesAreFoundInSegments(t *testing.T) {
 func TestAStreamThatIsOlderThanTheTracerIsTakenUp(t *testing.T) {
 	b, ends := queries(t, 3)
 	var s stream
-	s.feed(1000, b[:ends[0]-10], ends[0]-10)
+	s.feed(1000, b[:ends[0]-10], ends[0]-10, 0)
 	if len(s.messages) != 0 {
 		t.Fatal("half a message was taken for one")
 	}
 	s = stream{}
-	s.feed(5000, b[ends[0]+7:ends[1]], ends[1]-ends[0]-7)
+	s.feed(5000, b[ends[0]+7:ends[1]], ends[1]-ends[0]-7, 0)
 	if s.synced {
 		t.Fatal("started in the middle of a message")
 	}
-	s.feed(5000+uint32(ends[1]), b[ends[1]:], len(b)-ends[1])
+	s.feed(5000+uint32(ends[1]), b[ends[1]:], len(b)-ends[1], 0)
 	if len(s.messages) != 1 || s.messages[0].head.ID != 2 {
 		t.Errorf("%d messages", len(s.messages))
 	}
@@ -115,7 +115,7 @@ func FuzzStream(f *testing.F) {
 			if c&1 != 0 {
 				captured = n / 2
 			}
-			s.feed(uint32(at), b[at:at+captured], n)
+			s.feed(uint32(at), b[at:at+captured], n, 0)
 			at += n
 			if len(s.partial) > maxPartial || len(s.messages) > maxMessages {
 				t.Fatalf("holds %d bytes and %d messages", len(s.partial), len(s.messages))

@@ -12,33 +12,34 @@ const (
 type wheel struct {
 	lists [slots]list
 	at    int64 // the slot that was last advanced to, counted from 1970
+	next  int64 // when the one after it begins, in ns since 1970: before that there is nothing to advance to
 }
 
-func (w *wheel) put(l *Lookup, now int64) {
-	slot := l.deadline/slotLength + 1
+func (w *wheel) put(e *entry, now int64) {
+	slot := e.deadline/slotLength + 1
 	if w.at == 0 {
 		w.at = now / slotLength
 	}
 	slot = max(slot, w.at+1)
 	slot = min(slot, w.at+slots-1)
 	i := int(slot % slots)
-	if l.slot == i {
+	if e.slot == i {
 		return
 	}
-	w.remove(l)
-	l.slot = i
-	w.lists[i].push(&l.timer)
+	w.remove(e)
+	e.slot = i
+	w.lists[i].push(&e.timer)
 }
 
-func (w *wheel) remove(l *Lookup) {
-	if l.slot >= 0 {
-		w.lists[l.slot].remove(&l.timer)
-		l.slot = -1
+func (w *wheel) remove(e *entry) {
+	if e.slot >= 0 {
+		w.lists[e.slot].remove(&e.timer)
+		e.slot = -1
 	}
 }
 
 // advance calls expire for every lookup whose deadline is over.
-func (w *wheel) advance(now int64, expire func(*Lookup)) {
+func (w *wheel) advance(now int64, expire func(*entry)) {
 	to := now / slotLength
 	if w.at == 0 || to-w.at > slots {
 		w.at = max(w.at, to-slots)
@@ -47,16 +48,17 @@ func (w *wheel) advance(now int64, expire func(*Lookup)) {
 		w.at++
 		s := &w.lists[w.at%slots]
 		for range s.n {
-			l := s.head
-			if l == nil {
+			e := s.head
+			if e == nil {
 				break
 			}
-			w.remove(l)
-			if l.deadline > now {
-				w.put(l, now)
+			w.remove(e)
+			if e.deadline > now {
+				w.put(e, now)
 				continue
 			}
-			expire(l)
+			expire(e)
 		}
 	}
+	w.next = (w.at + 1) * slotLength
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/dnstrail/dnstrail/tracer/bpf"
@@ -22,6 +23,7 @@ import (
 func count(m *Metrics, workload string, lost bool, at time.Time) {
 	l := &lookup.Lookup{Ending: lookup.Answered, Final: true, ClientNetNS: 1, Attempts: 2, Hops: []hop.Hop{{Time: 1}, {Time: 2e6}}}
 	v := verdict.Verdict{Where: verdict.Answered, Cause: verdict.CauseAnswered}
+	l.Counts = true
 	if lost {
 		l.Ending = lookup.Dropped
 		v.Where, v.Cause = verdict.Node, verdict.CausePolicyDrop
@@ -37,6 +39,7 @@ func TestSeriesAreBoundedAndExpire(t *testing.T) {
 		count(m, fmt.Sprintf("w%d", i), false, now)
 	}
 	count(m, "bad \xff name", true, now)
+	m.Untold(&origin.Origin{Namespace: "shop", Workload: "w1"}, now)
 	if got := testutil.CollectAndCount(m.duration); got != 5 {
 		t.Errorf("%d series of durations, want three clients, and the others answered and lost", got)
 	}
@@ -46,6 +49,17 @@ func TestSeriesAreBoundedAndExpire(t *testing.T) {
 	m.Tick(now.Add(idle+time.Minute), pipeline.Stats{}, export.Stats{})
 	if got := testutil.ToFloat64(m.active); got != 0 {
 		t.Errorf("%v clients after they were idle", got)
+	}
+	for name, vec := range map[string]prometheus.Collector{"duration": m.duration, "lost": m.lost, "retries": m.retries, "untold": m.untold} {
+		want := 0
+		if name == "duration" {
+			want = 2 // of those without series of their own: answered, and lost
+		} else if name != "untold" {
+			want = 1
+		}
+		if got := testutil.CollectAndCount(vec); got != want {
+			t.Errorf("%s has %d series after all clients were idle, want %d", name, got, want)
+		}
 	}
 	count(m, "new", false, now.Add(idle+2*time.Minute))
 	if got := testutil.ToFloat64(m.active); got != 1 {
@@ -81,5 +95,22 @@ func TestTheHandlerServesWhatIsCounted(t *testing.T) {
 	}
 	for _, p := range problems {
 		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
+
+// TestRcodesAreFew: a server chooses the rcode, so it must not choose how many series there are.
+func TestRcodesAreFew(t *testing.T) {
+	m := New(0, "v1")
+	for rcode := range uint16(1 << 12) {
+		l := &lookup.Lookup{
+			Ending: lookup.Answered, Final: true, ClientNetNS: 1, Counts: true, Attempts: 1, AnswerSeen: true,
+			Hops: []hop.Hop{{Time: 1}, {Time: 2e6}},
+		}
+		l.Body.Rcode = rcode
+		v := verdict.Verdict{Where: verdict.Answered, Cause: verdict.CauseAnswered}
+		m.Count(l, &v, &origin.Origin{Namespace: "shop", Workload: "cart"}, "", time.Now())
+	}
+	if got := testutil.CollectAndCount(m.duration); got > 20 {
+		t.Errorf("%d series from one client", got)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/dnstrail/dnstrail/plugin/identity"
+	"github.com/dnstrail/dnstrail/tracer/hop"
 	"github.com/dnstrail/dnstrail/tracer/lookup"
 )
 
@@ -22,7 +23,8 @@ type Origin struct {
 	ContainerID    string
 	Process        string
 	PID            uint32
-	Addr           netip.Addr
+	Addr           netip.Addr // that the client asked from: of a socket that is bound to none 0.0.0.0 or ::
+	OwnAddr        netip.Addr // of the pod or node itself, of the same family; invalid if it is not known or has several
 }
 
 // Name gives the shortest name that tells an operator who this is: namespace/pod, the node, the process, or the address.
@@ -36,19 +38,44 @@ func (o *Origin) Name() string {
 	return o.Addr.String()
 }
 
+// From gives where the client asked from: of a socket that is bound to no address, as one is that never sent, the
+// address of the pod or node itself. Invalid if that is not known.
+func (o *Origin) From(client netip.AddrPort) netip.AddrPort {
+	if !client.Addr().IsUnspecified() {
+		return client
+	}
+	if o == nil || !o.OwnAddr.IsValid() {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(o.OwnAddr, client.Port())
+}
+
 // Resolver finds origins. It is for one goroutine. The zero value knows processes and addresses alone.
 type Resolver struct {
 	// Index knows pods by address and UID; nil knows nobody.
 	Index *identity.Index
+	// InNetNS gives who is in the network namespace with that inode number, nil if that is not known. It must not wait. It
+	// is asked of clients whose address tells nobody, as a loopback address. Nil knows nobody.
+	InNetNS func(netns uint32) *identity.Client
 	// Cgroups gives the path of a cgroup; nil knows none.
 	Cgroups *Cgroups
 
 	cache map[cacheKey]*Origin
 	until time.Time
+	near  [64]near // by network namespace and address, before the cache
+}
+
+// near is who asked lately from an address.
+type near struct {
+	origin  *Origin // nil: nobody
+	process *hop.Process
+	addr    [16]byte
+	netns   uint32
 }
 
 type cacheKey struct {
 	addr   netip.Addr
+	netns  uint32
 	cgroup uint64
 	pid    uint32
 	name   string
@@ -60,21 +87,28 @@ const (
 	maxCache = 16384
 )
 
-// Of tells who asked. The pod is found by the UID in the process's cgroup, else by the client's address. What it gives is shared and must not be changed.
+// Of tells who asked. The pod is found by the UID in the process's cgroup, else by the client's address, else by its
+// network namespace. What it gives is shared and must not be changed.
 func (r *Resolver) Of(l *lookup.Lookup, now time.Time) *Origin {
-	k := cacheKey{addr: l.Client.AddrPort().Addr()}
-	if l.Process != nil {
-		k.cgroup, k.pid, k.name = l.Process.CgroupID, l.Process.PID, l.Process.Name
-	}
 	if r.cache == nil || now.After(r.until) || len(r.cache) >= maxCache {
 		r.cache = make(map[cacheKey]*Origin)
 		r.until = now.Add(cacheFor)
+		r.near = [len(r.near)]near{}
 	}
-	if o := r.cache[k]; o != nil {
-		return o
+	n := &r.near[(l.ClientNetNS+uint32(l.Client.Addr[15]))%uint32(len(r.near))]
+	if n.origin != nil && n.process == l.Process && n.netns == l.ClientNetNS && n.addr == l.Client.Addr {
+		return n.origin
 	}
-	o := r.find(k)
-	r.cache[k] = o
+	k := cacheKey{addr: l.Client.AddrPort().Addr(), netns: l.ClientNetNS}
+	if l.Process != nil {
+		k.cgroup, k.pid, k.name = l.Process.CgroupID, l.Process.PID, l.Process.Name
+	}
+	o := r.cache[k]
+	if o == nil {
+		o = r.find(k)
+		r.cache[k] = o
+	}
+	*n = near{o, l.Process, l.Client.Addr, l.ClientNetNS}
 	return o
 }
 
@@ -93,6 +127,11 @@ func (r *Resolver) find(k cacheKey) *Origin {
 			c = byAddr
 		}
 	}
+	if r.InNetNS != nil && k.netns != 0 && (c == nil || c.Kind() == identity.Unknown || c.Kind() == identity.External) {
+		if in := r.InNetNS(k.netns); in != nil && (o.PodUID == "" || in.UID() == o.PodUID) {
+			c = in
+		}
+	}
 	if c == nil {
 		return o
 	}
@@ -102,5 +141,20 @@ func (r *Resolver) find(k cacheKey) *Origin {
 	if d.UID != "" {
 		o.PodUID = d.UID
 	}
+	o.OwnAddr = own(d.Addrs, k.addr)
 	return o
+}
+
+// own gives the only one of some addresses that is of the family of another; invalid if there is none, or several are.
+func own(addrs []netip.Addr, like netip.Addr) (found netip.Addr) {
+	for _, a := range addrs {
+		if a.Is4() != like.Is4() {
+			continue
+		}
+		if found.IsValid() {
+			return netip.Addr{}
+		}
+		found = a
+	}
+	return found
 }

@@ -46,12 +46,17 @@ func (f *Filter) Takes(r *Row) bool {
 		!r.Time.Before(f.Since) &&
 		holds(f.Rcodes, r.Result) &&
 		holds(f.Types, r.Type) &&
-		holds(f.Names, strings.TrimSuffix(r.Name, "."), r.Name) &&
+		f.TakesName(r.Name) &&
 		holds(f.Namespaces, c.Namespace) &&
 		holds(f.Processes, c.Process) &&
 		holds(f.Wheres, r.Verdict.Where) &&
 		holds(f.Causes, r.Verdict.Cause) &&
 		holds(f.Clients, c.host(), c.Namespace+"/"+c.Pod, c.Pod, c.Namespace+"/"+c.Workload, c.Workload, c.Node)
+}
+
+// TakesName says whether the names that are chosen are all, or a row's name is one of them.
+func (f *Filter) TakesName(name string) bool {
+	return len(f.Names) == 0 || holds(f.Names, strings.TrimSuffix(name, "."), name)
 }
 
 // holds says whether any of the values matches any of the patterns, and none of them a negated one.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -11,7 +12,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 	"unicode/utf8"
+
+	"github.com/dnstrail/dnstrail/tracer/hop"
+	"github.com/dnstrail/dnstrail/tracer/lookup"
+	"github.com/dnstrail/dnstrail/tracer/origin"
+	"github.com/dnstrail/dnstrail/tracer/printable"
+	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
 var update = flag.Bool("update", false, "write testdata anew")
@@ -218,5 +226,51 @@ func TestRowsComeInOrderOfTime(t *testing.T) {
 	o.Add(r[1], now.Add(200*time.Millisecond))
 	if err := o.Flush(); err != nil || !slices.Equal(got, []int{1, 3, 2, 4}) {
 		t.Errorf("%v (%v)", got, err)
+	}
+}
+
+// TestColumnsStand: whatever a process is called, what stands to its right is where it is in every row, in cells.
+func TestColumnsStand(t *testing.T) {
+	for _, process := range []string{
+		"dig", "東京東京東京", "a\u202eb", "\u200b\u200b\u200b\u200b", "z\u0301\u0302\u0303\u0304", "\u3164", "\x1b[8m", "\xff\xfe", "👩\u200d👩",
+		"가\u1161", "e\u0301", "\u0301\u0301",
+	} {
+		row := &Row{
+			Schema: SchemaVersion, Time: time.Unix(0, 0).UTC(), Name: "a.example.",
+			Client: Client{Address: "10.0.0.1:1", Process: process}, Type: "A", Result: "NOERROR", TraceID: strings.Repeat("0", 32), Verdict: Verdict{Where: "answered"},
+		}
+		for _, width := range []int{80, 100, 160, 300} {
+			var b strings.Builder
+			if err := (&Text{W: &b, Width: width}).Write(row); err != nil {
+				t.Fatal(err)
+			}
+			head, line, _ := strings.Cut(b.String(), "\n")
+			want := strings.Index(head, "NAME")
+			before, _, ok := strings.Cut(line, "a.example.")
+			if got := printable.Width(before); !ok || got != want {
+				t.Errorf("process %+q: the name stands at cell %d, want %d: %+q", process, got, want, line)
+			}
+			if bad := strings.IndexFunc(before, func(r rune) bool { return !unicode.IsPrint(r) }); bad >= 0 {
+				t.Errorf("process %+q: not text: %+q", process, line)
+			}
+		}
+	}
+}
+
+// TestWhatWasNotAskedIsNotShown: of what never was a packet neither the question nor the socket's own address is known.
+func TestWhatWasNotAskedIsNotShown(t *testing.T) {
+	client := hop.EndpointOf(netip.MustParseAddrPort("0.0.0.0:40000"))
+	server := hop.EndpointOf(netip.MustParseAddrPort("10.96.0.10:53"))
+	l := &lookup.Lookup{
+		Client: client, Translated: client, Server: server, Attempts: 1, Unsent: &lookup.Unsent{},
+		Hops: []hop.Hop{{Time: 1, Kind: hop.Unsent, Src: client, Dst: server}},
+	}
+	v := &verdict.Verdict{Where: verdict.Client, Cause: verdict.CauseNoRoute}
+	for want, o := range map[string]*origin.Origin{
+		"": {}, "10.244.1.10:40000": {OwnAddr: netip.MustParseAddr("10.244.1.10")},
+	} {
+		if r := NewRow(l, v, o, "", 0); r.Type != "" || r.Class != "" || r.Client.Address != want {
+			t.Errorf("type %q, class %q, client %q, want %q", r.Type, r.Class, r.Client.Address, want)
+		}
 	}
 }

@@ -2,6 +2,7 @@
 package output
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/dnstrail/dnstrail/link"
@@ -29,15 +30,29 @@ type Row struct {
 	Transport string `json:"transport"`
 	ID        uint16 `json:"id"`
 	Name      string `json:"name"`
-	Type      string `json:"type"`
+	Type      string `json:"type,omitempty"`
 	Class     string `json:"class,omitempty"`
+	// Opcode is the kind of query, where it is no standard one: NOTIFY, UPDATE, OPCODE6.
+	Opcode string `json:"opcode,omitempty"`
+	// Connect says that this is a TCP connection to a DNS port on which no query was sent.
+	Connect bool `json:"connect,omitempty"`
+	// Own says that a DNS server asked for itself: an upstream query.
+	Own bool `json:"serverQuery,omitempty"`
 
-	// Result is the rcode in words, or LOST.
+	// Result is the rcode in words, LOST, or ANSWERED where an answer was read that was not seen.
 	Result      string   `json:"result"`
 	Answers     []string `json:"answers,omitempty"`
 	AnsweredBy  string   `json:"answeredBy,omitempty"`
 	Truncated   bool     `json:"truncated,omitempty"`
 	ResponseLen int      `json:"responseBytes,omitempty"`
+
+	// Instance is the DNS server that stands behind Server, Cache what its cache had (hit, miss, stale, prefetch), and
+	// Upstreams whom it asked, in order of time: what CoreDNS tells, of a store's rows.
+	Instance  *Instance  `json:"instance,omitempty"`
+	Cache     string     `json:"cache,omitempty"`
+	Upstreams []Upstream `json:"upstreams,omitempty"`
+	// Stages are how long the lookup spent at each stage, as far as that was seen, of a store's rows.
+	Stages []Stage `json:"stages,omitempty"`
 
 	// Durations are in nanoseconds; absent where the part was not seen.
 	Total    int64  `json:"totalNanos"`
@@ -61,6 +76,10 @@ type Row struct {
 	Try int `json:"try,omitempty"`
 	// Serves is the trace that this lookup was made for, where it is a server's own upstream query.
 	Serves string `json:"serves,omitempty"`
+	// Flood is how much more its client left unanswered a moment ago, where that is more than is told one by one.
+	Flood *Flood `json:"flood,omitempty"`
+	// OwnTraceID is the trace ID that the server asked derives of it, where Serves is set.
+	OwnTraceID string `json:"ownTraceID,omitempty"`
 	// Revision counts earlier rows of the same lookup: this one replaces them.
 	Revision   int    `json:"revision"`
 	EventsLost uint64 `json:"eventsLost,omitempty"`
@@ -68,7 +87,7 @@ type Row struct {
 
 // Client is who asked.
 type Client struct {
-	Address      string `json:"address"`
+	Address      string `json:"address,omitempty"`
 	Namespace    string `json:"namespace,omitempty"`
 	Pod          string `json:"pod,omitempty"`
 	PodUID       string `json:"podUID,omitempty"`
@@ -78,6 +97,37 @@ type Client struct {
 	ContainerID  string `json:"containerID,omitempty"`
 	Process      string `json:"process,omitempty"`
 	PID          uint32 `json:"pid,omitempty"`
+}
+
+// Instance is one of the DNS servers behind a service.
+type Instance struct {
+	// Address is what Server was translated to, where that was seen.
+	Address   string `json:"address,omitempty"`
+	Namespace string `json:"namespace,omitempty"`
+	Pod       string `json:"pod,omitempty"`
+	Node      string `json:"node,omitempty"`
+}
+
+// Stage is a stage of the way, as in a verdict's Where.
+type Stage struct {
+	Stage string `json:"stage"`
+	Nanos int64  `json:"nanos"`
+}
+
+// Upstream is one attempt of a DNS server's at another.
+type Upstream struct {
+	Address   string `json:"address"`
+	Transport string `json:"transport,omitempty"`
+	Nanos     int64  `json:"nanos"`
+	// Result is the response code in words, or the type of the error; Failed says that it was no use.
+	Result string `json:"result"`
+	Failed bool   `json:"failed,omitempty"`
+}
+
+// Flood is what a client that floods left unanswered.
+type Flood struct {
+	PerSecond int `json:"perSecond"`
+	Untold    int `json:"untold"` // lookups that have no row
 }
 
 // Related is an earlier lookup that belongs to this one.
@@ -93,10 +143,17 @@ type Verdict struct {
 	Text      string   `json:"text,omitempty"`
 	Certainty string   `json:"certainty"`
 	Drop      string   `json:"dropReason,omitempty"`
+	DropOwner *Owner   `json:"dropOwner,omitempty"`
 	Evidence  []string `json:"evidence,omitempty"`
 	// Node is the node whose tracer's word it is, where that is another than the client's; Joined says that it follows from spans of several programs.
 	Node   string `json:"node,omitempty"`
 	Joined bool   `json:"joined,omitempty"`
+}
+
+// Owner is whose the network namespace is in which the kernel dropped a packet.
+type Owner struct {
+	Kind string `json:"kind"` // pod, node, host, named, process
+	Name string `json:"name"` // of a pod namespace/pod
 }
 
 // Hop is one hop.
@@ -117,33 +174,52 @@ type Hop struct {
 	PID       uint32 `json:"pid,omitempty"`
 }
 
-// Lost is the result of a lookup without an answer.
-const Lost = "LOST"
+// The results that are no response codes: of a lookup without an answer, and of one whose answer the client was handed by a way that is out of sight.
+const (
+	Lost     = "LOST"
+	Answered = "ANSWERED"
+)
 
 // NewRow makes the row of a lookup. guard is that of the trace link.
 func NewRow(l *lookup.Lookup, v *verdict.Verdict, o *origin.Origin, node string, guard time.Duration) *Row {
 	r := &Row{
 		Schema: SchemaVersion, Time: time.Unix(0, l.Start()).UTC(), Node: node,
 		Client: Client{
-			Address: l.Client.String(), Namespace: o.Namespace, Pod: o.Pod, PodUID: o.PodUID, WorkloadKind: o.WorkloadKind, Workload: o.Workload,
+			Address: text(o.From(l.Client.AddrPort())), Namespace: o.Namespace, Pod: o.Pod, PodUID: o.PodUID, WorkloadKind: o.WorkloadKind, Workload: o.Workload,
 			Node: o.Node, ContainerID: o.ContainerID, Process: o.Process, PID: o.PID,
 		},
 		Server: l.Server.String(), Transport: l.Transport.String(), ID: l.ID,
-		Name: l.Question(), Type: dnswire.TypeString(l.Type),
-		Result: Lost, Attempts: l.Attempts,
+		Name:   l.Question(),
+		Result: Lost, Attempts: l.AttemptsBefore + l.Attempts, Connect: l.Connect, Own: l.Own,
 		Verdict: Verdict{
 			Where: string(v.Where), Cause: string(v.Cause), Text: v.Text, Certainty: v.Certainty(), Drop: v.Drop, Evidence: v.Evidence,
 		},
 		Revision: l.Revision, EventsLost: l.EventsLost,
 	}
-	if l.Class != 1 {
-		r.Class = dnswire.ClassString(l.Class)
+	if l.Flood != nil {
+		r.Flood = &Flood{l.Flood.PerSecond(), l.Flood.Untold}
 	}
-	if l.Ending == lookup.Answered && !v.Lost() {
+	if o := v.DropAt.Owner; o.Kind != "" {
+		r.Verdict.DropOwner = &Owner{string(o.Kind), o.Name}
+	}
+	if l.HasQuestion() {
+		r.Type = dnswire.TypeString(l.Type)
+		if l.Class != 1 {
+			r.Class = dnswire.ClassString(l.Class)
+		}
+	}
+	if l.Opcode != 0 {
+		r.Opcode = dnswire.OpcodeString(l.Opcode)
+	}
+	switch {
+	case v.Lost():
+	case l.AnswerSeen:
 		r.Result = dnswire.RcodeString(l.Body.Rcode)
+	default:
+		r.Result = Answered
 	}
 	if l.AnswerSeen {
-		r.Answers, r.Truncated, r.ResponseLen = l.Body.Answers, l.Flags.Truncated(), l.AnswerSize
+		r.Answers, r.Truncated, r.ResponseLen = l.Answers(), l.Flags.Truncated(), l.AnswerSize
 		r.AnsweredBy = l.AnsweredBy.String()
 	}
 	t := verdict.Times(l)
@@ -151,14 +227,22 @@ func NewRow(l *lookup.Lookup, v *verdict.Verdict, o *origin.Origin, node string,
 	r.ToServer, r.AtServer, r.Return = part(t.ToServer), part(t.Server), part(t.Return)
 	var scratch [4]link.Epoch
 	key := l.Key()
-	if epochs := l.Epochs(scratch[:0], guard); len(epochs) > 0 {
+	epochs := l.Epochs(scratch[:0], guard)
+	if l.FirstEpoch != 0 {
+		// A server that reads the query late derives another epoch than was known; the lookup keeps the trace it was told under.
+		epochs = append(scratch[:0], l.FirstEpoch)
+	}
+	if len(epochs) > 0 {
 		r.TraceID = key.TraceID(epochs[0]).String()
 	}
-	if l.Handshake != 0 && len(l.Related) > 0 {
+	if l.Connect && len(l.Related) > 0 {
 		r.TraceID = l.Related[0].TraceID.String() // the server knows nothing of it
 	}
 	if l.Serves != nil {
 		r.Serves = l.Serves.TraceID.String()
+		if !l.Connect {
+			r.OwnTraceID = r.TraceID
+		}
 		r.TraceID = r.Serves
 	}
 	if l.Group != (link.TraceID{}) {
@@ -189,6 +273,14 @@ func newHop(h *hop.Hop, start int64) Hop {
 		out.Process, out.PID = h.Process.Name, h.Process.PID
 	}
 	return out
+}
+
+// text gives an address and port, "" where it is not known.
+func text(at netip.AddrPort) string {
+	if !at.IsValid() {
+		return ""
+	}
+	return at.String()
 }
 
 func part(ns int64) *int64 {

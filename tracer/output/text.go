@@ -5,7 +5,8 @@ import (
 	"io"
 	"strings"
 	"time"
-	"unicode/utf8"
+
+	"github.com/dnstrail/dnstrail/tracer/printable"
 )
 
 // column is one column of text: its head, its least width, and what stands in it.
@@ -73,6 +74,10 @@ func (r *Row) why() string {
 	}
 	if r.Verdict.Text != "" && r.Verdict.Certainty == "inferred" {
 		parts = append(parts, "(inferred)")
+	}
+	if f := r.Flood; f != nil {
+		parts = append(parts, fmt.Sprintf("(%s floods: %d/s unanswered, %d of them without a row)",
+			r.Client.host(), f.PerSecond, f.Untold))
 	}
 	if r.Serves != "" {
 		parts = append(parts, "asked for another lookup (inferred)")
@@ -162,7 +167,7 @@ func (t *Text) Write(r *Row) error {
 		return err
 	}
 	if why := r.why(); t.below && why != "-" {
-		return t.tell(printable(why))
+		return t.tell(printable.Text(why))
 	}
 	return nil
 }
@@ -172,7 +177,7 @@ func (t *Text) tell(text string) error {
 	t.line.Reset()
 	width := 0
 	for word := range strings.FieldsSeq(text) {
-		n := utf8.RuneCountInString(word)
+		n := printable.Width(word)
 		if width > 0 && len(indent)+width+1+n > t.Width {
 			if err := t.end(); err != nil {
 				return err
@@ -257,11 +262,11 @@ func (t *Text) layout() {
 const gap = "  "
 
 func (t *Text) cell(c *column, s, colour string) {
-	s = printable(s)
-	n := utf8.RuneCountInString(s)
-	if c.width > 0 && n > c.width && !t.Wide && !c.whole {
-		s, n = shorten(s, c.width), c.width
+	s = printable.Text(s)
+	if c.width > 0 && !t.Wide && !c.whole {
+		s = printable.CutMiddle(s, c.width, "…")
 	}
+	n := printable.Width(s)
 	pad := strings.Repeat(" ", max(c.width-n, 0))
 	if c.right {
 		t.line.WriteString(pad)
@@ -280,26 +285,4 @@ func (t *Text) cell(c *column, s, colour string) {
 func (t *Text) end() error {
 	_, err := fmt.Fprintln(t.W, strings.TrimRight(t.line.String(), " "))
 	return err
-}
-
-// shorten cuts the middle out of s, which has more runes than n: both ends of a name tell something.
-func shorten(s string, n int) string {
-	r := []rune(s)
-	head := (n - 1) * 2 / 3
-	return string(r[:head]) + "…" + string(r[len(r)-(n-1-head):])
-}
-
-// printable replaces what a terminal would act on: names and process names are whatever somebody chose.
-func printable(s string) string {
-	for _, c := range s {
-		if c < ' ' || c == 0x7f || c == utf8.RuneError || (c >= 0x80 && c < 0xa0) {
-			return strings.Map(func(c rune) rune {
-				if c < ' ' || c == 0x7f || c == utf8.RuneError || (c >= 0x80 && c < 0xa0) {
-					return '?'
-				}
-				return c
-			}, s)
-		}
-	}
-	return s
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/dnstrail/dnstrail/tracer/lookup"
 	"github.com/dnstrail/dnstrail/tracer/origin"
@@ -17,8 +18,9 @@ import (
 
 // Defaults of [New].
 const (
-	DefaultAll  = 4096
-	DefaultLost = 1024
+	DefaultAll   = 4096
+	DefaultLost  = 1024
+	DefaultBytes = 48 << 20 // of memory, of which lost ones take a quarter at most
 )
 
 // Stats are the agent's counts, and those of who reads its rows.
@@ -44,10 +46,14 @@ type Past struct {
 	subs        map[*Subscription]struct{}
 }
 
+// ring holds the last lookups, as many as it has slots and bytes.
 type ring struct {
 	slots []kept
-	next  int
-	full  bool
+	next  int           // where the next one goes
+	n     int           // held, the last of them before next
+	bytes int           // of memory that all slots take beside themselves
+	most  int           // of those
+	spare lookup.Lookup // what has fallen out: its memory is for the next
 }
 
 // kept is a lookup with its verdict.
@@ -57,11 +63,12 @@ type kept struct {
 	origin  *origin.Origin
 }
 
-// New makes an empty past of at most so many lookups, and so many lost ones beside.
-func New(all, lost int, node string, guard time.Duration) *Past {
+// New makes an empty past of at most so many lookups, and so many lost ones beside, that take at most so many bytes.
+func New(all, lost, bytes int, node string, guard time.Duration) *Past {
 	return &Past{
 		node: node, guard: guard, subs: make(map[*Subscription]struct{}),
-		all: ring{slots: make([]kept, all)}, lost: ring{slots: make([]kept, lost)},
+		all:  ring{slots: make([]kept, all), most: bytes / 4 * 3},
+		lost: ring{slots: make([]kept, lost), most: bytes / 4},
 	}
 }
 
@@ -80,10 +87,16 @@ func (p *Past) Add(r pipeline.Result) {
 	if p.subscribers.Load() == 0 {
 		return
 	}
-	row := output.NewRow(r.Lookup, r.Verdict, r.Origin, p.node, p.guard)
+	var row *output.Row
 	p.subMu.Lock()
 	defer p.subMu.Unlock()
 	for s := range p.subs {
+		if s.filter != nil && !s.filter.TakesName(r.Lookup.Question()) {
+			continue
+		}
+		if row == nil {
+			row = output.NewRow(r.Lookup, r.Verdict, r.Origin, p.node, p.guard)
+		}
 		select {
 		case s.rows <- row:
 		default:
@@ -98,17 +111,31 @@ func (r *ring) put(x pipeline.Result) {
 		return
 	}
 	k := &r.slots[r.next]
-	hops, name, related := k.lookup.Hops[:0], k.lookup.Name[:0], k.lookup.Related[:0]
-	k.lookup = *x.Lookup
-	k.lookup.Hops = append(hops, x.Lookup.Hops...)
-	k.lookup.Name = append(name, x.Lookup.Name...)
-	k.lookup.Related = append(related, x.Lookup.Related...)
-	k.lookup.Body.Answers = slices.Clone(x.Lookup.Body.Answers)
-	k.lookup.Forget()
-	k.verdict, k.origin = *x.Verdict, x.Origin
-	if r.next++; r.next == len(r.slots) {
-		r.next, r.full = 0, true
+	r.bytes -= k.room()
+	if cap(k.lookup.Hops) == 0 {
+		k.lookup, r.spare = r.spare, lookup.Lookup{}
 	}
+	x.Lookup.CopyTo(&k.lookup)
+	k.verdict, k.origin = *x.Verdict, x.Origin
+	r.bytes += k.room()
+	r.n = min(r.n+1, len(r.slots))
+	r.next = (r.next + 1) % len(r.slots)
+	for r.bytes > r.most && r.n > 1 {
+		oldest := &r.slots[(r.next-r.n+len(r.slots))%len(r.slots)]
+		r.bytes -= oldest.room()
+		r.spare = oldest.lookup
+		*oldest = kept{}
+		r.n--
+	}
+}
+
+// room gives the memory that a slot takes beside itself, in bytes.
+func (k *kept) room() int {
+	n := k.lookup.Room()
+	for _, text := range k.verdict.Evidence {
+		n += len(text) + int(unsafe.Sizeof(text))
+	}
+	return n + len(k.verdict.Text)
 }
 
 // Rows gives the rows of the past that a filter takes, the last n of them (0: all), in order of time.
@@ -118,7 +145,7 @@ func (p *Past) Rows(f *output.Filter, n int) []*output.Row {
 		for i := range len(r.slots) {
 			p.mu.Lock()
 			var row *output.Row
-			if i < r.next || r.full {
+			if (r.next-1-i+len(r.slots))%len(r.slots) < r.n {
 				k := &r.slots[i]
 				row = output.NewRow(&k.lookup, &k.verdict, k.origin, p.node, p.guard)
 			}
@@ -143,13 +170,15 @@ func (p *Past) Rows(f *output.Filter, n int) []*output.Row {
 // Subscription gets every row from now on.
 type Subscription struct {
 	past   *Past
+	filter *output.Filter
 	rows   chan *output.Row
 	missed atomic.Uint64
 }
 
-// Subscribe starts a subscription; close it.
-func (p *Past) Subscribe() *Subscription {
-	s := &Subscription{past: p, rows: make(chan *output.Row, 4096)}
+// Subscribe starts a subscription; close it. Rows of names that f does not take are left out, so that others' floods
+// do not push out what is asked for; the rest of f is the subscriber's to apply. A nil f takes all.
+func (p *Past) Subscribe(f *output.Filter) *Subscription {
+	s := &Subscription{past: p, filter: f, rows: make(chan *output.Row, 4096)}
 	p.subMu.Lock()
 	p.subs[s] = struct{}{}
 	p.subMu.Unlock()

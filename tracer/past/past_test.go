@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -50,7 +51,7 @@ func serve(t *testing.T, p *Past) *rowapi.Client {
 }
 
 func TestThePastIsBoundedAndKeepsTheLost(t *testing.T) {
-	p := New(3, 2, "", 0)
+	p := New(3, 2, DefaultBytes, "", 0)
 	c := serve(t, p)
 	for n := range 10 {
 		p.Add(result(n, n < 4))
@@ -80,8 +81,29 @@ func TestThePastIsBoundedAndKeepsTheLost(t *testing.T) {
 	}
 }
 
+// TestThePastIsBoundedInBytes: lookups of many hops cost others of the same ring, and never more memory.
+func TestThePastIsBoundedInBytes(t *testing.T) {
+	const most = 256 << 10
+	p := New(64, 64, most, "", 0)
+	for n := range 1000 {
+		r := result(n%100, true)
+		r.Lookup.Hops = slices.Repeat(r.Lookup.Hops[:1], 512)
+		p.Add(r)
+	}
+	used := 0
+	for i := range p.lost.slots {
+		used += p.lost.slots[i].room()
+	}
+	if used != p.lost.bytes || used > most/4 && p.lost.n > 1 {
+		t.Errorf("%d lookups take %d bytes, counted as %d, of %d", p.lost.n, used, p.lost.bytes, most/4)
+	}
+	if rows := p.Rows(&output.Filter{}, 0); len(rows) != p.lost.n || p.lost.n == 0 {
+		t.Errorf("%d rows of %d lookups", len(rows), p.lost.n)
+	}
+}
+
 func TestFollowersGetWhatComes(t *testing.T) {
-	p := New(3, 2, "", 0)
+	p := New(3, 2, DefaultBytes, "", 0)
 	c := serve(t, p)
 	p.Add(result(1, false))
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -105,7 +127,7 @@ func TestFollowersGetWhatComes(t *testing.T) {
 }
 
 func BenchmarkAdd(b *testing.B) {
-	p := New(DefaultAll, DefaultLost, "", 0)
+	p := New(DefaultAll, DefaultLost, DefaultBytes, "", 0)
 	r := result(1, false)
 	for range 15 {
 		r.Lookup.Hops = append(r.Lookup.Hops, r.Lookup.Hops[0])

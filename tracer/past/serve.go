@@ -23,7 +23,7 @@ func (p *Past) Handler(stats func() pipeline.Stats) http.Handler {
 func (p *Past) Lookups(ctx context.Context, f *output.Filter, n int, follow bool, give func(*output.Row) error, idle func()) error {
 	var s *Subscription
 	if follow {
-		s = p.Subscribe() // before the past is read, so that nothing falls between
+		s = p.Subscribe(f) // before the past is read, so that nothing falls between
 		defer s.Close()
 	}
 	corrections := output.Corrections{Filter: f}

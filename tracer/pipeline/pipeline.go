@@ -4,12 +4,14 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"iter"
 	"os"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/dnstrail/dnstrail/link/names"
 	"github.com/dnstrail/dnstrail/plugin/identity"
 	"github.com/dnstrail/dnstrail/tracer/bpf"
 	"github.com/dnstrail/dnstrail/tracer/conntrack"
@@ -24,12 +26,19 @@ type Options struct {
 	BPF    bpf.Options
 	Lookup lookup.Options // Emit and Losses are the pipeline's
 	// Namespace tells whose a network namespace is: see [verdict.Judge]. Nil knows none.
-	Namespace func(netns uint32) string
+	Namespace func(netns uint32) verdict.Owner
+	// InNetNS gives who is in a network namespace: see [origin.Resolver]. Nil knows nobody.
+	InNetNS func(netns uint32) *identity.Client
+	// Names says how names are shown; nil shows all.
+	Names *names.Policy
 	// Index knows the pods; nil knows nobody.
 	Index *identity.Index
 	// Result gets each judged lookup, Tick is called every few milliseconds. Both run on the pipeline's goroutine; what Result gets lives until it returns.
 	Result func(Result)
 	Tick   func(now time.Time)
+	// Untold, if set, gets who asked a lookup that is not told because its client floods. It runs on the pipeline's
+	// goroutine.
+	Untold func(*origin.Origin)
 	// Packet, if set, gets each packet that was seen, before it is put to its lookup: the walk as it happens. It runs on the pipeline's goroutine, and what it gets lives
 	// until it returns.
 	Packet func(*hop.Packet)
@@ -47,6 +56,7 @@ type Result struct {
 type Stats struct {
 	Events      uint64 // kernel events read
 	Undecodable uint64 // of them, not DNS after all, or their payload out of reach
+	Unread      uint64 // kernel events left in the ring buffer at the end: there was no time to read them
 	Kernel      bpf.Losses
 	Lookup      lookup.Stats
 }
@@ -61,8 +71,11 @@ type Pipeline struct {
 	decoder hop.Decoder
 	asm     *lookup.Assembler
 	judge   verdict.Judge
+	verdict verdict.Verdict // of the lookup that Result gets
 	origins origin.Resolver
 	stats   Stats
+	drained time.Time
+	counted int64 // when the losses were read, in ns since 1970
 	tables  conntrack.Readings
 }
 
@@ -70,7 +83,7 @@ type Pipeline struct {
 const (
 	clockInterval = 2 * time.Second
 	tickInterval  = 20 * time.Millisecond
-	lossInterval  = 200 * time.Millisecond
+	lossInterval  = 30 * time.Millisecond // read at every poll, and shorter than a lookup is lingered over: what was lost of it is known by its report
 )
 
 // Open loads and attaches the tracer; [bpf.Open] says how that can fail.
@@ -85,7 +98,7 @@ func Open(o Options) (*Pipeline, error) {
 	if netns, ok := forwarding(); ok {
 		p.judge.Forwards(netns)
 	}
-	p.origins.Index = o.Index
+	p.origins.Index, p.origins.InNetNS = o.Index, o.InNetNS
 	if root, err := bpf.Cgroup2Mount(); err == nil {
 		if c, err := origin.OpenCgroups(root); err == nil {
 			p.origins.Cgroups = c
@@ -95,8 +108,12 @@ func Open(o Options) (*Pipeline, error) {
 		return nil, errors.Join(err, p.Close())
 	}
 	o.Lookup.Emit = p.emit
+	if o.Untold != nil {
+		o.Lookup.Untold = func(l *lookup.Lookup) { o.Untold(p.origins.Of(l, time.Unix(0, l.Start()))) }
+	}
 	o.Lookup.Ports = o.BPF.Ports
-	o.Lookup.Losses = p.stats.Lost
+	o.Lookup.Losses = func() (uint64, int64) { return p.stats.Lost(), p.counted }
+	o.Lookup.ReadsSeen = t.ReadsSeen()
 	p.asm = lookup.New(o.Lookup)
 	return p, nil
 }
@@ -118,14 +135,22 @@ func forwarding() (netns uint32, ok bool) {
 	return uint32(st.Ino), true
 }
 
+// DropCapabilities gives up what was needed to load the tracer: see [bpf.Tracer.DropCapabilities].
+func (p *Pipeline) DropCapabilities() error { return p.tracer.DropCapabilities() }
+
 // Missing says which optional hooks could not be had, and what that costs.
 func (p *Pipeline) Missing() []string { return p.tracer.Missing }
 
-// Run reads events until ctx ends; then it gives what is still in flight, and returns nil.
+// lastReads bounds how long what waits in the ring buffer is read when the end has come.
+const lastReads = time.Second
+
+// Run reads events until ctx ends; then it reads what waits, for a second at most, counts what is left, gives what is
+// still in flight, and returns nil.
 func (p *Pipeline) Run(ctx context.Context) error {
 	var packet hop.Packet
 	now := time.Now()
 	nextTick, nextClock, nextLoss := now, now.Add(clockInterval), now
+	var end time.Time // zero: it has not come
 	for n := 0; ; n++ {
 		e, payload, err := p.tracer.Read()
 		switch {
@@ -155,6 +180,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		if e == nil {
 			// Only with nothing left to read is it known that nothing more has come.
 			p.asm.Sweep(now.UnixNano())
+			p.drained = now
 		}
 		if now.After(nextLoss) {
 			nextLoss = now.Add(lossInterval)
@@ -169,23 +195,40 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		if p.o.Tick != nil {
 			p.o.Tick(now)
 		}
-		if ctx.Err() != nil {
-			p.readLosses()
-			p.asm.Flush()
-			return nil
+		switch {
+		case ctx.Err() == nil:
+		case end.IsZero():
+			end = now.Add(lastReads)
+			if err := p.tracer.Detach(); err != nil {
+				return err
+			}
+		case e == nil || now.After(end):
+			return p.finish(e != nil)
 		}
 	}
 }
 
+// finish counts what is left of the events, and gives what is in flight.
+func (p *Pipeline) finish(left bool) error {
+	var err error
+	if left {
+		p.stats.Unread, err = p.tracer.Unread()
+	}
+	p.readLosses()
+	p.asm.Flush()
+	return err
+}
+
 func (p *Pipeline) readLosses() {
 	if l, err := p.tracer.Losses(); err == nil {
-		p.stats.Kernel = l
+		p.stats.Kernel, p.counted = l, time.Now().UnixNano()
 	}
 }
 
 func (p *Pipeline) emit(l *lookup.Lookup) {
-	v := p.judge.Of(l)
-	p.o.Result(Result{Lookup: l, Verdict: &v, Judge: &p.judge, Origin: p.origins.Of(l, time.Unix(0, l.End()))})
+	l.Names = p.o.Names
+	p.verdict = p.judge.Of(l)
+	p.o.Result(Result{Lookup: l, Verdict: &p.verdict, Judge: &p.judge, Origin: p.origins.Of(l, time.Unix(0, l.End()))})
 }
 
 // Stats gives the counts as of the last loss reading.
@@ -194,6 +237,12 @@ func (p *Pipeline) Stats() Stats {
 	s.Lookup = p.asm.Stats()
 	return s
 }
+
+// Held gives the lookups in flight, those that have ended and wait for more included: see [lookup.Assembler.Held].
+func (p *Pipeline) Held() iter.Seq[*lookup.Lookup] { return p.asm.Held() }
+
+// Drained gives when there was last nothing left to read: what happened before is known.
+func (p *Pipeline) Drained() time.Time { return p.drained }
 
 // Close detaches the tracer.
 func (p *Pipeline) Close() error {

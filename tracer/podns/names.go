@@ -5,7 +5,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/dnstrail/dnstrail/link/semconv"
 	"github.com/dnstrail/dnstrail/plugin/identity"
+	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
 // Names tells whose a network namespace is. It looks through /proc at most so often that it costs little, and gives no name whose namespace has gone: the kernel uses
@@ -56,11 +58,37 @@ func (n *Names) Of(netns uint32) (o Owner, ok bool) {
 	if o, ok = n.have(netns); ok && o.Kind > OfName {
 		return o, true
 	}
+	done := n.lookAgain()
+	if done == nil {
+		return o, ok
+	}
+	select {
+	case <-done:
+	case <-time.After(lookWait):
+	}
+	return n.have(netns)
+}
+
+// Client gives who is in the namespace with that inode number, as the index or the node's name tells; nil if they do not.
+// It never waits: where nothing is known it looks again for later callers.
+func (n *Names) Client(netns uint32) *identity.Client {
+	if netns == 0 {
+		return nil
+	}
+	f, ok := n.found(netns)
+	if !ok || f.Kind <= OfName {
+		n.lookAgain()
+	}
+	return f.client
+}
+
+// lookAgain sees to it that a look is under way, and gives what is closed when it is over; nil if it is too early for one.
+func (n *Names) lookAgain() <-chan struct{} {
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	if n.looking == nil {
 		if time.Now().Before(n.next) {
-			n.mu.Unlock()
-			return o, ok
+			return nil
 		}
 		done := make(chan struct{})
 		n.looking = done
@@ -72,35 +100,40 @@ func (n *Names) Of(netns uint32) (o Owner, ok bool) {
 			close(done)
 		}()
 	}
-	done := n.looking
-	n.mu.Unlock()
-	select {
-	case <-done:
-	case <-time.After(lookWait):
-	}
-	return n.have(netns)
+	return n.looking
 }
 
 func (n *Names) have(netns uint32) (Owner, bool) {
+	f, ok := n.found(netns)
+	return f.Owner, ok
+}
+
+// found gives what the last look found, if its namespace is there still.
+func (n *Names) found(netns uint32) (found, bool) {
 	m := n.known.Load()
 	if m == nil {
-		return Owner{}, false
+		return found{}, false
 	}
 	f, ok := (*m)[netns]
 	if !ok {
-		return Owner{}, false
+		return found{}, false
 	}
 	if now, err := inodeAt(f.path); err != nil || now != netns {
-		return Owner{}, false
+		return found{}, false
 	}
-	return f.Owner, true
+	return f, true
 }
 
-// On tells where somebody is who is in that namespace, "in pod shop/cart-1" or "on node node-1"; "" if it is not known.
-func (n *Names) On(netns uint32) string {
+// Owner is [Names.Of] for verdicts and spans; the zero value where the owner is not known.
+func (n *Names) Owner(netns uint32) verdict.Owner {
 	o, ok := n.Of(netns)
 	if !ok {
-		return ""
+		return verdict.Owner{}
 	}
-	return o.On()
+	return verdict.Owner{Kind: ownerKinds[o.Kind], Name: o.Name}
+}
+
+var ownerKinds = map[OwnerKind]verdict.OwnerKind{
+	OfProcess: semconv.OwnerProcess, OfName: semconv.OwnerNamed, OfPod: semconv.OwnerPod, OfNode: semconv.OwnerNode,
+	OfHost: semconv.OwnerHost,
 }

@@ -67,7 +67,8 @@ func (o Owner) On() string {
 // found is a namespace's owner, and the file that stands for the namespace as long as it is there.
 type found struct {
 	Owner
-	path string
+	client *identity.Client // who is in it, as the index or the node's name tells; nil if they do not
+	path   string
 }
 
 // namedDir is where ip netns keeps the namespaces that it has named (iproute2, NETNS_RUN_DIR).
@@ -81,9 +82,9 @@ func owners(proc, named string, index *identity.Index, node string) (map[uint32]
 	}
 	slices.Sort(pids)
 	all := map[uint32]found{}
-	put := func(netns uint32, o Owner, path string) {
+	put := func(netns uint32, o Owner, c *identity.Client, path string) {
 		if have, ok := all[netns]; !ok || o.Kind > have.Kind {
-			all[netns] = found{o, path}
+			all[netns] = found{o, c, path}
 		}
 	}
 	host, err := inode(proc, 1)
@@ -96,21 +97,21 @@ func owners(proc, named string, index *identity.Index, node string) (map[uint32]
 		}
 	}
 	if node != "" {
-		put(host, Owner{OfNode, node}, path)
+		put(host, Owner{OfNode, node}, identity.NewClient(identity.Description{Kind: identity.Node, Node: node}), path)
 	} else {
 		name, _ := os.Hostname() // "" where the kernel does not tell
-		put(host, Owner{OfHost, cmp.Or(name, "localhost")}, path)
+		put(host, Owner{OfHost, cmp.Or(name, "localhost")}, nil, path)
 	}
 	if node == "" && index != nil {
-		if o, ok := byAddresses(filepath.Join(filepath.Dir(path), "../net"), index); ok && o.Kind == OfNode {
-			all[host] = found{o, path}
+		if o, c, ok := byAddresses(filepath.Join(filepath.Dir(path), "../net"), index); ok && o.Kind == OfNode {
+			all[host] = found{o, c, path}
 		}
 	}
 	entries, _ := os.ReadDir(named) // there is none where nobody has named one
 	for _, e := range entries {
 		path := filepath.Join(named, e.Name())
 		if n, err := inodeAt(path); err == nil {
-			put(n, Owner{OfName, e.Name()}, path)
+			put(n, Owner{OfName, e.Name()}, nil, path)
 		}
 	}
 	asked := map[uint32]bool{} // by addresses: once each
@@ -123,21 +124,21 @@ func owners(proc, named string, index *identity.Index, node string) (map[uint32]
 		path := filepath.Join(dir, "ns/net")
 		if _, ok := all[n]; !ok {
 			comm, _ := os.ReadFile(filepath.Join(dir, "comm")) // #nosec G304 -- below /proc
-			put(n, Owner{OfProcess, fmt.Sprintf("%s (pid %d)", strings.TrimSpace(string(comm)), pid)}, path)
+			put(n, Owner{OfProcess, fmt.Sprintf("%s (pid %d)", strings.TrimSpace(string(comm)), pid)}, nil, path)
 		}
 		if index == nil || all[n].Kind == OfPod {
 			continue
 		}
 		if uid := podUID(proc, pid); uid != "" {
-			if c := index.LookupUID(uid); c != nil {
-				put(n, Owner{OfPod, c.Namespace() + "/" + c.Pod()}, path)
+			if c := index.LookupUID(uid); c.Kind() != identity.Unknown {
+				put(n, Owner{OfPod, c.Namespace() + "/" + c.Pod()}, c, path)
 				continue
 			}
 		}
 		if !asked[n] {
 			asked[n] = true
-			if o, ok := byAddresses(filepath.Join(dir, "net"), index); ok {
-				put(n, o, path)
+			if o, c, ok := byAddresses(filepath.Join(dir, "net"), index); ok {
+				put(n, o, c, path)
 			}
 		}
 	}
@@ -145,21 +146,20 @@ func owners(proc, named string, index *identity.Index, node string) (map[uint32]
 }
 
 // byAddresses tells a pod's or a node's namespace by its own addresses.
-func byAddresses(dir string, index *identity.Index) (Owner, bool) {
+func byAddresses(dir string, index *identity.Index) (Owner, *identity.Client, bool) {
 	for _, a := range addresses(dir) {
 		if !a.IsGlobalUnicast() {
 			continue // every namespace has them
 		}
 		c := index.Lookup(a)
 		switch {
-		case c == nil:
-		case c.Kind() == identity.Pod:
-			return Owner{OfPod, c.Namespace() + "/" + c.Pod()}, true
+		case c.Kind() == identity.Pod && c.Pod() != "":
+			return Owner{OfPod, c.Namespace() + "/" + c.Pod()}, c, true
 		case c.Kind() == identity.Node && c.Node() != "":
-			return Owner{OfNode, c.Node()}, true
+			return Owner{OfNode, c.Node()}, c, true
 		}
 	}
-	return Owner{}, false
+	return Owner{}, nil, false
 }
 
 // addresses gives a namespace's own addresses from proc(5): fib_trie has IPv4's, if_inet6 IPv6's.

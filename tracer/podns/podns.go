@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
 	"github.com/dnstrail/dnstrail/plugin/identity"
@@ -92,14 +93,14 @@ func byName(proc, from string, index *identity.Index) func(pid int) (string, boo
 	}
 	return func(pid int) (string, bool) {
 		if uid := podUID(proc, pid); uid != "" && index != nil {
-			if c := index.LookupUID(uid); c != nil {
+			if c := index.LookupUID(uid); c.Kind() != identity.Unknown {
 				return c.Namespace() + "/" + c.Pod(), c.Pod() == pod && (namespace == "" || c.Namespace() == namespace)
 			}
 		}
 		if qualified {
 			return "", false // a host name has no namespace
 		}
-		hostname, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "root/etc/hostname")) // #nosec G304 -- below /proc
+		hostname, err := readBelow(proc, pid, "etc/hostname")
 		return pod, err == nil && strings.TrimSpace(string(hostname)) == pod && !sameRoot(proc, pid)
 	}
 }
@@ -204,9 +205,13 @@ func place(proc string, pid int, name string) (Place, error) {
 	return Place{PID: pid, NetNS: n, Name: cmp.Or(name, strings.TrimSpace(string(comm)))}, nil
 }
 
-// ResolvConf gives the path of the place's /etc/resolv.conf, as seen from here.
-func (p Place) ResolvConf() string {
-	return filepath.Join("/proc", strconv.Itoa(p.PID), "root/etc/resolv.conf")
+// ResolvConf reads the place's /etc/resolv.conf; what is none within reason (a pod can put anything there) is an error.
+func (p Place) ResolvConf() (*dns.ClientConfig, error) {
+	text, err := readBelow("/proc", p.PID, "etc/resolv.conf")
+	if err != nil {
+		return nil, err
+	}
+	return dns.ClientConfigFromReader(bytes.NewReader(text))
 }
 
 // Do runs f on a thread in the place's network namespace. Goroutines that f starts are not there; sockets that it opens are, wherever they are used. It needs CAP_SYS_ADMIN.

@@ -148,7 +148,7 @@ func TestOwners(t *testing.T) {
 	file(filepath.Join(proc, "1/ns/net"))
 	file(filepath.Join(named, "blue"))
 	path := filepath.Join(t.TempDir(), "clients.yaml")
-	text := "clients:\n- {addresses: [10.244.1.10], namespace: shop, pod: cart-1, uid: " + uid + "}\n- {addresses: [10.244.1.21], node: node-7}\n"
+	text := "clients:\n- {namespace: shop, pod: cart-1, uid: " + uid + "}\n- {addresses: [10.244.1.21], node: node-7}\n"
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -172,11 +172,30 @@ func TestOwners(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := n.On(netns); got != want {
+		if got := n.Owner(netns).On(); got != want {
 			t.Errorf("%s: %q, want %q", path, got, want)
 		}
 	}
-	if got := n.On(1); got != "" {
+	for path, want := range map[string]string{
+		filepath.Join(proc, "1/ns/net"):  "node-1",
+		filepath.Join(proc, "11/ns/net"): "cart-1",
+		filepath.Join(proc, "20/ns/net"): "",
+		filepath.Join(proc, "30/ns/net"): "node-7",
+		filepath.Join(named, "blue"):     "",
+	} {
+		netns, err := inodeAt(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		if c := n.Client(netns); c != nil {
+			got = c.Pod() + c.Node()
+		}
+		if got != want {
+			t.Errorf("%s: the client is %q, want %q", path, got, want)
+		}
+	}
+	if got := n.Owner(1).On(); got != "" {
 		t.Errorf("%q of a namespace that nobody knows", got)
 	}
 	// A number whose namespace has gone may be another's by now.
@@ -188,7 +207,7 @@ func TestOwners(t *testing.T) {
 	if err := os.Remove(gone); err != nil {
 		t.Fatal(err)
 	}
-	if got := n.On(netns); got != "" {
+	if got := n.Owner(netns).On(); got != "" {
 		t.Errorf("%q of a namespace that has gone", got)
 	}
 }
@@ -234,7 +253,7 @@ func BenchmarkOn(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if n.On(host) == "" {
+		if n.Owner(host).On() == "" {
 			b.Fatal("this host is not known")
 		}
 	}

@@ -4,14 +4,14 @@ import (
 	"io"
 
 	"github.com/dnstrail/dnstrail/tracer/doctor"
-	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 )
 
 var findingStyle = map[doctor.State]style{doctor.Pass: good, doctor.Warn: warning, doctor.Fail: bad, doctor.Skip: faint}
 
-// Finding writes what a check found: its state, what it looked at, what it is, and below it what to do. The error is w's.
+// Finding writes what a check found: its state, what it looked at, what it is, and below it the log that belongs to it and what to do. The error is w's.
 func Finding(w io.Writer, f doctor.Finding, o Options) error {
-	d := newDrawing(nil, store.Verdict{}, o)
+	d := newDrawing(nil, trace.Verdict{}, o)
 	const indent = 6 + 14
 	for i, part := range wrap(f.Is, d.Width-indent) {
 		l := d.line()
@@ -19,6 +19,11 @@ func Finding(w io.Writer, f doctor.Finding, o Options) error {
 			l.add(findingStyle[f.State], f.State.String()).pad(6).add(strong, f.What)
 		}
 		d.put(l.pad(indent).add(plain, part))
+	}
+	for _, text := range f.Log {
+		for _, part := range wrap(text, d.Width-indent-2) {
+			d.put(d.line().pad(indent+2).add(faint, part))
+		}
 	}
 	for i, part := range wrap(f.Do, d.Width-indent-2) {
 		l := d.line().pad(indent)

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"math"
 	"strconv"
 	"time"
 
 	"github.com/dnstrail/dnstrail/link/semconv"
 	"github.com/dnstrail/dnstrail/tracer/explain"
-	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/printable"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 )
 
 //go:embed page.html
@@ -67,17 +69,21 @@ type page struct {
 }
 
 // Page writes a lookup as one HTML page that needs nothing else: no script, no font, no other file. What stands in the spans is escaped by
-// html/template. The error is w's. Width, Colour and ASCII of o do not count.
+// html/template. The error is w's. Width, Colour, ASCII and Hops of o do not count.
 func Page(w io.Writer, s explain.Story, o Options) error {
-	d := newDrawing(s.Trace, s.Verdict, Options{Location: o.Location})
+	d := newDrawing(s.Trace, s.Verdict, Options{Location: o.Location, Hops: true})
 	word, st := outcome(d.t, d.verdict)
 	p := page{
-		Outcome: word, Class: class[st], Name: clean(cmp.Or(d.t.Name(), "?")), Type: d.t.Type(), Took: d.took(),
-		Lost: d.verdict.Lost(), Advice: s.Advice,
+		Outcome: printable.Text(word), Class: class[st],
+		Name: printable.Text(cmp.Or(d.t.Name(), "?")), Type: printable.Text(d.t.Type()),
+		Took: d.took(), Lost: d.verdict.Lost(),
 	}
-	p.Title = fmt.Sprintf("%s %s %s", word, p.Name, p.Type)
+	for _, text := range s.Advice {
+		p.Advice = append(p.Advice, printable.Text(text))
+	}
+	p.Title = fmt.Sprintf("%s %s %s", p.Outcome, p.Name, p.Type)
 	for _, f := range d.fields() {
-		p.Fields = append(p.Fields, pageField{f.label, class[f.style], clean(f.text)})
+		p.Fields = append(p.Fields, pageField{f.label, class[f.style], printable.Text(f.text)})
 	}
 	for _, st := range d.stages() {
 		state, mark := "unseen", d.g.unseen
@@ -95,7 +101,7 @@ func Page(w io.Writer, s explain.Story, o Options) error {
 		if step.Took > 0 {
 			took = Duration(step.Took)
 		}
-		p.Steps = append(p.Steps, pageStep{since(step.At), took, clean(step.Text), step.Failed, step.Inside})
+		p.Steps = append(p.Steps, pageStep{since(step.At), took, printable.Text(step.Text), step.Failed, step.Inside})
 	}
 	return pageTemplate.Execute(w, p)
 }
@@ -108,21 +114,21 @@ func (d *drawing) pageRows(p *page) {
 	lines := d.flatten()
 	near := scale{start: whole.start}
 	for _, f := range lines { // to the first time in which nothing was seen, or the longest solid bar
-		if (f.how == inVain || f.how == solid && f.to.Sub(f.from)*2 > whole.length) && f.from.After(near.start) {
+		if (f.how == inVain || f.how == solid && f.to.Sub(f.from) > whole.length/2) && f.from.After(near.start) {
 			near.length = f.from.Sub(near.start)
 			break
 		}
 	}
-	near.length += near.length / 10
-	p.Near = near.length > 0 && near.length*nearShare < whole.length
+	near.length += min(near.length/10, math.MaxInt64-near.length)
+	p.Near = near.length > 0 && near.length < whole.length/nearShare
 	p.WholeTicks, p.NearTicks = ticks(whole.length), ticks(near.length)
 	for _, f := range lines {
 		r := pageRow{
-			Depth: f.depth, Took: took(f), Class: class[f.style], Fill: fillClass[f.how],
+			Depth: min(f.depth, maxIndent), Took: took(f), Class: class[f.style], Fill: fillClass[f.how],
 			Whole: place(f, whole), Near: place(f, near), Outside: near.length > 0 && f.from.Sub(near.start) > near.length,
 		}
 		for _, piece := range f.label {
-			r.Label = append(r.Label, pagePiece{class[piece.style], clean(piece.text)})
+			r.Label = append(r.Label, pagePiece{class[piece.style], printable.Text(piece.text)})
 		}
 		if f.span != nil {
 			r.Attributes = spanAttributes(f.span)
@@ -130,6 +136,9 @@ func (d *drawing) pageRows(p *page) {
 		p.Rows = append(p.Rows, r)
 	}
 }
+
+// maxIndent is how deep a line is set in at most, in ems.
+const maxIndent = 20
 
 func took(f flat) string {
 	if f.instant {
@@ -145,7 +154,7 @@ func ticks(length time.Duration) []string {
 			t = append(t, "0")
 			continue
 		}
-		t = append(t, Duration(length*time.Duration(i)/4))
+		t = append(t, Duration(length/4*time.Duration(i)))
 	}
 	return t
 }
@@ -155,24 +164,22 @@ func place(f flat, sc scale) pageBar {
 	if sc.length <= 0 {
 		return pageBar{"0", "100"}
 	}
-	share := func(t time.Time) float64 {
-		return min(100, max(0, 100*float64(t.Sub(sc.start))/float64(sc.length)))
-	}
-	left, right := share(f.from), share(f.to)
-	return pageBar{percent(left), percent(right - left)}
+	left, right := sc.share(f.from), sc.share(f.to)
+	return pageBar{percent(left), percent(max(0, right-left))}
 }
 
-func percent(f float64) string { return strconv.FormatFloat(f, 'f', 4, 64) }
+// percent writes a share of 1.
+func percent(share float64) string { return strconv.FormatFloat(100*share, 'f', 4, 64) }
 
 // spanAttributes gives all of a span, for who wants to see it.
-func spanAttributes(s *store.Span) []pageAttribute {
+func spanAttributes(s *trace.Span) []pageAttribute {
 	list := []pageAttribute{
-		{"span", s.Kind.String() + " " + s.Name},
+		{"span", s.Kind.String() + " " + printable.Text(s.Name)},
 		{"span ID", s.SpanID.String()},
 		{"start", s.Start.UTC().Format("15:04:05.000000000 UTC")},
 		{"end", s.End.UTC().Format("15:04:05.000000000 UTC")},
 	}
-	add := func(prefix string, a store.Attributes) {
+	add := func(prefix string, a trace.Attributes) {
 		for _, kv := range a {
 			text, ok := kv.Value.(string)
 			if !ok {
@@ -182,14 +189,14 @@ func spanAttributes(s *store.Span) []pageAttribute {
 				}
 				text = string(js)
 			}
-			list = append(list, pageAttribute{prefix + clean(kv.Key), clean(text)})
+			list = append(list, pageAttribute{prefix + printable.Text(kv.Key), printable.Text(text)})
 		}
 	}
 	add("", s.Attributes)
 	if s.Resource != nil {
 		for _, key := range []string{semconv.ServiceName, semconv.K8SNamespaceName, semconv.K8SPodName, semconv.K8SNodeName} {
 			if v := s.Resource.Attributes.String(key); v != "" {
-				add("resource ", store.Attributes{{Key: key, Value: v}})
+				add("resource ", trace.Attributes{{Key: key, Value: v}})
 			}
 		}
 	}

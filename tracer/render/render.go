@@ -12,12 +12,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mattn/go-runewidth"
 	"golang.org/x/term"
 
 	"github.com/dnstrail/dnstrail/link/semconv"
 	"github.com/dnstrail/dnstrail/tracer/explain"
-	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/printable"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
@@ -35,6 +35,8 @@ type Options struct {
 	Colour bool
 	// ASCII avoids all other characters in what is drawn (names are shown as they are).
 	ASCII bool
+	// Hops shows every hop; else what is uneventful is folded, and what took the time or lost the packet is not.
+	Hops bool
 	// Location is the time zone of times of day; nil means UTC.
 	Location *time.Location
 }
@@ -60,7 +62,7 @@ func unicodeLocale() bool {
 }
 
 // Trace draws t to w and ends with a newline. The error is w's.
-func Trace(w io.Writer, t *store.Trace, o Options) error {
+func Trace(w io.Writer, t *trace.Trace, o Options) error {
 	d := newDrawing(t, t.Verdict(), o)
 	d.header()
 	d.out.WriteByte('\n')
@@ -81,7 +83,7 @@ func Story(w io.Writer, s explain.Story, o Options) error {
 }
 
 // newDrawing prepares a drawing; t may be nil where no trace is drawn.
-func newDrawing(t *store.Trace, v store.Verdict, o Options) *drawing {
+func newDrawing(t *trace.Trace, v trace.Verdict, o Options) *drawing {
 	if o.Width == 0 {
 		o.Width = DefaultWidth
 	}
@@ -104,7 +106,11 @@ func (d *drawing) words(s explain.Story) {
 	d.out.WriteByte('\n')
 	d.put(d.line().add(strong, "What happened"))
 	const at = 11
-	for _, step := range s.Steps {
+	steps := s.Steps
+	if !d.Hops {
+		steps = d.foldedSteps(steps)
+	}
+	for _, step := range steps {
 		indent, style := at+2, plain
 		if step.Inside {
 			indent += 2
@@ -166,9 +172,9 @@ func since(at time.Duration) string {
 // drawing is one trace on its way to the terminal.
 type drawing struct {
 	Options
-	t       *store.Trace
-	roots   []*store.Node
-	verdict store.Verdict
+	t       *trace.Trace
+	roots   []*trace.Node
+	verdict trace.Verdict
 	g       *glyphs
 	out     strings.Builder
 }
@@ -204,9 +210,9 @@ type field struct {
 func (d *drawing) header() {
 	word, s := outcome(d.t, d.verdict)
 	took := "  " + d.took()
-	name := clean(cmp.Or(d.t.Name(), "?"))
-	room := d.Width - len(word) - 2 - 1 - len(d.t.Type()) - runewidth.StringWidth(took)
-	short := runewidth.Truncate(name, max(10, room), d.g.ellipsis)
+	name := printable.Text(cmp.Or(d.t.Name(), "?"))
+	room := d.Width - len(word) - 2 - 1 - printable.Width(printable.Text(d.t.Type())) - printable.Width(took)
+	short := printable.Cut(name, max(10, room), d.g.ellipsis)
 	d.put(d.line().add(s, word).add(plain, "  ").add(strong, short).add(plain, " ").add(strong, d.t.Type()).add(plain, took))
 	if short != name {
 		d.paragraph(field{"name", plain, name})
@@ -249,7 +255,7 @@ func (d *drawing) fields() []field {
 			fields = append(fields, field{label, s, text})
 		}
 	}
-	if v.Where != "" && v.Where != store.Answered {
+	if v.Where != "" && v.Where != trace.Answered {
 		where := "at " + v.Where
 		if v.Cause != "" {
 			where += ": " + v.Cause
@@ -299,7 +305,7 @@ func (d *drawing) fields() []field {
 }
 
 // outcome gives the word that comes first, and how it looks.
-func outcome(t *store.Trace, v store.Verdict) (string, style) {
+func outcome(t *trace.Trace, v trace.Verdict) (string, style) {
 	rcode := t.Rcode()
 	switch {
 	case v.Lost():
@@ -310,7 +316,7 @@ func outcome(t *store.Trace, v store.Verdict) (string, style) {
 		return rcode, warning
 	case rcode != "":
 		return rcode, bad
-	case v.Where == store.Answered:
+	case v.Where == trace.Answered:
 		return "ANSWERED", good
 	}
 	return "UNKNOWN", warning
@@ -379,9 +385,9 @@ func (d *drawing) path() string {
 // mostly names the one step that took most of the time, if there is one.
 func (d *drawing) mostly() string {
 	total := d.t.Duration()
-	var most *store.Node
+	var most *trace.Node
 	var own time.Duration
-	walk(d.roots, func(n *store.Node) bool {
+	walk(d.roots, func(n *trace.Node) bool {
 		self, descend := n.Self(), true
 		if isUpstream(n.Span) { // an attempt is one thing, whatever was seen of it on the network
 			self, descend = n.Span.Duration(), false
@@ -391,11 +397,14 @@ func (d *drawing) mostly() string {
 		}
 		return descend
 	})
-	if most == nil || total <= 0 || own*2 < total || most.Span == d.t.Client() {
+	if most == nil || total <= 0 || own < total/2 || most.Span == d.t.Client() {
 		return ""
 	}
 	return fmt.Sprintf("%s, %s of %s (%.0f %%)", strings.Join(strings.Fields(d.label(most).text()), " "), Duration(own), Duration(total), 100*float64(own)/float64(total))
 }
+
+// maxContradicted is how many senders that contradict are told of.
+const maxContradicted = 3
 
 func (d *drawing) notes() []string {
 	var notes []string
@@ -406,6 +415,14 @@ func (d *drawing) notes() []string {
 		if d.t.Server() == nil && !d.verdict.Lost() {
 			notes = append(notes, "CoreDNS sent no span: it has no dnstrail plugin, did not keep this lookup, or its spans are still on their way")
 		}
+	}
+	for i, s := range d.t.Contradicted() {
+		if i == maxContradicted {
+			notes = append(notes, "others contradict, too")
+			break
+		}
+		notes = append(notes, fmt.Sprintf("said by %s, and not heeded, since %s spoke for this client first: %s",
+			s.Sender(), d.t.Client().Sender(), cmp.Or(s.Attributes.String(semconv.VerdictText), s.Attributes.String(semconv.VerdictWhere))))
 	}
 	missing := 0
 	for _, s := range d.t.Missing() {
@@ -423,7 +440,7 @@ func (d *drawing) notes() []string {
 }
 
 // walk visits nodes, and those below where visit says so.
-func walk(nodes []*store.Node, visit func(*store.Node) bool) {
+func walk(nodes []*trace.Node, visit func(*trace.Node) bool) {
 	for _, n := range nodes {
 		if visit(n) {
 			walk(n.Children, visit)

@@ -4,7 +4,7 @@ import (
 	"slices"
 
 	"github.com/dnstrail/dnstrail/link/semconv"
-	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
@@ -17,9 +17,9 @@ type stage struct {
 // stages gives the stages in the order in which the packet met them: those that it passed, the one where it was lost, and those that it did not reach.
 func (d *drawing) stages() []stage {
 	seen := d.stagesSeen()
-	lost := slices.Index(store.Stages, d.verdict.Where)
+	lost := slices.Index(trace.Stages, d.verdict.Where)
 	var list []stage
-	for i, name := range store.Stages {
+	for i, name := range trace.Stages {
 		if i != lost && !seen[name] && d.unmet(name, i < lost) {
 			continue
 		}

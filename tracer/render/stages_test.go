@@ -7,12 +7,12 @@ import (
 
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/link/semconv"
-	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 )
 
 // TestStages: the chain reads in the order in which the packet went, and ends where it was lost.
 func TestStages(t *testing.T) {
-	const translated = "10.244.2.10:53>10.244.1.10:4000"
+	const translated = "10.244.2.10"
 	for _, tc := range []struct {
 		name, where string
 		reply       string   // of the conntrack entry
@@ -36,27 +36,27 @@ func TestStages(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			id := link.TraceID{15: 1}
 			at := time.Unix(1795262400, 0)
-			scope := &store.Scope{Name: semconv.ScopeTracer}
-			resource := func(node string) *store.Resource {
-				return &store.Resource{Attributes: store.Attributes{{Key: semconv.K8SNodeName, Value: node}}}
+			scope := &trace.Scope{Name: semconv.ScopeTracer}
+			resource := func(node string) *trace.Resource {
+				return &trace.Resource{Attributes: trace.Attributes{{Key: semconv.K8SNodeName, Value: node}}}
 			}
 			own := resource("node-1")
-			spans := []*store.Span{{
-				TraceID: id, SpanID: id.ClientSpanID(), Kind: store.KindClient, Start: at, End: at.Add(time.Second), Scope: scope, Resource: own,
-				Attributes: store.Attributes{{Key: semconv.VerdictWhere, Value: tc.where}, {Key: semconv.VerdictCertainty, Value: store.Certain}, {Key: semconv.ConntrackReply, Value: tc.reply}},
+			spans := []*trace.Span{{
+				TraceID: id, SpanID: id.ClientSpanID(), Kind: trace.KindClient, Start: at, End: at.Add(time.Second), Scope: scope, Resource: own,
+				Attributes: trace.Attributes{{Key: semconv.VerdictWhere, Value: tc.where}, {Key: semconv.VerdictCertainty, Value: trace.Certain}, {Key: semconv.TranslatedAddress, Value: tc.reply}},
 			}}
 			for i, stage := range tc.seen {
-				s := &store.Span{TraceID: id, SpanID: link.SpanID{7: byte(i + 1)}, Parent: id.ClientSpanID(), Kind: store.KindInternal, Start: at, End: at, Scope: scope, Resource: own}
+				s := &trace.Span{TraceID: id, SpanID: link.SpanID{7: byte(i + 1)}, Parent: id.ClientSpanID(), Kind: trace.KindInternal, Start: at, End: at, Scope: scope, Resource: own}
 				if rest, ok := strings.CutPrefix(stage, "@"); ok {
 					stage, s.Resource = rest, resource("node-2")
 				}
 				if rest, ok := strings.CutSuffix(stage, "!"); ok {
-					stage, s.Attributes = rest, store.Attributes{{Key: semconv.DropReason, Value: "NETFILTER_DROP"}}
+					stage, s.Attributes = rest, trace.Attributes{{Key: semconv.DropReason, Value: "NETFILTER_DROP"}}
 				}
-				s.Attributes = append(s.Attributes, store.Attribute{Key: semconv.Segment, Value: stage})
+				s.Attributes = append(s.Attributes, trace.Attribute{Key: semconv.Segment, Value: stage})
 				spans = append(spans, s)
 			}
-			tr := store.NewTrace(spans)
+			tr := trace.New(spans)
 			d := newDrawing(tr, tr.Verdict(), Options{})
 			var got []string
 			lost := false

@@ -1,13 +1,11 @@
 package render
 
 import (
-	"fmt"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/fatih/color"
-	"github.com/mattn/go-runewidth"
+
+	"github.com/dnstrail/dnstrail/tracer/printable"
 )
 
 // glyphs are the signs that a terminal may or may not have.
@@ -87,15 +85,12 @@ func (l *line) add(s style, text string) *line {
 	if l.full {
 		return l
 	}
-	text = l.g.plain(clean(text))
-	w := runewidth.StringWidth(text)
+	text = l.g.plain(printable.Text(text))
+	w := printable.Width(text)
 	if l.limit > 0 && l.width+w > l.limit {
 		l.full = true
-		text = runewidth.Truncate(text, l.limit-l.width, l.g.ellipsis)
-		if runewidth.StringWidth(text) > l.limit-l.width {
-			text = "" // not even the ellipsis has room
-		}
-		w = runewidth.StringWidth(text)
+		text = printable.Cut(text, l.limit-l.width, l.g.ellipsis)
+		w = printable.Width(text)
 	}
 	if c := colours[s]; c != nil && l.colour && strings.TrimSpace(text) != "" {
 		text = c.Sprint(text)
@@ -114,43 +109,25 @@ func (l *line) pad(width int) *line {
 	return l
 }
 
-// clean makes control characters, which the sender of a span may have put there, visible and harmless.
-func clean(text string) string {
-	if utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return text
-	}
-	var b strings.Builder
-	for i := 0; i < len(text); {
-		r, n := utf8.DecodeRuneInString(text[i:])
-		switch {
-		case r == utf8.RuneError && n == 1:
-			fmt.Fprintf(&b, `\x%02x`, text[i])
-		case unicode.IsPrint(r):
-			b.WriteRune(r)
-		default:
-			fmt.Fprintf(&b, `\u%04x`, r)
-		}
-		i += n
-	}
-	return b.String()
-}
-
 // wrap breaks text at spaces into lines of at most width cells; a word that is longer is cut.
 func wrap(text string, width int) []string {
 	var lines []string
 	at := ""
-	for word := range strings.FieldsSeq(clean(text)) {
-		for runewidth.StringWidth(word) > width {
+	for word := range strings.FieldsSeq(printable.Text(text)) {
+		for {
+			head := printable.Cut(word, width, "")
+			if head == word {
+				break
+			}
 			if at != "" {
 				lines, at = append(lines, at), ""
 			}
-			head := runewidth.Truncate(word, width, "")
 			lines, word = append(lines, head), word[len(head):]
 		}
 		switch {
 		case at == "":
 			at = word
-		case runewidth.StringWidth(at)+1+runewidth.StringWidth(word) <= width:
+		case printable.Width(at)+1+printable.Width(word) <= width:
 			at += " " + word
 		default:
 			lines, at = append(lines, at), word

@@ -7,7 +7,8 @@ import (
 	"time"
 
 	"github.com/dnstrail/dnstrail/link/semconv"
-	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/printable"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
@@ -17,7 +18,7 @@ const (
 )
 
 // isUpstream tells a plugin's upstream attempt.
-func isUpstream(s *store.Span) bool { return s.Kind == store.KindClient && s.From(semconv.ScopePlugin) }
+func isUpstream(s *trace.Span) bool { return s.Kind == trace.KindClient && s.From(semconv.ScopePlugin) }
 
 // piece is text with what it means.
 type piece struct {
@@ -36,14 +37,14 @@ func (l label) text() string {
 }
 
 // label gives what stands before the time and the bar.
-func (d *drawing) label(n *store.Node) label {
+func (d *drawing) label(n *trace.Node) label {
 	s := n.Span
 	switch {
 	case s == d.t.Client():
 		return label{{strong, "client"}, {plain, "  " + d.t.Asker().String()}}
 	case isUpstream(s):
 		return d.upstream(s)
-	case s.Kind == store.KindServer && s.From(semconv.ScopePlugin):
+	case s.Kind == trace.KindServer && s.From(semconv.ScopePlugin):
 		l := label{{strong, "CoreDNS"}}
 		if pod := s.String(semconv.K8SPodName); pod != "" && (d.t.Client() == nil || len(d.t.Servers()) > 1) { // else it stands in the header
 			l = append(l, piece{plain, "  " + pod})
@@ -65,19 +66,19 @@ func (d *drawing) label(n *store.Node) label {
 				l = append(l, piece{faint, "  " + status})
 			}
 		}
-		if s.Status == store.StatusError {
+		if s.Status == trace.StatusError {
 			l = append(l, piece{bad, "  " + cmp.Or(s.Attributes.String(semconv.ErrorType), s.Message, "error")})
 		}
 		return l
 	}
 	l := label{{plain, s.Name}}
-	from, to := device(s.Attributes.String(semconv.SegmentFrom)), device(s.Attributes.String(semconv.SegmentTo))
-	if (s.Name == verdict.DNSServer || s.Name == verdict.BeyondThisNode) && s.Parent != d.t.ID.ClientSpanID() {
+	from, to := device(s.Begin()), device(s.Finish())
+	if s.IsTurn() && s.Parent != d.t.ID.ClientSpanID() {
 		l[0].text = "the upstream" // of a query of CoreDNS's own
 	}
-	if s.Name == verdict.Dropped {
+	if s.IsDrop() {
 		what := "query"
-		if d.t.Answers(s) {
+		if s.IsAnswer() {
 			what = "answer"
 		}
 		l[0] = piece{bad, what + " dropped"}
@@ -102,20 +103,20 @@ func (d *drawing) label(n *store.Node) label {
 }
 
 // elsewhere tells whether an agent on another node than the client's made the span.
-func (d *drawing) elsewhere(s *store.Span) bool {
+func (d *drawing) elsewhere(s *trace.Span) bool {
 	c := d.t.Client()
 	return c != nil && s.From(semconv.ScopeTracer) && !s.SameSender(c) && s.String(semconv.K8SNodeName) != c.String(semconv.K8SNodeName)
 }
 
-// device gives the device of a place: "eth0" of "eth0 out netns 4026532201". The way tells the rest; the whole stands in the span.
-func device(place string) string {
-	if s, ok := verdict.ParsePlace(place); ok {
-		return s.Device
+// device gives the device of a place. The way tells the rest; the whole stands in the span.
+func device(p trace.Place) string {
+	if p.Device == "" && p.Event != "" {
+		return "no device"
 	}
-	return place
+	return p.Device
 }
 
-func (d *drawing) upstream(s *store.Span) label {
+func (d *drawing) upstream(s *trace.Span) label {
 	l := label{{plain, "upstream"}}
 	if peer := s.Peer(); peer.IsValid() {
 		l = append(l, piece{plain, " " + peer.String()})
@@ -128,7 +129,7 @@ func (d *drawing) upstream(s *store.Span) label {
 		rcode = strings.TrimSpace(rcode + " truncated")
 	}
 	switch {
-	case failed != "" || s.Status == store.StatusError:
+	case failed != "" || s.Status == trace.StatusError:
 		l = append(l, piece{bad, "  " + cmp.Or(failed, rcode, s.Message, "failed")})
 	case rcode != "":
 		l = append(l, piece{plain, "  " + rcode})
@@ -149,7 +150,7 @@ func (d *drawing) cacheStatus() string {
 	return ""
 }
 
-func barStyle(s *store.Span, failed bool) style {
+func barStyle(s *trace.Span, failed bool) style {
 	switch {
 	case failed:
 		return bad
@@ -169,7 +170,7 @@ type flat struct {
 	from, to     time.Time
 	style        style
 	how          fill
-	span         *store.Span // nil of a time in which nothing was seen
+	span         *trace.Span // nil of a time in which nothing was seen
 	instant      bool        // it took no time: the lookup ended there
 }
 
@@ -210,7 +211,7 @@ func (d *drawing) flatten() []flat {
 // ruler draws the scale: both ends, with the length at the right one.
 func ruler(g *glyphs, width int, length string) string {
 	left := "0 "
-	fill := width - len(left) - 2 - len([]rune(length)) - 1
+	fill := width - len(left) - 2 - printable.Width(length) - 1
 	return left + g.edge + strings.Repeat(g.rule, max(0, fill)) + g.edge2 + " " + length
 }
 
@@ -218,6 +219,14 @@ func ruler(g *glyphs, width int, length string) string {
 type scale struct {
 	start  time.Time
 	length time.Duration
+}
+
+// share gives where t lies in the scale, from 0 to 1; what lies outside is at the nearer end.
+func (s scale) share(t time.Time) float64 {
+	if s.length <= 0 {
+		return 0
+	}
+	return min(1, max(0, float64(t.Sub(s.start))/float64(s.length)))
 }
 
 // scale covers all spans: those that end after the client has its answer, too.
@@ -238,28 +247,45 @@ func (d *drawing) scale() scale {
 }
 
 // node appends a span and those below it.
-func (d *drawing) node(lines []flat, n *store.Node, before, mark string, depth int) []flat {
+func (d *drawing) node(lines []flat, n *trace.Node, before, mark string, depth int) []flat {
 	s := n.Span
 	asks := s == d.t.Client()
+	first, children := s, n.Children
+	var l label
+	if d.Hops {
+		l = d.label(n)
+	} else {
+		n, l = d.chain(n)
+		children = d.opened(n.Children)
+		if isUpstream(s) && d.smooth(n) {
+			children = nil
+		}
+		s = n.Span
+	}
 	how := solid
 	switch {
-	case len(n.Children) > 0:
+	case len(children) > 0:
 		how = hollow
 	case asks && d.verdict.Lost():
 		how = inVain
 	}
-	failed := s.Status == store.StatusError && !asks
-	lines = append(lines, flat{before, mark, depth, d.label(n), s.Start, s.End, barStyle(s, failed), how, s, false})
+	failed := s.Status == trace.StatusError && !asks
+	lines = append(lines, flat{before, mark, depth, l, first.Start, first.End, barStyle(s, failed), how, s, false})
 
-	switch mark {
-	case d.g.branch:
-		before += d.g.through
-	case d.g.last:
-		before += d.g.blank
+	if depth <= d.Width { // deeper ones have no room left
+		switch mark {
+		case d.g.branch:
+			before += d.g.through
+		case d.g.last:
+			before += d.g.blank
+		}
 	}
-	rows := rowsOf(n)
+	rows := rowsOf(children)
 	if asks {
 		rows = d.withGaps(s, rows)
+	}
+	if !d.Hops {
+		rows = d.folded(rows)
 	}
 	for i, r := range rows {
 		m := d.g.branch
@@ -270,21 +296,23 @@ func (d *drawing) node(lines []flat, n *store.Node, before, mark string, depth i
 			lines = d.node(lines, r.node, before, m, depth+1)
 			continue
 		}
-		lines = append(lines, flat{before, m, depth + 1, label{r.label}, r.from, r.to, r.label.style, inVain, nil, !r.to.After(r.from)})
+		lines = append(lines, flat{before, m, depth + 1, r.label, r.from, r.to, r.style, r.how, nil, r.how == inVain && !r.to.After(r.from)})
 	}
 	return lines
 }
 
-// row is a span below another, or, without a node, a time in which nothing was seen.
+// row is a span below another; or, without a node, several of them, or a time in which nothing was seen.
 type row struct {
-	node     *store.Node
+	node     *trace.Node
 	from, to time.Time
-	label    piece
+	label    label
+	style    style
+	how      fill
 }
 
-func rowsOf(n *store.Node) []row {
-	rows := make([]row, len(n.Children))
-	for i, c := range n.Children {
+func rowsOf(nodes []*trace.Node) []row {
+	rows := make([]row, len(nodes))
+	for i, c := range nodes {
 		rows[i] = row{node: c, from: c.Span.Start, to: c.Span.End}
 	}
 	return rows
@@ -294,12 +322,12 @@ func rowsOf(n *store.Node) []row {
 const gapShare = 5
 
 // withGaps puts lines between a client's segments where nothing was seen, and at the end of a lost lookup.
-func (d *drawing) withGaps(s *store.Span, rows []row) []row {
+func (d *drawing) withGaps(s *trace.Span, rows []row) []row {
 	var out []row
 	seen := s.Start
 	for _, r := range rows {
 		if len(out) > 0 && r.from.Sub(seen) >= s.Duration()/gapShare && s.Duration() > 0 {
-			out = append(out, row{from: seen, to: r.from, label: piece{faint, "nothing seen"}})
+			out = append(out, gap(seen, r.from, faint, "nothing seen"))
 		}
 		if r.to.After(seen) {
 			seen = r.to
@@ -310,9 +338,14 @@ func (d *drawing) withGaps(s *store.Span, rows []row) []row {
 		if seen.After(s.End) {
 			seen = s.End
 		}
-		out = append(out, row{from: seen, to: s.End, label: piece{bad, d.g.lost + " lost at " + d.verdict.Where}})
+		out = append(out, gap(seen, s.End, bad, d.g.lost+" lost at "+d.verdict.Where))
 	}
 	return out
+}
+
+// gap gives the row of a time in which nothing came.
+func gap(from, to time.Time, s style, text string) row {
+	return row{from: from, to: to, label: label{{s, text}}, style: s, how: inVain}
 }
 
 // fill is how a bar is drawn.
@@ -330,9 +363,9 @@ func (d *drawing) bar(from, to time.Time, width int, sc scale, how fill) string 
 		return d.g.bar[1]
 	}
 	eighths := func(t time.Time) int {
-		return int(float64(t.Sub(sc.start)) / float64(sc.length) * float64(width*8))
+		return int(sc.share(t) * float64(width*8))
 	}
-	begin, end := eighths(from), min(eighths(to), width*8)
+	begin, end := eighths(from), eighths(to)
 	left := min(begin/8, width-1)
 	indent := strings.Repeat(" ", left)
 	if how != solid {

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 )
 
 // Seen is a packet at one place, as a walk shows it.
@@ -29,7 +29,7 @@ type Walk struct {
 
 // NewWalk gives a walk that writes to w.
 func NewWalk(w io.Writer, o Options) *Walk {
-	return &Walk{w, newDrawing(nil, store.Verdict{}, o)}
+	return &Walk{w, newDrawing(nil, trace.Verdict{}, o)}
 }
 
 // The columns of a walk, by their right ends.

@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"encoding/json"
 	"os"
+	"strings"
 	"testing"
 
+	"github.com/dnstrail/dnstrail/tracer/hop"
 	"github.com/dnstrail/dnstrail/tracer/output"
-	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 )
 
 // rows are those that the outputs are tested with.
@@ -35,7 +37,7 @@ func TestTracesSayWhatTheRowsSay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	byID := map[string]*store.Trace{}
+	byID := map[string]*trace.Trace{}
 	for _, tr := range traces {
 		byID[tr.ID.String()] = tr
 	}
@@ -85,5 +87,67 @@ func TestWhatCannotBeReadIsNamed(t *testing.T) {
 				t.Error("taken")
 			}
 		})
+	}
+}
+
+// One socket that asked two servers the same with one ID has two rows of one trace, and both are told.
+func TestEachServerAskedIsALookup(t *testing.T) {
+	var one *output.Row
+	for _, r := range rows(t) {
+		if r.Serves == "" && r.Result != output.Lost && len(r.Hops) > 0 {
+			one = r
+			break
+		}
+	}
+	if one == nil {
+		t.Fatal("no answered row")
+	}
+	other := *one
+	other.Server, other.Result = "192.0.2.1:53", output.Lost
+	other.Verdict = output.Verdict{Where: "between-nodes", Cause: "no-reply-seen", Certainty: "inferred"}
+	traces, err := Traces([]*output.Row{one, &other})
+	if err != nil || len(traces) != 1 {
+		t.Fatalf("%d traces, %v", len(traces), err)
+	}
+	got := map[string]bool{}
+	for _, l := range traces[0].Lookups() {
+		got[l.Asked().Address.String()] = l.Verdict().Lost()
+	}
+	if len(got) != 2 || got[one.Server] || !got[other.Server] {
+		t.Errorf("lost by server: %v", got)
+	}
+}
+
+// Every kind of hop that a row can have is read again.
+func TestEveryKindOfHopIsRead(t *testing.T) {
+	for _, r := range rows(t) {
+		if r.Serves != "" || len(r.Hops) == 0 {
+			continue
+		}
+		for k := hop.Out; k <= hop.LastKind; k++ {
+			r.Hops[0].Kind = k.String()
+			if _, err := Traces([]*output.Row{r}); err != nil {
+				t.Error(err)
+			}
+		}
+		return
+	}
+	t.Fatal("no row with hops")
+}
+
+// The trace ID that a server derives of another server's query leads to the lookup that the query was made for.
+func TestAServersOwnQueryIsFoundByItsOwnTraceID(t *testing.T) {
+	r := *rows(t)[0]
+	r.Serves, r.OwnTraceID = r.TraceID, strings.Repeat("0a", 16)
+	own, err := trace.ParseID(r.OwnTraceID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	traces, err := Traces([]*output.Row{&r})
+	if err != nil || len(traces) != 1 {
+		t.Fatalf("%d traces, %v", len(traces), err)
+	}
+	if tr := traces[0]; !tr.ServedBy(own) || tr.ServedBy(tr.ID) || tr.ID.String() != r.Serves {
+		t.Errorf("trace %v is not served by %v", tr.ID, own)
 	}
 }

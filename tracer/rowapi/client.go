@@ -3,6 +3,7 @@ package rowapi
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -39,8 +40,8 @@ func NewSocketClient(path string) *Client {
 }
 
 // NewStoreClient makes a client of the dnstrail store whose API is at base, "http://127.0.0.1:16686"; a path in it is kept, a lone host:port is taken for http.
-// It does not connect.
-func NewStoreClient(base string) (*Client, error) {
+// It does not connect. hc may be nil.
+func NewStoreClient(base string, hc *http.Client) (*Client, error) {
 	if !strings.Contains(base, "://") {
 		base = "http://" + base
 	}
@@ -48,7 +49,7 @@ func NewStoreClient(base string) (*Client, error) {
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, fmt.Errorf("%q is no URL of a dnstrail store: want http://host:port", base)
 	}
-	return &Client{base: u, what: "the store at " + u.Host}, nil
+	return &Client{base: u, what: "the store at " + u.Host, http: *cmp.Or(hc, &http.Client{})}, nil
 }
 
 // String says whom the client asks.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/dnstrail/dnstrail/tracer/access"
 	"github.com/dnstrail/dnstrail/tracer/output"
 )
 
@@ -19,6 +20,9 @@ const (
 	// PathStats gives the counts.
 	PathStats = "/v1/stats"
 )
+
+// maxReaders is how many readers are served at a time: each is remembered what it was told.
+const maxReaders = 16
 
 // Source has rows to give.
 type Source interface {
@@ -30,10 +34,17 @@ type Source interface {
 // Handler answers from s, and with what stats gives.
 func Handler(s Source, stats func() any) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+PathLookups, func(w http.ResponseWriter, r *http.Request) { serveLookups(s, w, r) })
+	mux.Handle("POST "+PathLookups, access.AtOnce(maxReaders, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		serveLookups(s, w, r)
+	})))
 	mux.HandleFunc("GET "+PathStats, func(w http.ResponseWriter, _ *http.Request) {
+		body, err := json.Marshal(stats())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(stats()) // the reader went away
+		_, _ = w.Write(body) // the reader went away
 	})
 	return mux
 }
@@ -62,7 +73,16 @@ func serveLookups(s Source, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", contentType)
-	flush := func() { _ = http.NewResponseController(w).Flush() } // the next write tells
-	flush()                                                       // the asker shall know that it is served, before the first row
-	_ = s.Lookups(r.Context(), &f, last, follow, output.NewJSONL(w).Write, flush)
+	writing := access.Streaming(w)
+	rows := output.NewJSONL(w)
+	give := func(row *output.Row) error {
+		writing()
+		return rows.Write(row)
+	}
+	flush := func() {
+		writing()
+		_ = http.NewResponseController(w).Flush() // the next write tells
+	}
+	flush() // the asker shall know that it is served, before the first row
+	_ = s.Lookups(r.Context(), &f, last, follow, give, flush)
 }

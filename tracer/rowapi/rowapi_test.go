@@ -32,7 +32,7 @@ func (r rows) Lookups(_ context.Context, f *output.Filter, _ int, _ bool, give f
 func TestRowsAndCountsComeThrough(t *testing.T) {
 	s := httptest.NewServer(Handler(rows{{Schema: output.SchemaVersion, Name: "a."}, {Schema: output.SchemaVersion, Name: "b."}}, func() any { return map[string]int{"x": 7} }))
 	defer s.Close()
-	c, err := NewStoreClient(strings.TrimPrefix(s.URL, "http://"))
+	c, err := NewStoreClient(strings.TrimPrefix(s.URL, "http://"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestClientNamesWhatIsWrong(t *testing.T) {
 				_, _ = io.WriteString(w, tc.body)
 			}))
 			defer s.Close()
-			c, err := NewStoreClient(s.URL)
+			c, err := NewStoreClient(s.URL, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -96,7 +96,7 @@ func TestClientNamesWhatIsWrong(t *testing.T) {
 		})
 	}
 	for _, base := range []string{"", "ftp://x", "http://", "http://a b"} {
-		if _, err := NewStoreClient(base); err == nil {
+		if _, err := NewStoreClient(base, nil); err == nil {
 			t.Errorf("%q was taken for a URL", base)
 		}
 	}

@@ -17,7 +17,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/dnstrail/dnstrail/link"
-	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 )
 
 // ErrNotFound says that the trace asked for is not there.
@@ -43,7 +43,7 @@ func NewClient(base string, hc *http.Client) (*Client, error) {
 }
 
 // Trace gives one trace, as it was received. The error wraps [ErrNotFound] if it is not there.
-func (c *Client) Trace(ctx context.Context, id link.TraceID) (*store.Trace, error) {
+func (c *Client) Trace(ctx context.Context, id link.TraceID) (*trace.Trace, error) {
 	traces, err := c.get(ctx, tracesPath+"/"+id.String(), url.Values{"raw_traces": {"true"}})
 	if err != nil {
 		return nil, fmt.Errorf("trace %v: %w", id, err)
@@ -68,6 +68,7 @@ func (c *Client) Services(ctx context.Context) ([]string, error) {
 	if err := json.Unmarshal(body, &answer); err != nil {
 		return nil, fmt.Errorf("services: %w", err)
 	}
+	slices.Sort(answer.Services) // Jaeger gives them in any order
 	return answer.Services, nil
 }
 
@@ -75,7 +76,7 @@ func (c *Client) Services(ctx context.Context) ([]string, error) {
 const Page = 200
 
 // Newest gives up to limit traces of service with a span that started between from and to, by start time.
-func (c *Client) Newest(ctx context.Context, service string, from, to time.Time, limit int) ([]*store.Trace, error) {
+func (c *Client) Newest(ctx context.Context, service string, from, to time.Time, limit int) ([]*trace.Trace, error) {
 	traces, err := c.get(ctx, tracesPath, url.Values{
 		paramService: {service}, paramRaw: {"true"}, paramNumTraces: {strconv.Itoa(limit)},
 		paramTimeMin: {from.UTC().Format(time.RFC3339Nano)}, paramTimeMax: {to.UTC().Format(time.RFC3339Nano)},
@@ -91,12 +92,12 @@ func (c *Client) Newest(ctx context.Context, service string, from, to time.Time,
 
 // All gives every trace of service with a span that started between from and to, by start time. The API has no cursor: a time in which a page is full
 // is halved and asked for again, until no page is full.
-func (c *Client) All(ctx context.Context, service string, from, to time.Time) ([]*store.Trace, error) {
-	byID := map[link.TraceID]*store.Trace{}
+func (c *Client) All(ctx context.Context, service string, from, to time.Time) ([]*trace.Trace, error) {
+	byID := map[link.TraceID]*trace.Trace{}
 	if err := c.all(ctx, service, from, to, byID); err != nil {
 		return nil, err
 	}
-	traces := make([]*store.Trace, 0, len(byID))
+	traces := make([]*trace.Trace, 0, len(byID))
 	for _, t := range byID {
 		traces = append(traces, t)
 	}
@@ -104,7 +105,7 @@ func (c *Client) All(ctx context.Context, service string, from, to time.Time) ([
 	return traces, nil
 }
 
-func (c *Client) all(ctx context.Context, service string, from, to time.Time, into map[link.TraceID]*store.Trace) error {
+func (c *Client) all(ctx context.Context, service string, from, to time.Time, into map[link.TraceID]*trace.Trace) error {
 	traces, err := c.Newest(ctx, service, from, to, Page)
 	if err != nil {
 		return err
@@ -125,35 +126,41 @@ func (c *Client) all(ctx context.Context, service string, from, to time.Time, in
 	return c.all(ctx, service, middle, to, into)
 }
 
-func sortByStart(traces []*store.Trace) {
-	slices.SortFunc(traces, func(a, b *store.Trace) int { return a.Start().Compare(b.Start()) })
+func sortByStart(traces []*trace.Trace) {
+	slices.SortFunc(traces, func(a, b *trace.Trace) int { return a.Start().Compare(b.Start()) })
 }
 
 // get gives the traces of an answer. Jaeger may send it in several documents, one after another.
-func (c *Client) get(ctx context.Context, path string, q url.Values) ([]*store.Trace, error) {
+func (c *Client) get(ctx context.Context, path string, q url.Values) ([]*trace.Trace, error) {
 	body, err := c.do(ctx, path, q)
 	if err != nil {
 		return nil, err
 	}
-	byID := map[link.TraceID][]*store.Span{}
-	for dec := json.NewDecoder(strings.NewReader(string(body))); ; {
+	byID := map[link.TraceID][]*trace.Span{}
+	for dec, n := json.NewDecoder(strings.NewReader(string(body))), 0; ; n++ {
 		var part found
-		if err := dec.Decode(&part); errors.Is(err, io.EOF) {
+		if err := dec.Decode(&part); errors.Is(err, io.EOF) && n > 0 {
 			break
+		} else if errors.Is(err, io.EOF) {
+			// What has nothing to tell says so, by a status: whoever sends nothing has failed.
+			return nil, fmt.Errorf("answer of %s: %s, and nothing in it", c.base.Host, http.StatusText(http.StatusOK))
 		} else if err != nil {
 			return nil, fmt.Errorf("answer of %s: %w", c.base.Host, err)
+		}
+		if len(part.Result) == 0 {
+			return nil, fmt.Errorf("answer of %s: no result in it", c.base.Host)
 		}
 		td, err := (&ptrace.JSONUnmarshaler{}).UnmarshalTraces(part.Result)
 		if err != nil {
 			return nil, fmt.Errorf("answer of %s: %w", c.base.Host, err)
 		}
-		for _, s := range store.FromOTLP(td) {
+		for _, s := range trace.FromOTLP(td) {
 			byID[s.TraceID] = append(byID[s.TraceID], s)
 		}
 	}
-	traces := make([]*store.Trace, 0, len(byID))
+	traces := make([]*trace.Trace, 0, len(byID))
 	for _, spans := range byID {
-		traces = append(traces, store.NewTrace(spans))
+		traces = append(traces, trace.New(spans))
 	}
 	sortByStart(traces)
 	return traces, nil

@@ -17,6 +17,7 @@ import (
 
 	"github.com/dnstrail/dnstrail/link/semconv"
 	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 )
 
 const (
@@ -51,7 +52,7 @@ type failure struct {
 func Handler(s *store.Store) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+tracesPath+"/{id}", func(w http.ResponseWriter, r *http.Request) {
-		id, err := store.ParseTraceID(r.PathValue("id"))
+		id, err := trace.ParseID(r.PathValue("id"))
 		if err != nil {
 			fail(w, http.StatusBadRequest, err.Error())
 			return
@@ -61,7 +62,7 @@ func Handler(s *store.Store) http.Handler {
 			fail(w, http.StatusNotFound, fmt.Sprintf("no trace %v", id))
 			return
 		}
-		send(w, []*store.Trace{t})
+		send(w, []*trace.Trace{t})
 	})
 	mux.HandleFunc("GET "+tracesPath, func(w http.ResponseWriter, r *http.Request) {
 		match, limit, err := parse(r.URL.Query())
@@ -69,8 +70,8 @@ func Handler(s *store.Store) http.Handler {
 			fail(w, http.StatusBadRequest, err.Error())
 			return
 		}
-		var traces []*store.Trace
-		for _, t := range s.Traces(store.Filter{}) {
+		var traces []*trace.Trace
+		for _, t := range s.Traces(trace.Filter{}) {
 			if match(t) {
 				if traces = append(traces, t); len(traces) == limit {
 					break
@@ -85,7 +86,7 @@ func Handler(s *store.Store) http.Handler {
 	})
 	mux.HandleFunc("GET "+servicesPath, func(w http.ResponseWriter, _ *http.Request) {
 		services := map[string]bool{}
-		for _, t := range s.Traces(store.Filter{}) {
+		for _, t := range s.Traces(trace.Filter{}) {
 			for _, sp := range t.Spans {
 				services[service(sp)] = true
 			}
@@ -102,7 +103,7 @@ func Handler(s *store.Store) http.Handler {
 	return mux
 }
 
-func service(s *store.Span) string {
+func service(s *trace.Span) string {
 	if s.Resource == nil {
 		return ""
 	}
@@ -110,7 +111,7 @@ func service(s *store.Span) string {
 }
 
 // parse reads the parameters of a search; the times are as in Jaeger: a trace matches by any of its spans of the service.
-func parse(q url.Values) (match func(*store.Trace) bool, limit int, err error) {
+func parse(q url.Values) (match func(*trace.Trace) bool, limit int, err error) {
 	limit = DefaultTraces
 	var from, to time.Time
 	var name string
@@ -135,19 +136,19 @@ func parse(q url.Values) (match func(*store.Trace) bool, limit int, err error) {
 			return nil, 0, fmt.Errorf("malformed parameter %s: %w", key, err)
 		}
 	}
-	return func(t *store.Trace) bool {
-		return slices.ContainsFunc(t.Spans, func(s *store.Span) bool {
+	return func(t *trace.Trace) bool {
+		return slices.ContainsFunc(t.Spans, func(s *trace.Span) bool {
 			return (name == "" || service(s) == name) && (from.IsZero() || !s.Start.Before(from)) && (to.IsZero() || !s.Start.After(to))
 		})
 	}, limit, nil
 }
 
-func send(w http.ResponseWriter, traces []*store.Trace) {
-	var spans []*store.Span
+func send(w http.ResponseWriter, traces []*trace.Trace) {
+	var spans []*trace.Span
 	for _, t := range traces {
 		spans = append(spans, t.Spans...)
 	}
-	body, err := (&ptrace.JSONMarshaler{}).MarshalTraces(store.ToOTLP(spans))
+	body, err := (&ptrace.JSONMarshaler{}).MarshalTraces(trace.ToOTLP(spans))
 	if err != nil {
 		fail(w, http.StatusInternalServerError, err.Error())
 		return
@@ -161,8 +162,17 @@ func fail(w http.ResponseWriter, code int, message string) {
 	sendJSON(w, code, f)
 }
 
+// sendJSON writes v, or, if it cannot be written as JSON, that: an answer begins only when there is one.
 func sendJSON(w http.ResponseWriter, code int, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		var f failure
+		f.Error.Code, f.Error.Message = http.StatusInternalServerError, "the answer cannot be written: "+err.Error()
+		code = f.Error.Code
+		body, _ = json.Marshal(f) // a number and a string
+	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)+1))
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(v) // the client has gone: nothing to tell it
+	_, _ = w.Write(append(body, '\n')) // the client has gone: nothing to tell it
 }

@@ -2,6 +2,7 @@ package traceapi
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/link/semconv"
 	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 )
 
 // TestClientNamesWhatIsWrong: answers that a Jaeger behind a proxy, or something that is no Jaeger, may give.
@@ -30,7 +32,8 @@ func TestClientNamesWhatIsWrong(t *testing.T) {
 		{"not OTLP", 200, `{"result":{"resourceSpans":7}}`, "answer of"},
 		{"cut off", 200, `{"result":{"resourceSpans":[`, "unexpected EOF"},
 		{"no such trace", 404, `{"error":{"httpCode":404,"message":"No traces found"}}`, ErrNotFound.Error()},
-		{"an empty answer", 200, "", ErrNotFound.Error()},
+		{"an empty answer", 200, "", "nothing in it"},
+		{"an answer without a result", 200, "{}", "no result in it"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -69,9 +72,9 @@ func TestNewClientRefuses(t *testing.T) {
 func TestMoreThanAPageAtOneInstant(t *testing.T) {
 	mine := store.New(store.Limits{})
 	at := time.Now().Add(-time.Minute)
-	resource := &store.Resource{Attributes: store.Attributes{{Key: semconv.ServiceName, Value: "cart"}}}
+	resource := &trace.Resource{Attributes: trace.Attributes{{Key: semconv.ServiceName, Value: "cart"}}}
 	for i := range Page + 1 {
-		mine.Add(&store.Span{TraceID: link.TraceID{0: byte(i >> 8), 1: byte(i), 15: 1}, SpanID: link.SpanID{1}, Start: at, End: at, Resource: resource})
+		mine.Add(&trace.Span{TraceID: link.TraceID{0: byte(i >> 8), 1: byte(i), 15: 1}, SpanID: link.SpanID{1}, Start: at, End: at, Resource: resource})
 	}
 	s := httptest.NewServer(Handler(mine))
 	defer s.Close()
@@ -106,6 +109,20 @@ func TestHandlerRefuses(t *testing.T) {
 		_ = resp.Body.Close()
 		if resp.StatusCode != status {
 			t.Errorf("%s: %s, want %d", path, resp.Status, status)
+		}
+	}
+}
+
+// TestAnswerThatCannotBeWritten is an error, by its status: never an answer with nothing in it.
+func TestAnswerThatCannotBeWritten(t *testing.T) {
+	for name, v := range map[string]any{
+		"not JSON":        found{json.RawMessage(`{"a":`)},
+		"nested too deep": found{json.RawMessage(strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000))},
+	} {
+		w := httptest.NewRecorder()
+		sendJSON(w, http.StatusOK, v)
+		if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), "cannot be written") {
+			t.Errorf("%s: %d %s", name, w.Code, w.Body)
 		}
 	}
 }

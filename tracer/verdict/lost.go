@@ -3,65 +3,82 @@ package verdict
 import (
 	"fmt"
 	"strings"
-	"time"
 
+	"github.com/dnstrail/dnstrail/tracer/dnswire"
 	"github.com/dnstrail/dnstrail/tracer/hop"
 	"github.com/dnstrail/dnstrail/tracer/lookup"
 )
 
+// view is a lookup without an answer at the client, and the hops that decide.
+type view struct {
+	*Judge
+	l *lookup.Lookup
+	// last is the last hop that the lookup came to, drop the one that ended it, refused the ICMP error about it; the last two may be nil.
+	last, drop, refused *hop.Hop
+}
+
+// losing is one way in which a lookup gets no answer: when it is that, and what is said then.
+type losing struct {
+	name string
+	is   func(*view) bool
+	say  func(*view, *Verdict)
+}
+
+// losses are the ways, in the order in which they are tried: what was seen to happen comes before what was not seen to go on.
+var losses = []losing{
+	// What never was a packet, nothing can have happened to.
+	{"not sent", func(v *view) bool { return v.l.Unsent != nil }, (*view).sayUnsent},
+	// What a socket was handed is nearer to the client than anything that became of packets.
+	{"another answer", (*view).gotAnother, (*view).sayAnother},
+	// The end of a connection ends what was asked on it, whatever became of single segments before.
+	{"connection closed", (*view).closed, (*view).sayClosed},
+	// A drop is the kernel's own word.
+	{"dropped", func(v *view) bool { return v.drop != nil }, (*view).sayDropped},
+	// An ICMP error is somebody else's word for a drop out of sight.
+	{"refused", func(v *view) bool { return v.refused != nil }, (*view).sayRefused},
+	// From here on nothing more was seen: the stage is the one after the last hop, latest first.
+	{"answer on its way", func(v *view) bool { return v.last.Answer }, (*view).sayAnswerVanished},
+	{"read", func(v *view) bool { return v.last.Kind == hop.Read }, (*view).sayNoAnswer},
+	{"delivered", (*view).delivered, (*view).sayNotRead},
+	{"past the translation", (*view).wentPast, (*view).sayWentPast},
+	{"not translated", (*view).untranslated, (*view).sayUntranslated},
+	{"left the client", (*view).leftClient, (*view).sayLeftClient},
+	{"left the node", func(v *view) bool { return v.last.Kind == hop.Out }, (*view).sayLeftNode},
+	{"", func(*view) bool { return true }, (*view).sayVanished},
+}
+
 // lost judges a lookup without an answer at the client.
 func (j *Judge) lost(l *lookup.Lookup) Verdict {
-	last, drop, refused := lastHops(l)
-	switch {
-	case drop != nil:
-		return j.dropped(l, last, drop, refused)
-	case refused != nil:
-		return j.refused(l, last, refused)
-	}
-	v := Verdict{Evidence: j.evidence(l, last)}
-	if l.Handshake != 0 {
-		v.Evidence = append(v.Evidence, "the TCP handshake after a truncated answer; no query was sent")
-	}
-	switch {
-	case l.Handshake != 0 && last.Answer && l.Ending == lookup.Dropped:
-		v.Where, v.Cause, v.Certain = CoreDNSSocket, CauseRefused, true
-		v.Text = "the answer was truncated, and the server refused the TCP connection"
-	case last.Answer:
-		v.Where, v.Cause = ReturnPath, CauseVanished
-		v.Text = "the answer was sent, and last seen " + j.spot(l, last)
-		if text, more := j.fragmentLost(l, last); text != "" {
-			v.Cause, v.Text = CauseFragment, text
-			v.Evidence = append(v.Evidence, more...)
+	v := &view{Judge: j, l: l}
+	v.last, v.drop, v.refused = lastHops(l)
+	out := Verdict{Evidence: j.evidence(l, v.last)}
+	for i := range losses {
+		if losses[i].is(v) {
+			losses[i].say(v, &out)
+			break
 		}
-	case last.Kind == hop.Read:
-		v.Where, v.Cause, v.Certain = CoreDNS, CauseNoAnswer, true
-		v.Text = processName(last.Process, "the server") + " read the query and never answered"
-		if up, cause := failedUpstream(l); up != nil {
-			v.Where, v.Cause, v.Certain = Upstream, cause, false
-			v.Text = fmt.Sprintf("the server read the query and never answered: upstream %s %s", up.Server, upstreamFate(up))
-			v.Evidence = append(v.Evidence, upstreamEvidence(l)...)
-		}
-	case last.Kind == hop.In && last.NetNS != l.ClientNetNS && !j.isNode(last.NetNS):
-		v.Where, v.Cause, v.Certain = CoreDNSSocket, CauseNotRead, j.ReadsSeen
-		v.Text = "delivered to the server's socket and never read: the server is stopped or overloaded"
-		if !j.ReadsSeen {
-			v.Where, v.Cause = CoreDNS, CauseNoAnswer
-			v.Text = "delivered to the server, which never answered"
-		}
-	case j.services[l.Server] && last.Dst == l.Server && last.NetNS != l.ClientNetNS:
-		v.Where, v.Cause = Service, CauseUntranslated
-		v.Text = fmt.Sprintf("the service address %s was not translated to a server's", l.Server)
-	case last.Kind == hop.Out && last.NetNS == l.ClientNetNS && !j.isNode(last.NetNS):
-		v.Where, v.Cause = PodLink, CauseVanished
-		v.Text = "left the client and was not seen at the node"
-	case last.Kind == hop.Out:
-		v.Where, v.Cause = BetweenNodes, CauseNoReply
-		v.Text = fmt.Sprintf("left this node at %s towards %s%s, and nothing came back; what lies beyond is not watched here", last.Device(), last.Dst, inside(last))
-	default:
-		v.Where, v.Cause = Node, CauseVanished
-		v.Text = "last seen " + j.spot(l, last)
 	}
-	return v
+	if l.Unsent != nil {
+		return out
+	}
+	if l.Connect {
+		out.Evidence = append(out.Evidence, "TCP to a DNS port, no query sent yet")
+		if len(l.Related) > 0 {
+			out.Evidence = append(out.Evidence, "it was opened after a truncated answer")
+		}
+	}
+	if l.EntryOlder && out.Where != Answered {
+		out.Evidence = append(out.Evidence, "it was translated by a conntrack entry that is older than this lookup")
+	}
+	if v.unwatchedPort() {
+		out.Evidence = append(out.Evidence, fmt.Sprintf("the query is for port %d behind the service", v.last.Dst.Port))
+	}
+	return out
+}
+
+// unwatchedPort says whether the query was translated to another port than it asked.
+func (v *view) unwatchedPort() bool {
+	return !v.last.Answer && v.last.Dst.Port != v.l.Server.Port && v.last.Dst.Port != 0
 }
 
 // lastHops gives the last hop that the lookup came to, the drop that ended it, and the ICMP error about it, where there are such.
@@ -79,13 +96,19 @@ func lastHops(l *lookup.Lookup) (last, drop, refused *hop.Hop) {
 			if !h.Answer && refused == nil {
 				refused = h // the first place it was seen is nearest to who sent it
 			}
+		case h.Kind == hop.Drop && l.Connect && h.Answer && drop != nil && !drop.Answer:
+			// The reset that a firewall's rule sends for what it drops may come untranslated, and then nobody takes it.
 		case h.Kind == hop.Drop:
 			drop = h
 		case h.Answer && h.Kind == hop.Read:
 		default:
 			last = h
 			// What goes on after a drop was not ended by it, unless it is another attempt's packet, or another fragment.
-			if drop != nil && (drop.Fragment.Offset == 0 || drop.Attempt != h.Attempt) && (drop.Attempt == h.Attempt || h.Answer) && drop.Answer == h.Answer {
+			if drop != nil && h.Answer && !drop.Answer && !l.Connect {
+				drop = nil // what was dropped was asked again, or came by another way: it is the answer now
+			}
+			if drop != nil && (drop.Fragment.Offset == 0 || drop.Attempt != h.Attempt) && (drop.Attempt == h.Attempt || h.Answer) &&
+				drop.Answer == h.Answer {
 				drop = nil
 			}
 		}
@@ -96,26 +119,225 @@ func lastHops(l *lookup.Lookup) (last, drop, refused *hop.Hop) {
 	return last, drop, refused
 }
 
-// refused judges a query that an ICMP error answered, and whose drop was not seen: it was refused out of sight, or by a socket's host.
-func (j *Judge) refused(l *lookup.Lookup, last, icmp *hop.Hop) Verdict {
+// subject is what was lost, as a sentence begins with it.
+func (v *view) subject() string {
+	switch {
+	case v.l.Connect && len(v.l.Related) > 0:
+		return "the answer was truncated, and TCP to ask again does not get through: the connection"
+	case v.l.Connect:
+		return "the TCP connection"
+	}
+	return "the query"
+}
+
+func (v *view) gotAnother() bool {
+	m := v.l.Mismatch
+	if m == nil || v.drop != nil && v.drop.Time > m.Time && !v.drop.Answer {
+		return false
+	}
+	return m.Arrived || m.Read || v.l.ClientNetNS == 0
+}
+
+func (v *view) sayAnother(out *Verdict) {
+	l, m := v.l, v.l.Mismatch
+	out.Where, out.Cause = Client, CauseUnexpectedAnswer
+	// The right answer may have come by a way that is out of sight: then its read would tell. What was asked again
+	// since may have met another fate.
+	out.Certain = (m.Read || m.Arrived && v.ReadsSeen) && !v.askedSince(m.Time)
+	if m.ID != l.ID {
+		out.Text = fmt.Sprintf("what came from %s was no answer to the question: ID 0x%04x was asked, 0x%04x answered", m.Source, l.ID, m.ID)
+	} else {
+		out.Text = fmt.Sprintf("what came from %s was no answer to the question: asked %s %s, answered %s %s", m.Source,
+			l.Question(), dnswire.TypeString(l.Type), l.Show(m.Name), dnswire.TypeString(m.Type))
+	}
+	how := "it was seen on its way to the client"
+	switch {
+	case m.Read:
+		how = "the client read it, and must ignore it (RFC 5452, section 9.1)"
+	case m.Arrived:
+		how = "it came to the client, who must ignore it (RFC 5452, section 9.1)"
+	}
+	out.Evidence = append(out.Evidence, how)
+}
+
+// askedSince says whether the client sent the query again after a time, in ns since 1970.
+func (v *view) askedSince(t int64) bool {
+	for i := range v.l.Hops {
+		if h := &v.l.Hops[i]; !h.Answer && h.Attempt != 0 && h.Time > t {
+			return true
+		}
+	}
+	return false
+}
+
+func (v *view) closed() bool {
+	c := v.l.Close
+	return c != nil && (v.l.Connect || v.l.Ending == lookup.Closed || v.l.Ending == lookup.GaveUp) && (v.drop == nil || v.drop.Answer || v.l.Connect)
+}
+
+func (v *view) sayClosed(out *Verdict) {
+	l, c := v.l, v.l.Close
+	how := "closed"
+	if c.Reset {
+		how = "reset"
+	}
+	switch {
+	case l.Connect && v.drop != nil:
+		v.sayDropped(out)
+		if out.Cause == CausePolicyDrop || out.Cause == CauseRejected {
+			out.Cause = CauseRefused
+			out.Text = fmt.Sprintf("%s was reset at %s by a firewall rule or network policy", v.subject(), at(v.drop))
+		}
+		return
+	case l.Connect:
+		out.Where, out.Cause, out.Certain = CoreDNSSocket, CauseRefused, v.endedByServer(l)
+		out.Text = fmt.Sprintf("%s was refused: %s answered with a reset", v.subject(), l.Server)
+		if !out.Certain {
+			out.Text += ", or a firewall did in its name"
+		}
+		return
+	case !c.ByServer:
+		out.Where, out.Cause, out.Certain = Client, CauseClientGone, c.Process != nil || c.NetNS != 0 && c.NetNS == l.ClientNetNS
+		out.Text = fmt.Sprintf("the client %s the connection before the answer came", how)
+		if !out.Certain {
+			out.Text += ", or a firewall did in its name"
+		}
+		return
+	}
+	out.Where, out.Cause, out.Certain = CoreDNS, CauseClosed, c.Process != nil || v.endedByServer(l)
+	out.Text = fmt.Sprintf("the server %s the connection before it answered", how)
+	if !out.Certain {
+		out.Text += ", or a firewall did in its name"
+	}
+	if l.AnswerSeen {
+		out.Text = fmt.Sprintf("the server %s the connection before its answer was whole: %d messages came", how, l.Messages)
+	}
+	if up, cause := failedUpstream(l); up != nil {
+		out.Where, out.Cause, out.Certain = Upstream, cause, false
+		out.Text += fmt.Sprintf(": upstream %s %s", up.Server, upstreamFate(up))
+		out.Evidence = append(out.Evidence, upstreamEvidence(l)...)
+	}
+}
+
+// sayRefused judges a query that an ICMP error answered, and whose drop was not seen: it was refused out of sight, or
+// by a socket's host. Which of
+// both is never certain: a firewall's rejection looks the same.
+func (v *view) sayRefused(out *Verdict) {
+	l, last, icmp := v.l, v.last, v.refused
 	sender := hop.Endpoint{Addr: icmp.ICMPSender}.AddrPort().Addr()
-	v := Verdict{Certain: true, Evidence: append([]string{fmt.Sprintf("ICMP %s from %s, seen %s", icmpName(icmp.ICMP), sender, j.spot(l, icmp))}, j.evidence(l, last)...)}
+	out.Evidence = append([]string{fmt.Sprintf("ICMP %s from %s, seen %s", icmpName(icmp.ICMP), sender, v.spot(l, icmp))}, out.Evidence...)
 	target := last.Dst.AddrPort().Addr()
 	switch {
+	case sender == target && portUnreachable(icmp.ICMP) && v.leftBehind(last.Dst):
+		v.sayDeadEndpoint(out, last.Dst, "new connections go to others, and it answered that nothing listens there")
 	case sender == target && portUnreachable(icmp.ICMP):
-		v.Where, v.Cause = CoreDNSSocket, CauseNoListener
-		v.Text = fmt.Sprintf("%s answered that nothing listens on its port %d", sender, last.Dst.Port)
-	case last.Dst == l.Server && j.services[l.Server]:
-		v.Where, v.Cause, v.Certain = Service, CauseNoEndpoints, false
-		v.Text = fmt.Sprintf("the service address %s was rejected (%s): it has no endpoints", l.Server, icmpName(icmp.ICMP))
+		out.Where, out.Cause = CoreDNSSocket, CauseNoListener
+		out.Text = fmt.Sprintf("%s answered that nothing listens on its port %d", sender, last.Dst.Port)
+	case last.Dst == l.Server && v.services[l.Server] && portUnreachable(icmp.ICMP):
+		out.Where, out.Cause = Service, CauseNoEndpoints
+		out.Text = fmt.Sprintf("the service address %s was rejected (%s): it has no endpoints", l.Server, icmpName(icmp.ICMP))
+	case l.EntryOlder && last.Dst != l.Server:
+		v.sayDeadEndpoint(out, last.Dst, "ICMP "+icmpName(icmp.ICMP)+" came back")
 	case last.Kind == hop.Out && last.NetNS != l.ClientNetNS:
-		v.Where, v.Cause = BetweenNodes, CauseRejected
-		v.Text = fmt.Sprintf("%s answered %s", sender, icmpName(icmp.ICMP))
+		out.Where, out.Cause = BetweenNodes, CauseRejected
+		out.Text = fmt.Sprintf("%s answered %s", sender, icmpName(icmp.ICMP))
 	default:
-		v.Where, v.Cause = Node, CauseRejected
-		v.Text = fmt.Sprintf("%s answered %s", sender, icmpName(icmp.ICMP))
+		out.Where, out.Cause = Node, CauseRejected
+		out.Text = fmt.Sprintf("%s answered %s", sender, icmpName(icmp.ICMP))
 	}
-	return v
+}
+
+// sayDeadEndpoint judges a query that was translated to an address which serves no DNS any more.
+func (v *view) sayDeadEndpoint(out *Verdict, to hop.Endpoint, why string) {
+	out.Where, out.Cause, out.Certain = Service, CauseDeadEndpoint, false
+	by := "was translated to"
+	if v.l.EntryOlder {
+		by = "was translated, by a conntrack entry that is older than this lookup, to"
+	}
+	out.Text = fmt.Sprintf("the service address %s %s %s, which is no endpoint any more: %s", v.l.Server, by, to, why)
+}
+
+func (v *view) sayAnswerVanished(out *Verdict) {
+	out.Where, out.Cause = ReturnPath, CauseVanished
+	out.Text = "the answer was sent, and last seen " + v.spot(v.l, v.last)
+	if text, more := v.fragmentLost(v.l, v.last); text != "" {
+		out.Cause, out.Text = CauseFragment, text
+		out.Evidence = append(out.Evidence, more...)
+	}
+}
+
+// sayNoAnswer judges a query that the server has read. That no answer left until now is a fact, that none ever will is not.
+func (v *view) sayNoAnswer(out *Verdict) {
+	out.Where, out.Cause = CoreDNS, CauseNoAnswer
+	out.Text = processName(v.last.Process, "the server") + " read the query and has not answered"
+	if up, cause := failedUpstream(v.l); up != nil {
+		out.Where, out.Cause = Upstream, cause
+		out.Text = fmt.Sprintf("the server read the query and has not answered: upstream %s %s", up.Server, upstreamFate(up))
+		out.Evidence = append(out.Evidence, upstreamEvidence(v.l)...)
+	}
+}
+
+func (v *view) delivered() bool {
+	delivered, _ := v.delivery(v.l, v.last)
+	return delivered
+}
+
+func (v *view) sayNotRead(out *Verdict) {
+	_, known := v.delivery(v.l, v.last)
+	if v.l.Connect {
+		out.Where, out.Cause = CoreDNSSocket, CauseNotRead
+		out.Text = "the TCP connection was asked for at the server, which has not accepted it"
+		return
+	}
+	out.Where, out.Cause, out.Certain = CoreDNSSocket, CauseNotRead, v.ReadsSeen && known && !v.l.ReadBeside
+	out.Text = "delivered to the server's socket and not read: the server is stopped or overloaded"
+	if !v.ReadsSeen {
+		out.Where, out.Cause = CoreDNS, CauseNoAnswer
+		out.Text = "delivered to the server, which has not answered"
+	}
+}
+
+func (v *view) wentPast() bool {
+	return v.last.Dst == v.l.Server && v.bypassed(v.l, v.last) && v.services[v.l.Server]
+}
+
+func (v *view) sayWentPast(out *Verdict) {
+	out.Where, out.Cause = Service, CauseUntranslated
+	out.Text = fmt.Sprintf("the query left %s by %s, the parent of the client's own device, past the translation there: the service address %s was not translated",
+		v.whose(v.l, v.last.NetNS), v.last.Device(), v.l.Server)
+}
+
+func (v *view) untranslated() bool {
+	return v.services[v.l.Server] && v.last.Dst == v.l.Server && v.last.NetNS != v.l.ClientNetNS
+}
+
+func (v *view) sayUntranslated(out *Verdict) {
+	out.Where, out.Cause = Service, CauseUntranslated
+	out.Text = fmt.Sprintf("the service address %s was not translated to a server's", v.l.Server)
+}
+
+func (v *view) leftClient() bool {
+	return v.last.Kind == hop.Out && v.last.NetNS == v.l.ClientNetNS && !v.isNode(v.last.NetNS)
+}
+
+func (v *view) sayLeftClient(out *Verdict) {
+	out.Where, out.Cause = PodLink, CauseVanished
+	out.Text = "left the client and was not seen at the node"
+}
+
+func (v *view) sayLeftNode(out *Verdict) {
+	out.Where, out.Cause = BetweenNodes, CauseNoReply
+	past := ""
+	if v.bypassed(v.l, v.last) {
+		past = ", the parent of the client's own device,"
+	}
+	out.Text = fmt.Sprintf("left this node at %s%s towards %s%s, and nothing came back; what lies beyond is not watched here",
+		v.last.Device(), past, v.last.Dst, inside(v.last))
+}
+
+func (v *view) sayVanished(out *Verdict) {
+	out.Where, out.Cause = Node, CauseVanished
+	out.Text = "last seen " + v.spot(v.l, v.last)
 }
 
 // portUnreachable: RFC 792 type 3 code 3, RFC 4443 type 1 code 4.
@@ -135,233 +357,6 @@ func icmpName(icmp uint16) string {
 		return "administratively prohibited"
 	}
 	return fmt.Sprintf("unreachable, type %d code %d", icmp>>8, icmp&0xff)
-}
-
-// dropCauses translates the kernel's reasons; others are CauseDropped with the kernel's own word in the text.
-var dropCauses = map[string]struct {
-	cause Cause
-	text  string
-}{
-	"NETFILTER_DROP":      {CausePolicyDrop, "dropped by a firewall rule or network policy"},
-	"BPF_CGROUP_EGRESS":   {CausePolicyDrop, "dropped by an eBPF policy of its cgroup"},
-	"TC_INGRESS":          {CausePolicyDrop, "dropped by a tc filter or eBPF policy on ingress"},
-	"TC_EGRESS":           {CausePolicyDrop, "dropped by a tc filter or eBPF policy on egress"},
-	"XDP":                 {CausePolicyDrop, "dropped by an XDP program"},
-	"SOCKET_FILTER":       {CausePolicyDrop, "dropped by a filter on the socket"},
-	"SECURITY_HOOK":       {CausePolicyDrop, "dropped by a security module"},
-	"XFRM_POLICY":         {CausePolicyDrop, "dropped by an IPsec policy"},
-	"IP_OUTNOROUTES":      {CauseNoRoute, "there is no route"},
-	"IP_INNOROUTES":       {CauseNoRoute, "there is no route"},
-	"IP_INADDRERRORS":     {CauseNoRoute, "no route for its address, or forwarding is off"},
-	"IP_INVALID_DEST":     {CauseNoRoute, "its destination cannot be routed"},
-	"IPV6DISABLED":        {CauseNoRoute, "IPv6 is off on the device"},
-	"NEIGH_FAILED":        {CauseNeighbour, "the next hop's link-layer address could not be found"},
-	"NEIGH_CREATEFAIL":    {CauseNeighbour, "no neighbor entry could be made"},
-	"NEIGH_QUEUEFULL":     {CauseNeighbour, "too many packets wait for the next hop's link-layer address"},
-	"NEIGH_DEAD":          {CauseNeighbour, "the neighbor entry was removed"},
-	"NEIGH_HH_FILLFAIL":   {CauseNeighbour, "the link-layer header could not be made"},
-	"IP_RPFILTER":         {CauseRPFilter, "dropped by reverse-path filtering"},
-	"IP_LOCAL_SOURCE":     {CauseRPFilter, "its source is an address of the node itself"},
-	"PKT_TOO_BIG":         {CauseTooBig, "larger than the next device's MTU"},
-	"FRAG_REASM_TIMEOUT":  {CauseFragment, "its other fragments never came"},
-	"NO_SOCKET":           {CauseNoListener, "no socket listens there"},
-	"SOCKET_RCVBUFF":      {CauseBufferFull, "the socket's receive buffer was full"},
-	"PROTO_MEM":           {CauseBufferFull, "the kernel's memory for UDP was used up"},
-	"SOCKET_BACKLOG":      {CauseBufferFull, "the socket's backlog was full"},
-	"SOCKET_CLOSE":        {CauseSocketClosed, "the socket was closed with the packet unread"},
-	"QUEUE_PURGE":         {CauseSocketClosed, "the socket was closed with the packet unread"},
-	"QDISC_DROP":          {CauseQueueFull, "dropped by the device's queue"},
-	"QDISC_OVERLIMIT":     {CauseQueueFull, "the device's queue was full"},
-	"QDISC_CONGESTED":     {CauseQueueFull, "the device's queue was congested"},
-	"FULL_RING":           {CauseQueueFull, "the device's ring was full"},
-	"UDP_CSUM":            {CauseChecksum, "its checksum was wrong: often a device that was to compute it and did not"},
-	"TCP_CSUM":            {CauseChecksum, "its checksum was wrong: often a device that was to compute it and did not"},
-	"IP_CSUM":             {CauseChecksum, "the checksum of its IP header was wrong"},
-	"SKB_CSUM":            {CauseChecksum, "its checksum could not be computed"},
-	"NO_TX_TARGET":        {CauseTunnel, "the tunnel knows no node behind its next hop"},
-	"VXLAN_ENTRY_EXISTS":  {CauseTunnel, "its link-layer source belongs to another entry of the tunnel's table"},
-	"VXLAN_INVALID_HDR":   {CauseTunnel, "the tunnel's header was invalid"},
-	"VXLAN_VNI_NOT_FOUND": {CauseTunnel, "no tunnel device has its network identifier"},
-	"MAC_INVALID_SOURCE":  {CauseTunnel, "its link-layer source was invalid"},
-	"IP_TUNNEL_ECN":       {CauseTunnel, "its congestion mark and the tunnel's do not go together"},
-	"CPU_BACKLOG":         {CauseQueueFull, "the CPU's backlog of received packets was full"},
-}
-
-// DropCause gives the cause and the words for the kernel's name of a drop reason.
-func DropCause(reason string) (Cause, string) {
-	if c, ok := dropCauses[reason]; ok {
-		return c.cause, fmt.Sprintf("%s (%s)", c.text, reason)
-	}
-	return CauseDropped, "dropped by the kernel, " + reason
-}
-
-// functionCauses tells causes by the kernel function that dropped, for drops without a reason: most of IPv6's.
-var functionCauses = map[string]struct {
-	cause Cause
-	text  string
-}{
-	"ip6_pkt_drop":         {CauseNoRoute, "there is no route"},
-	"ip6_pkt_discard":      {CauseNoRoute, "there is no route"},
-	"ip6_pkt_discard_out":  {CauseNoRoute, "there is no route"},
-	"ip6_pkt_prohibit":     {CauseNoRoute, "the route prohibits it"},
-	"ip6_pkt_prohibit_out": {CauseNoRoute, "the route prohibits it"},
-	"dst_discard_out":      {CauseNoRoute, "the route is a black hole"},
-	"neigh_invalidate":     {CauseNeighbour, "the next hop's link-layer address could not be found"},
-	"ndisc_error_report":   {CauseNeighbour, "the next hop's link-layer address could not be found"},
-
-	// A bridge with br_netfilter routes what it has translated, and drops what has no route.
-	"br_nf_pre_routing_finish_ipv6": {CauseNoRoute, "there is no route"},
-	"br_nf_pre_routing_finish":      {CauseNoRoute, "there is no route"},
-}
-
-// dropCause gives the cause of a drop and the words for it: by the kernel's reason, or else by the function that dropped.
-func dropCause(drop *hop.Hop) (Cause, string) {
-	cause, text := DropCause(drop.Reason.String())
-	if cause != CauseDropped || drop.Location == 0 {
-		return cause, text
-	}
-	function := hop.FunctionAt(drop.Location)
-	if c, ok := functionCauses[function]; ok {
-		return c.cause, fmt.Sprintf("%s (%s in %s)", c.text, drop.Reason, function)
-	}
-	if function != "" {
-		text += " in " + function
-	}
-	return cause, text
-}
-
-func (j *Judge) dropped(l *lookup.Lookup, last, drop, refused *hop.Hop) Verdict {
-	reason := drop.Reason.String()
-	cause, text := dropCause(drop)
-	v := Verdict{Certain: true, Drop: reason, Cause: cause, Evidence: append([]string{DroppedAt(place(drop), j.whose(l, drop.NetNS), reason)}, j.evidence(l, last)...)}
-	if refused != nil {
-		v.Evidence = append(v.Evidence, fmt.Sprintf("ICMP %s from %s", icmpName(refused.ICMP), hop.Endpoint{Addr: refused.ICMPSender}.AddrPort().Addr()))
-	}
-	atClient := l.ClientNetNS != 0 && drop.NetNS == l.ClientNetNS
-	if drop.Tunnel && v.Cause == CauseNoListener {
-		v.Cause, text = CauseTunnel, fmt.Sprintf("no tunnel device takes it (%s)", reason)
-	}
-	if drop.Fragment.Offset != 0 {
-		v.Cause = CauseFragment
-		text = fmt.Sprintf("a later fragment of it, bytes %d to %d of %d, %s", drop.Fragment.Offset, int(drop.Fragment.Offset)+int(drop.Fragment.Bytes)-1, datagram(l, drop), text)
-	}
-	if drop.Answer {
-		v.Where = ReturnPath
-		v.Text = fmt.Sprintf("the answer was lost at %s%s: %s", at(drop), inside(drop), text)
-		if atClient && (v.Cause == CauseNoListener || v.Cause == CauseSocketClosed) {
-			nobodyTook(l, drop, &v)
-		}
-		return v
-	}
-	switch {
-	case atClient && (drop.IfIndex == 0 || last == drop || drop.SKB == last.SKB && last.Local && v.Cause != CauseNeighbour):
-		v.Where = Client
-	case atClient:
-		v.Where = PodLink
-	case j.bridgedBetween(l, last, drop):
-		v.Where = BetweenNodes
-	case drop.Tunnel:
-		v.Where = Node
-		v.Text = fmt.Sprintf("the query was lost at %s%s: %s", at(drop), inside(drop), text)
-		return v
-	case j.isNode(drop.NetNS) || passedOn(l, drop) || drop.IfIndex != last.IfIndex:
-		v.Where = Node
-	case l.ServerNetNS != 0 && drop.NetNS != l.ServerNetNS && drop.NetNS != 0:
-		v.Where = Node
-	case l.ClientNetNS != 0 && drop.NetNS == j.clientNode(l) && v.Cause != CauseNoListener && v.Cause != CauseBufferFull && drop.Dst == l.Server && j.services[l.Server]:
-		v.Where = Node
-	default:
-		v.Where = CoreDNSSocket
-	}
-	v.Text = fmt.Sprintf("the query was lost at %s: %s", at(drop), text)
-	if l.Handshake != 0 {
-		v.Text = fmt.Sprintf("the answer was truncated, and TCP to ask again does not get through: lost at %s: %s", at(drop), text)
-	}
-	if v.Where == Node || v.Where == Client || v.Where == BetweenNodes {
-		j.service(l, drop, refused, &v, text)
-	}
-	return v
-}
-
-// impatient is how long a client waits at least: an answer that comes after that and finds no socket was too late.
-const impatient = 900 * time.Millisecond
-
-// nobodyTook judges an answer that came to the client's namespace and found no socket that takes it.
-func nobodyTook(l *lookup.Lookup, drop *hop.Hop, v *Verdict) {
-	waited := time.Duration(drop.Time - l.Start()).Round(time.Millisecond)
-	v.Where, v.Cause = Client, CauseClientGone
-	v.Text = fmt.Sprintf("the answer came after %s, and the client's socket was gone (%s)", waited, drop.Reason)
-	up, cause := failedUpstream(l)
-	switch {
-	case drop.Src != l.Server:
-		v.Cause = CauseWrongSource
-		v.Text = fmt.Sprintf("an answer came from %s, but the client had asked %s: its socket does not take it (%s)", drop.Src, l.Server, drop.Reason)
-	case up != nil:
-		v.Where, v.Cause, v.Certain = Upstream, cause, false
-		v.Text += fmt.Sprintf(": upstream %s %s", up.Server, upstreamFate(up))
-		v.Evidence = append(v.Evidence, upstreamEvidence(l)...)
-	case waited >= impatient:
-		v.Cause = CauseTooLate
-	}
-}
-
-// passedUntranslated says whether a node sent the query on to the service's own address before it was dropped.
-func (j *Judge) passedUntranslated(l *lookup.Lookup, drop *hop.Hop) bool {
-	for i := range l.Hops {
-		h := &l.Hops[i]
-		if h.Kind == hop.Out && !h.Answer && !h.Local && h.Attempt == drop.Attempt && h.Dst == l.Server && h.NetNS != l.ClientNetNS && j.isNode(h.NetNS) {
-			return true
-		}
-	}
-	return false
-}
-
-// service finds out whether a drop on a node was the service translation's: its reject rule, a dead endpoint, or connection tracking.
-func (j *Judge) service(l *lookup.Lookup, drop, refused *hop.Hop, v *Verdict, text string) {
-	translated := drop.Dst != l.Server
-	switch {
-	case v.Cause == CausePolicyDrop && refused != nil && !translated:
-		v.Where, v.Cause, v.Certain = Service, CauseNoEndpoints, j.services[l.Server]
-		v.Text = fmt.Sprintf("the service address %s was rejected (%s): it has no endpoints", l.Server, icmpName(refused.ICMP))
-	case v.Cause == CausePolicyDrop && refused != nil:
-		v.Cause = CauseRejected
-		v.Text = fmt.Sprintf("the query was rejected at %s by a firewall rule or network policy (%s)", at(drop), icmpName(refused.ICMP))
-	case v.Cause == CausePolicyDrop && l.Clash != nil && unplaced(l, drop):
-		v.Where, v.Cause = Service, CauseInsertRace
-		v.Text = fmt.Sprintf("the query was lost at %s: its conntrack entry clashed with that of another query sent at the same time from the same port (%s)", at(drop), drop.Reason)
-		v.Certain = hop.FunctionAt(drop.Location) == hookFunction
-		v.Evidence = append(v.Evidence, raceEvidence(l, drop)...)
-	case v.Cause == CausePolicyDrop && unplaced(l, drop) && hop.FunctionAt(drop.Location) == hookFunction:
-		v.Certain = false
-		v.Evidence = append(v.Evidence, "dropped on its way out of "+at(drop)+" by no rule of nf_tables: by one of ip_tables, or because its conntrack entry clashed with another's")
-	case v.Cause == CausePolicyDrop && !drop.Tracked && !byRule(drop) && j.conntrackFull(l, drop, v):
-	case !translated && j.services[l.Server] && (v.Cause == CauseNoRoute || v.Cause == CauseNeighbour || j.passedUntranslated(l, drop)) && drop.NetNS != l.ClientNetNS:
-		v.Where, v.Cause, v.Certain = Service, CauseUntranslated, false
-		v.Text = fmt.Sprintf("the service address %s was not translated to a server's, and the query lost at %s (%s)", l.Server, at(drop), drop.Reason)
-	case v.Cause == CauseNeighbour && translated && (drop.NetNS != j.clientNode(l) || j.podSide[device{drop.NetNS, drop.IfIndex}]):
-		v.Where, v.Cause = Service, CauseDeadEndpoint
-		v.Text = fmt.Sprintf("the service address %s was translated to %s, and nobody has that address: %s", l.Server, drop.Dst, text)
-	}
-}
-
-// bridgedBetween says whether a drop was neither on the client's node nor routed where it happened (its hop limit was not lowered): a switch between the nodes.
-func (j *Judge) bridgedBetween(l *lookup.Lookup, last, drop *hop.Hop) bool {
-	return l.ClientNetNS != 0 && drop.NetNS == last.NetNS && drop.NetNS != j.clientNode(l) && drop.IfIndex != last.IfIndex &&
-		last.Kind == hop.In && drop.TTL == last.TTL && drop.TTL != 0 && !drop.Tracked
-}
-
-// passedOn says whether the namespace of a drop passes queries on: it was to be routed, not delivered.
-func passedOn(l *lookup.Lookup, drop *hop.Hop) bool {
-	switch drop.Reason.String() {
-	case "NO_SOCKET", "SOCKET_RCVBUFF", "SOCKET_CLOSE", "QUEUE_PURGE", "SOCKET_FILTER", "UDP_CSUM", "PROTO_MEM":
-		return false
-	}
-	for i := range l.Hops {
-		if h := &l.Hops[i]; h.NetNS == drop.NetNS && h.Kind == hop.Out && !h.Local {
-			return true
-		}
-	}
-	return false
 }
 
 func at(h *hop.Hop) string {
@@ -408,8 +403,8 @@ func (j *Judge) evidence(l *lookup.Lookup, last *hop.Hop) []string {
 		}
 	}
 	attempts := "1 attempt"
-	if l.Attempts != 1 {
-		attempts = fmt.Sprintf("%d attempts", l.Attempts)
+	if n := l.AttemptsBefore + l.Attempts; n != 1 {
+		attempts = fmt.Sprintf("%d attempts", n)
 	}
 	if len(devs) > 0 {
 		attempts += "; seen at " + strings.Join(devs, ", ")

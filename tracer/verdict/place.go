@@ -2,33 +2,60 @@ package verdict
 
 import (
 	"fmt"
-	"regexp"
-	"strconv"
-	"strings"
 
+	"github.com/dnstrail/dnstrail/link/semconv"
 	"github.com/dnstrail/dnstrail/tracer/hop"
 	"github.com/dnstrail/dnstrail/tracer/lookup"
 )
 
 // Spot is a place in parts, as outputs show it.
 type Spot struct {
-	Device string // "socket" of a read, "no device" of a packet that had none
-	Kind   string // the direction, or what happened: see [hop.Kind]
+	Device string // "" of a packet that had none, "socket" of a read
+	Event  string // what happened there: see [hop.Kind]
 	NetNS  uint32 // inode number of the network namespace
+	Owner  Owner  // of the network namespace
 }
 
-// ParsePlace reads what [Place] wrote; ok is false of anything else.
-func ParsePlace(place string) (s Spot, ok bool) {
-	rest, inum, ok := strings.Cut(place, " netns ")
-	if !ok {
-		return Spot{}, false
+// SpotOf gives a hop's place, without its owner.
+func SpotOf(h *hop.Hop) Spot {
+	s := Spot{Device: h.Device(), Event: h.Kind.String(), NetNS: h.NetNS}
+	if h.Kind == hop.Read {
+		s.Device = socketDevice
 	}
-	n, err := strconv.ParseUint(inum, 10, 32)
-	i := strings.LastIndexByte(rest, ' ')
-	if err != nil || i <= 0 {
-		return Spot{}, false
+	return s
+}
+
+// OwnerKind is what has a network namespace for its own, in the words of [semconv.SegmentToOwnerKind].
+type OwnerKind string
+
+// Owner is whose a network namespace is; the zero value is one that nobody knows.
+type Owner struct {
+	Kind OwnerKind
+	Name string // of a pod namespace/pod
+}
+
+// String gives the owner so that it can stand after "in" or "on": "pod shop/cart-1", "node node-1".
+func (o Owner) String() string {
+	switch o.Kind {
+	case "":
+		return ""
+	case semconv.OwnerNamed:
+		return "network namespace " + o.Name
+	case semconv.OwnerProcess:
+		return "the network namespace of " + o.Name
 	}
-	return Spot{Device: rest[:i], Kind: rest[i+1:], NetNS: uint32(n)}, true
+	return string(o.Kind) + " " + o.Name
+}
+
+// On tells where somebody is who is in the namespace: "in pod shop/cart-1", "on node node-1"; "" if it is not known.
+func (o Owner) On() string {
+	switch o.Kind {
+	case "":
+		return ""
+	case semconv.OwnerNode, semconv.OwnerHost:
+		return "on " + o.String()
+	}
+	return "in " + o.String()
 }
 
 // spot tells a hop's place as evidence does: "arriving at cbr0 on node node-1".
@@ -39,7 +66,7 @@ func (j *Judge) spot(l *lookup.Lookup, h *hop.Hop) string {
 // whose tells where a network namespace is: by its owner's name, else by its number, which the attributes have in any case.
 func (j *Judge) whose(l *lookup.Lookup, netns uint32) string {
 	if j.Namespace != nil {
-		if on := j.Namespace(netns); on != "" {
+		if on := j.Namespace(netns).On(); on != "" {
 			return on
 		}
 	}
@@ -68,26 +95,7 @@ func spot(device, kind, whose string) string {
 	return "at " + device + " " + whose
 }
 
-// DroppedAt is the evidence of a drop. The place is as [Place] writes it; whose tells whose network namespace that is, "on node node-1".
-func DroppedAt(place, whose, reason string) string {
-	s, ok := ParsePlace(place)
-	if !ok {
-		return fmt.Sprintf("dropped at %s: %s", place, reason)
-	}
-	if s.Device == noDevice {
-		s.Device = ""
-	}
+// Evidence is what a drop there is told as. whose tells where its network namespace is, "on node node-1".
+func (s Spot) Evidence(whose, reason string) string {
 	return fmt.Sprintf("dropped %s: %s", spot(s.Device, hop.Drop.String(), whose), reason)
-}
-
-var droppedAt = regexp.MustCompile(`^dropped (?:at \S+ )?(?:on|in) ((?:node|host|pod) [^\s,:]+)`)
-
-// DroppedBy gives whose network namespace a verdict's evidence says that the drop was in: "node node-1", "pod shop/cart-1"; "" if it does not say, or knows no name.
-func DroppedBy(evidence []string) string {
-	for _, e := range evidence {
-		if m := droppedAt.FindStringSubmatch(e); m != nil {
-			return m[1]
-		}
-	}
-	return ""
 }

@@ -1,8 +1,11 @@
 package verdict
 
 import (
+	"strings"
 	"testing"
 
+	"github.com/dnstrail/dnstrail/link"
+	"github.com/dnstrail/dnstrail/link/semconv"
 	"github.com/dnstrail/dnstrail/tracer/hop"
 	"github.com/dnstrail/dnstrail/tracer/lookup"
 )
@@ -15,8 +18,11 @@ func at0(kind hop.Kind, device string, netns uint32) *hop.Hop {
 
 // TestSpot: a place as evidence tells it, and as it stands in attributes.
 func TestSpot(t *testing.T) {
-	j := Judge{Namespace: func(netns uint32) string {
-		return map[uint32]string{7: "on node node-1", 8: "in pod shop/cart-1"}[netns]
+	j := Judge{Namespace: func(netns uint32) Owner {
+		return map[uint32]Owner{
+			7: {semconv.OwnerNode, "node-1"}, 8: {semconv.OwnerPod, "shop/cart-1"}, 6: {semconv.OwnerNamed, "blue"},
+			4: {semconv.OwnerProcess, "coredns (pid 3)"}, 3: {semconv.OwnerHost, "laptop"},
+		}[netns]
 	}}
 	l := &lookup.Lookup{ClientNetNS: 9}
 	for _, tt := range []struct {
@@ -27,6 +33,9 @@ func TestSpot(t *testing.T) {
 		{at0(hop.In, "cbr0", 7), "arriving at cbr0 on node node-1", "cbr0 in netns 7"},
 		{at0(hop.Out, "eth0", 8), "leaving by eth0 in pod shop/cart-1", "eth0 out netns 8"},
 		{at0(hop.Read, "", 8), "read from a socket in pod shop/cart-1", "socket read netns 8"},
+		{at0(hop.In, "eth0", 6), "arriving at eth0 in network namespace blue", "eth0 in netns 6"},
+		{at0(hop.In, "lo", 4), "arriving at lo in the network namespace of coredns (pid 3)", "lo in netns 4"},
+		{at0(hop.In, "eth0", 3), "arriving at eth0 on host laptop", "eth0 in netns 3"},
 		{at0(hop.Drop, "eth0", 5), "at eth0 in network namespace 5", "eth0 drop netns 5"},
 		{at0(hop.Drop, "", 9), "in the client's network namespace (9), before it came to a device", "no device drop netns 9"},
 	} {
@@ -37,33 +46,30 @@ func TestSpot(t *testing.T) {
 		if place != tt.place {
 			t.Errorf("%q, want %q", place, tt.place)
 		}
-		s, ok := ParsePlace(place)
-		if !ok || s.Kind != tt.h.Kind.String() || s.NetNS != tt.h.NetNS || tt.h.Device() != "" && s.Device != tt.h.Device() {
-			t.Errorf("%q is read as %+v, %v", place, s, ok)
+		s := SpotOf(tt.h)
+		if device, _, _ := strings.Cut(tt.place, " "); s.Device != device && device != "no" {
+			t.Errorf("%q: device %q", place, s.Device)
 		}
-	}
-	for _, place := range []string{"", "eth0", "netns 7", "eth0 in netns x", "eth0 of node-1"} {
-		if s, ok := ParsePlace(place); ok {
-			t.Errorf("%q is read as %+v", place, s)
+		if s.Event != tt.h.Kind.String() || s.NetNS != tt.h.NetNS {
+			t.Errorf("%q in parts is %+v", place, s)
 		}
 	}
 }
 
-// TestDroppedBy: what the evidence of a drop says can be read again.
-func TestDroppedBy(t *testing.T) {
-	for _, tt := range []struct{ place, whose, line, by string }{
-		{"cbr0 drop netns 7", "on node node-1", "dropped at cbr0 on node node-1: NETFILTER_DROP", "node node-1"},
-		{"eth0 drop netns 7", "in pod shop/cart-1", "dropped at eth0 in pod shop/cart-1: NETFILTER_DROP", "pod shop/cart-1"},
-		{"no device drop netns 7", "in pod shop/cart-1", "dropped in pod shop/cart-1, before it came to a device: NETFILTER_DROP", "pod shop/cart-1"},
-		{"eth0 drop netns 7", "in network namespace 7", "dropped at eth0 in network namespace 7: NETFILTER_DROP", ""},
-		{"eth0 of node-2", "on node node-2", "dropped at eth0 of node-2: NETFILTER_DROP", ""},
-	} {
-		line := DroppedAt(tt.place, tt.whose, "NETFILTER_DROP")
-		if line != tt.line {
-			t.Errorf("%q, want %q", line, tt.line)
-		}
-		if by := DroppedBy([]string{"1 attempt", line}); by != tt.by {
-			t.Errorf("%q: by %q, want %q", line, by, tt.by)
-		}
+// TestDropIsToldWithItsOwner: the verdict has the place and its owner as facts, and tells them in its evidence.
+func TestDropIsToldWithItsOwner(t *testing.T) {
+	j := Judge{Namespace: func(uint32) Owner { return Owner{semconv.OwnerNode, "node-1"} }}
+	drop := hop.Hop{Kind: hop.Drop, NetNS: nodeNS, IfIndex: 3, SKB: 1, Src: pod, Dst: vip, Reason: reason(t, "NETFILTER_DROP")}
+	copy(drop.Dev[:], "cbr0")
+	v := j.Of(&lookup.Lookup{
+		Transport: link.UDP, Client: pod, Server: vip, ClientNetNS: podNS, Attempts: 1, Ending: lookup.Dropped,
+		Hops: []hop.Hop{{Kind: hop.Out, Local: true, NetNS: podNS, IfIndex: 2, SKB: 1, Src: pod, Dst: vip}, drop},
+	})
+	want := Spot{Device: "cbr0", Event: "drop", NetNS: nodeNS, Owner: Owner{semconv.OwnerNode, "node-1"}}
+	if v.DropAt != want || v.Drop != "NETFILTER_DROP" {
+		t.Errorf("dropped at %+v by %q, want %+v", v.DropAt, v.Drop, want)
+	}
+	if line := "dropped at cbr0 on node node-1: NETFILTER_DROP"; v.Evidence[0] != line {
+		t.Errorf("evidence %q, want %q", v.Evidence[0], line)
 	}
 }

@@ -9,7 +9,28 @@ import (
 type Segment struct {
 	Name     string // low in cardinality
 	Stage    Where
+	Way      Way
 	From, To *hop.Hop
+}
+
+// Way tells whose way a segment is of.
+type Way uint8
+
+// The ways.
+const (
+	OfQuery  Way = iota
+	OfAnswer     // both its ends are the answer's
+	OfTurn       // from the query to its answer: the server is between
+)
+
+func wayOf(a, b *hop.Hop) Way {
+	switch {
+	case a.Answer:
+		return OfAnswer
+	case b.Answer:
+		return OfTurn
+	}
+	return OfQuery
 }
 
 // Segments gives the ways between neighboring hops of each attempt, in order of time, appended to dst.
@@ -23,7 +44,7 @@ func (j *Judge) Segments(dst []Segment, l *lookup.Lookup) []Segment {
 			}
 			if prev != nil {
 				name, stage := j.segment(l, prev, h)
-				dst = append(dst, Segment{Name: name, Stage: stage, From: prev, To: h})
+				dst = append(dst, Segment{Name: name, Stage: stage, Way: wayOf(prev, h), From: prev, To: h})
 			}
 			prev = h
 		}
@@ -37,7 +58,13 @@ const (
 	BeyondThisNode = "beyond this node" // from the query's departure to the answer's arrival, where the server is out of sight
 	Dropped        = "dropped"
 	ClientSocket   = "client socket" // the client's read of the answer
-	LateAnswer     = "late answer"   // what came of a lookup after it had been called lost for good
+)
+
+// Names of the spans that tell what came of a lookup after it had been reported for good.
+const (
+	LateAnswer = "late answer" // an answer
+	AskedAgain = "asked again" // the same socket sent the same query again
+	SeenLater  = "seen later"  // neither: the server read the query late, the kernel dropped it, ...
 )
 
 func (j *Judge) segment(l *lookup.Lookup, a, b *hop.Hop) (string, Where) {
@@ -52,33 +79,51 @@ func (j *Judge) segment(l *lookup.Lookup, a, b *hop.Hop) (string, Where) {
 	}
 	stage := j.way(l, a, b)
 	if !a.Answer {
-		return names[stage], stage
+		return nameOf(stage), stage
 	}
 	switch stage {
 	case CoreDNSSocket:
 		return ClientSocket, Client
 	default:
-		return returnNames[stage], ReturnPath
+		return returnNameOf(stage), ReturnPath
 	}
 }
 
-var names = map[Where]string{
-	Client:        "client",
-	PodLink:       "pod link",
-	Node:          "node",
-	Service:       "service translation",
-	BetweenNodes:  "node to node",
-	CoreDNSSocket: "DNS server's socket",
+// nameOf gives the name of a segment of the way there.
+func nameOf(stage Where) string {
+	switch stage {
+	case Client:
+		return "client"
+	case PodLink:
+		return "pod link"
+	case Node:
+		return "node"
+	case Service:
+		return "service translation"
+	case BetweenNodes:
+		return "node to node"
+	case CoreDNSSocket:
+		return "DNS server's socket"
+	}
+	return ""
 }
 
-// returnNames are the names of the segments of the way back.
-var returnNames = func() map[Where]string {
-	back := make(map[Where]string, len(names))
-	for stage, name := range names {
-		back[stage] = "return: " + name
+// returnNameOf gives the name of a segment of the way back.
+func returnNameOf(stage Where) string {
+	switch stage {
+	case Client:
+		return "return: client"
+	case PodLink:
+		return "return: pod link"
+	case Node:
+		return "return: node"
+	case Service:
+		return "return: service translation"
+	case BetweenNodes:
+		return "return: node to node"
 	}
-	return back
-}()
+	return ""
+}
 
 // way gives the stage between two hops of one direction.
 func (j *Judge) way(l *lookup.Lookup, a, b *hop.Hop) Where {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/dnstrail/dnstrail/link/semconv"
 	"github.com/dnstrail/dnstrail/tracer/dnswire"
 	"github.com/dnstrail/dnstrail/tracer/hop"
 	"github.com/dnstrail/dnstrail/tracer/lookup"
@@ -67,7 +68,17 @@ const (
 	CauseWrongSource  Cause = "unexpected-source"
 	CauseTunnel       Cause = "tunnel"
 	CauseChecksum     Cause = "bad-checksum"
-	CauseEvicted      Cause = "not-watched-to-the-end"
+	// CauseUnexpectedAnswer: what came to the client was no answer to its question.
+	CauseUnexpectedAnswer Cause = "unexpected-answer"
+	// CauseClosed: the server closed the TCP connection before it answered.
+	CauseClosed Cause = "closed"
+	// CauseNoPort: the client's socket got no local port.
+	CauseNoPort Cause = "no-port"
+	// CauseUnsent: a connection or send failed before there was a packet, for a reason that no other cause names.
+	CauseUnsent Cause = "not-sent"
+	// CausePortExhausted: source translation had no free port.
+	CausePortExhausted Cause = "port-exhausted"
+	CauseEvicted       Cause = "not-watched-to-the-end"
 )
 
 // Causes are all of them.
@@ -75,6 +86,7 @@ var Causes = []Cause{
 	CauseAnswered, CauseCorrected, CauseTooLate, CausePolicyDrop, CauseNoRoute, CauseNeighbour, CauseRPFilter, CauseTooBig, CauseFragment, CauseNoListener, CauseBufferFull,
 	CauseSocketClosed, CauseClientGone, CauseQueueFull, CauseDropped, CauseNotRead, CauseNoAnswer, CauseRefused, CauseServerError, CauseTimeout, CauseNoReply,
 	CauseVanished, CauseUntranslated, CauseNoEndpoints, CauseDeadEndpoint, CauseInsertRace, CauseConntrack, CauseRejected, CauseWrongSource, CauseTunnel, CauseChecksum, CauseEvicted,
+	CauseUnexpectedAnswer, CauseClosed, CausePortExhausted, CauseNoPort, CauseUnsent,
 }
 
 // Verdict is how a lookup ended.
@@ -87,30 +99,35 @@ type Verdict struct {
 	Certain bool
 	// Evidence is what it rests on: hops, drop reasons, conntrack states.
 	Evidence []string
-	// Drop is the kernel's reason, where one decided; "" else.
-	Drop string
+	// Drop is the kernel's reason, where one decided; "" else. DropAt is where that was.
+	Drop   string
+	DropAt Spot
+	// Replied says that the client got an answer, of whatever rcode: what the client got is one thing, and what failed another.
+	Replied bool
 }
 
 // Lost says that the client got no answer.
-func (v *Verdict) Lost() bool {
-	return v.Where != Answered && v.Cause != CauseServerError && v.Cause != CauseRefused
-}
+func (v *Verdict) Lost() bool { return v.Where != Answered && !v.Replied }
 
 // Judge judges lookups. It remembers what it learns of the network: which namespaces forward packets, and which addresses are translated. It is for one goroutine.
 type Judge struct {
 	// ReadsSeen says that the hooks are attached that see a server read its socket: only then can a query be called unread.
 	ReadsSeen bool
-	// Namespace tells whose a network namespace is, "on node node-1" or "in pod shop/cart-1"; "" if nobody knows. Nil knows none. It is asked of lost lookups only.
-	Namespace func(netns uint32) string
+	// Namespace tells whose a network namespace is. Nil knows none. It is asked of lost lookups only.
+	Namespace func(netns uint32) Owner
 
 	// Conntrack tells how many connections a network namespace tracked soon after a time (ns since 1970) and how many it can; false if that cannot be had. Nil knows none. It is asked
 	// of dropped packets that nothing else explains, and again whenever their lookup is judged anew.
 	Conntrack func(netns uint32, after int64) (count, limit int, ok bool)
 
-	nodes    map[uint32]bool       // namespaces that forward
-	services map[hop.Endpoint]bool // addresses that were seen translated
-	podSide  map[device]bool       // devices of nodes by which packets come from pods
-	tracks   map[uint32]bool       // namespaces that track connections of queries they forward
+	nodes    map[uint32]bool         // namespaces that forward
+	services map[hop.Endpoint]bool   // addresses that were seen translated
+	podSide  map[device]bool         // devices of nodes by which packets come from pods
+	tracks   map[uint32]bool         // namespaces that track connections of queries they forward
+	homes    map[hop.Endpoint]uint32 // in which namespace a server reads what is sent to an address
+	ownHomes map[ownHome]bool        // the same, of addresses that every namespace has for itself
+	choices  map[chooser]*choices
+	known    known
 }
 
 type device struct{ netns, ifindex uint32 }
@@ -128,11 +145,16 @@ func (j *Judge) clientNode(l *lookup.Lookup) uint32 {
 		return 0
 	}
 	for i := range l.Hops {
-		if h := &l.Hops[i]; !h.Answer && h.NetNS != l.ClientNetNS && h.NetNS != 0 && h.Kind != hop.Unreachable {
+		if h := &l.Hops[i]; isNodeOf(l, h) {
 			return h.NetNS
 		}
 	}
 	return 0
+}
+
+// isNodeOf says whether a hop is outside the namespace of the lookup's client: the first such one is on its node.
+func isNodeOf(l *lookup.Lookup, h *hop.Hop) bool {
+	return !h.Answer && h.NetNS != l.ClientNetNS && h.NetNS != 0 && h.Kind != hop.Unreachable
 }
 
 // Forwards tells the judge that a network namespace forwards packets: a node's. Others it learns from what it sees them forward.
@@ -145,25 +167,72 @@ func (j *Judge) init() {
 	if j.nodes == nil {
 		j.nodes, j.services = make(map[uint32]bool), make(map[hop.Endpoint]bool)
 		j.podSide, j.tracks = make(map[device]bool), make(map[uint32]bool)
+		j.homes, j.ownHomes = make(map[hop.Endpoint]uint32), make(map[ownHome]bool)
 	}
 }
+
+// known is what was learned before and is met again at every lookup: it spares the maps, of which most are large. All of
+// it stays true.
+type known struct {
+	pairs    [32]pair         // settled, by device
+	services [16]hop.Endpoint // by port and last byte
+	choosers [16]struct {
+		by chooser
+		to *choices
+	}
+}
+
+// pair is what two neighboring hops in a node were that told nothing new.
+type pair struct {
+	device
+	node            uint32
+	answer, tracked bool
+}
+
+func (p *pair) slot() uint32 { return p.netns + p.ifindex }
+
+func slotOf(e *hop.Endpoint) int { return int(e.Addr[15]) + int(e.Port) }
 
 // learn notes what the lookup's hops tell of the network.
 func (j *Judge) learn(l *lookup.Lookup) {
 	j.init()
-	node := j.clientNode(l)
-	if len(l.Hops) > 0 && l.Hops[0].Local && l.Hops[0].Dst != l.Server && !j.services[l.Server] && len(j.services) < maxServices {
-		j.services[l.Server] = true // translated before it had a device
+	j.learnChoice(l)
+	if len(l.Hops) > 0 && l.Hops[0].Local && l.Hops[0].Dst != l.Server {
+		j.translates(&l.Server) // translated before it had a device
 	}
-	for i := range l.Hops {
-		// What was to be sent on when it was dropped is forwarded, too: its route says so.
-		if h := &l.Hops[i]; h.Kind == hop.Drop && h.Route == hop.RouteOn && !h.Answer && !h.Local && h.NetNS != l.ClientNetNS && h.NetNS != 0 && len(j.nodes) < maxNodes {
-			j.nodes[h.NetNS] = true
+	for i := len(l.Hops) - 1; i > 0; i-- {
+		// Who answers from an address, or reads what came to it, has it.
+		h := &l.Hops[i]
+		if h.Answer {
+			if h.Local && h.Kind == hop.Out {
+				j.reads(h.Src, h.NetNS)
+				break
+			}
+			continue
+		}
+		if h.Kind != hop.Read {
+			continue
+		}
+		if b := &l.Hops[i-1]; b.NetNS == h.NetNS && b.Kind == hop.In && !b.Answer {
+			j.reads(b.Dst, h.NetNS)
+			break
 		}
 	}
-	for i := 1; i < len(l.Hops); i++ {
-		a, b := &l.Hops[i-1], &l.Hops[i]
-		if a.Answer != b.Answer || a.NetNS != b.NetNS || a.Kind == hop.Unreachable || b.Kind == hop.Unreachable {
+	node, seen := uint32(0), l.ClientNetNS == 0 // the client's node
+	for i := range l.Hops {
+		b := &l.Hops[i]
+		if !seen && isNodeOf(l, b) {
+			node, seen = b.NetNS, true
+		}
+		// What was to be sent on when it was dropped is forwarded, too: its route says so.
+		if b.Kind == hop.Drop && b.Route == hop.RouteOn && !b.Answer && !b.Local && b.NetNS != l.ClientNetNS && b.NetNS != 0 && len(j.nodes) < maxNodes {
+			j.nodes[b.NetNS] = true
+		}
+		if i == 0 {
+			continue
+		}
+		a := &l.Hops[i-1]
+		if a.NetNS != b.NetNS || a.Answer != b.Answer || a.Kind == hop.Unreachable || b.Kind == hop.Unreachable {
 			continue
 		}
 		// What comes in by one device and leaves by another is forwarded: a pod does not.
@@ -176,21 +245,46 @@ func (j *Judge) learn(l *lookup.Lookup) {
 				j.podSide[device{a.NetNS, a.IfIndex}] = true
 			}
 		}
-		if !a.Answer && a.Dst != b.Dst && a.Kind != hop.Read && b.Kind != hop.Read && !j.services[a.Dst] && len(j.services) < maxServices {
-			j.services[a.Dst] = true
+		if !a.Answer && a.Dst != b.Dst && a.Kind != hop.Read && b.Kind != hop.Read {
+			j.translates(&a.Dst)
 		}
 	}
 }
 
-// settled says that all is known already that two neighboring hops in a node tell: maps are read here, and written rarely.
-func (j *Judge) settled(a, b *hop.Hop, node uint32) bool {
-	return j.nodes[a.NetNS] && (!b.Tracked || j.tracks[a.NetNS]) && (a.Answer || a.NetNS != node || j.podSide[device{a.NetNS, a.IfIndex}])
+// translates notes that an address was seen translated.
+func (j *Judge) translates(at *hop.Endpoint) {
+	k := &j.known.services[slotOf(at)%len(j.known.services)]
+	if k.Equal(at) && !at.IsZero() {
+		return
+	}
+	if !j.services[*at] {
+		if len(j.services) >= maxServices {
+			return
+		}
+		j.services[*at] = true
+	}
+	*k = *at
 }
 
-// isNode says whether a namespace is known to forward packets.
-func (j *Judge) isNode(netns uint32) bool { return j.nodes[netns] }
+// settled says that all is known already that two neighboring hops in a node tell: maps are read here, and written rarely.
+func (j *Judge) settled(a, b *hop.Hop, node uint32) bool {
+	p := pair{device{a.NetNS, a.IfIndex}, node, a.Answer, b.Tracked}
+	k := &j.known.pairs[p.slot()%uint32(len(j.known.pairs))]
+	if *k == p && p.netns != 0 {
+		return true
+	}
+	if j.nodes[a.NetNS] && (!b.Tracked || j.tracks[a.NetNS]) && (a.Answer || a.NetNS != node || j.podSide[p.device]) {
+		*k = p
+		return true
+	}
+	return false
+}
 
-const noDevice = "no device"
+// What stands for the device of a hop that has none.
+const (
+	noDevice     = "no device"
+	socketDevice = "socket"
+)
 
 // place names a hop: device, direction, namespace.
 func place(h *hop.Hop) string {
@@ -199,7 +293,7 @@ func place(h *hop.Hop) string {
 		dev = noDevice
 	}
 	if h.Kind == hop.Read {
-		dev = "socket"
+		dev = socketDevice
 	}
 	return fmt.Sprintf("%s %s netns %d", dev, h.Kind, h.NetNS)
 }
@@ -218,32 +312,55 @@ func (j *Judge) Of(l *lookup.Lookup) Verdict {
 		v.Cause, v.Certain = CauseEvicted, false
 		v.Text = "the tracer's table of lookups in flight was full: not watched to the end"
 	}
+	if l.AnsweredBefore {
+		v.Certain = false
+		v.Evidence = append(v.Evidence, "an answer came to the client before it asked again")
+	}
+	if l.AskedBefore && l.ClientNetNS == 0 {
+		v.Certain = false // a client out of sight may take a late answer to its earlier query for one to this
+	}
+	if l.AnswerUnseen {
+		v.Cause, v.Certain = CauseEvicted, false
+		v.Text = "some of what the server sent on this connection was not seen: the answer may be among it"
+	}
 	if l.EventsLost > 0 {
 		v.Certain = false
-		v.Evidence = append(v.Evidence, fmt.Sprintf("%d kernel events were lost meanwhile: hops may be missing", l.EventsLost))
+		v.Evidence = append(v.Evidence, eventsLost(l))
 	}
 	return v
 }
 
+func eventsLost(l *lookup.Lookup) string {
+	return fmt.Sprintf("%d kernel events were lost meanwhile: hops may be missing", l.EventsLost)
+}
+
 func (j *Judge) answered(l *lookup.Lookup) Verdict {
 	if l.ClientNetNS != 0 && !l.ReadByClient && l.AnswerSource != l.Server && l.AnswerSource != l.Hops[0].Dst && !l.AnswerSource.IsZero() {
-		return Verdict{
-			Where: Client, Cause: CauseWrongSource,
-			Text:     fmt.Sprintf("the answer came from %s, and the client had asked %s: it takes no answer from others", l.AnswerSource, l.Server),
-			Evidence: []string{"answer from " + l.AnswerSource.String() + " at the client"},
-		}
+		v := Verdict{Where: Client, Cause: CauseWrongSource, Evidence: []string{"answer from " + l.AnswerSource.String() + " at the client"}}
+		v.Text = fmt.Sprintf("the answer came from %s, and the client had asked %s: it takes no answer from others", l.AnswerSource, l.Server)
+		v.Text += whyUntranslated(l, j.clientNode(l), &v)
+		return v
 	}
-	v := Verdict{Where: Answered, Cause: CauseAnswered, Certain: true}
+	v := Verdict{Where: Answered, Cause: CauseAnswered, Certain: true, Replied: true}
+	if l.ReadInferred {
+		v.Certain = false
+		v.Evidence = append(v.Evidence, "what the client read was not seen coming to it")
+	}
+	if l.EventsLost > 0 && (!l.ReadByClient || l.ReadUnseen || l.ReadAmong || l.AnswerSource != l.Server) {
+		// It came to the client; that nobody was there to take it may be what was lost.
+		v.Certain = false
+		v.Evidence = append(v.Evidence, eventsLost(l))
+	}
 	if l.Late {
 		v.Cause = CauseCorrected
 		v.Text = "answered after it had been reported as lost"
 	}
-	switch l.Body.Rcode {
-	case dnswire.RcodeSuccess, dnswire.RcodeNXDomain:
+	if !semconv.RcodeFails(int(l.Body.Rcode)) {
 		return v
 	}
+	// That it failed is a fact, who is to blame for it is not: a server may ask others by ways that are out of sight.
 	rcode := dnswire.RcodeString(l.Body.Rcode)
-	v.Evidence = append(v.Evidence, "answer "+rcode)
+	v.Evidence, v.Certain = append(v.Evidence, "answer "+rcode), false
 	switch l.Body.Rcode {
 	case dnswire.RcodeRefused:
 		v.Where, v.Cause, v.Text = CoreDNS, CauseRefused, "the server answered REFUSED"
@@ -263,10 +380,13 @@ func failedUpstream(l *lookup.Lookup) (*lookup.Upstream, Cause) {
 	var last *lookup.Upstream
 	cause := CauseTimeout
 	for _, up := range l.Upstreams {
-		if up.Answered && (up.Rcode == dnswire.RcodeSuccess || up.Rcode == dnswire.RcodeNXDomain) {
+		if up.Answered && !semconv.RcodeFails(int(up.Rcode)) {
 			return nil, ""
 		}
-		last = up
+		last, cause = up, CauseTimeout
+		if up.Unsent != nil {
+			cause = causeOfUnsent(up.Unsent)
+		}
 		if up.Answered {
 			cause = CauseServerError
 			if up.Rcode == dnswire.RcodeRefused {
@@ -279,8 +399,12 @@ func failedUpstream(l *lookup.Lookup) (*lookup.Upstream, Cause) {
 
 func upstreamFate(up *lookup.Upstream) string {
 	switch {
+	case up.Mismatch && !up.Answered:
+		return "answered another question"
 	case up.Answered:
 		return "answered " + dnswire.RcodeString(up.Rcode)
+	case up.Unsent != nil:
+		return "could not be asked: " + whyUnsent(up.Unsent, up.Server)
 	case up.Dropped != 0:
 		return "was not reached: " + up.Dropped.String()
 	}

@@ -10,8 +10,11 @@ enum hook {
 	HOOK_XMIT = 1, /* net_dev_queue: leaves by a device */
 	HOOK_RECV = 2, /* netif_receive_skb: arrives at a device */
 	HOOK_DROP = 3, /* kfree_skb */
-	HOOK_COPY = 4, /* skb_copy_datagram_iovec: read from a socket, with the packet */
+	HOOK_COPY = 4, /* skb_copy_datagram_iovec: read from a TCP socket: seq and payload are the range that was read */
 	HOOK_READ = 5, /* read from a socket, without the packet: only the two ends are known */
+	HOOK_SENT = 6, /* a send returned although no packet had left: only the sender's end is known, and who it is */
+	HOOK_UNSENT = 7, /* a connection or send failed before there was a packet: who asked whom, as in HOOK_READ */
+	HOOK_MAX = 8,
 };
 
 enum event_flags {
@@ -26,11 +29,18 @@ enum event_flags {
 	EVENT_LATER = 1 << 7,     /* a later fragment of a packet whose first one was DNS: no ports, and no payload captured */
 };
 
-/* Where a packet was going that was dropped, by its route. */
+/* Where a packet was going that was dropped, by its route; and what is known of the route of what was not sent. */
 enum route {
 	ROUTE_UNKNOWN = 0,
 	ROUTE_LOCAL = 1, /* to a socket here */
-	ROUTE_ON = 2,    /* on to another host */
+	ROUTE_ON = 2,    /* on to another host; HOOK_UNSENT: there is one */
+	ROUTE_NONE = 3,  /* HOOK_UNSENT: there is none */
+};
+
+/* What failed. */
+enum call {
+	CALL_SEND = 0,
+	CALL_CONNECT = 1,
 };
 
 struct tuple {
@@ -44,12 +54,12 @@ struct event {
 	__u64 time;      /* ns, CLOCK_MONOTONIC */
 	__u64 skb;       /* the packet's address in the kernel: an identity, for as long as it lives */
 	__u64 location;  /* HOOK_DROP: the kernel address that dropped it */
-	__u64 cgroup;    /* EVENT_LOCAL, HOOK_READ: cgroup v2 ID */
+	__u64 cgroup;    /* EVENT_LOCAL, HOOK_READ, HOOK_UNSENT: cgroup v2 ID */
 	__u32 netns;     /* inode number of the network namespace; 0: not known */
 	__u32 ifindex;   /* 0: no device */
 	__u32 iif;       /* ifindex of the device it came in by; 0: sent from here, or just crossed into this namespace */
-	__u32 reason;    /* HOOK_DROP: enum skb_drop_reason */
-	__u32 pid;       /* EVENT_LOCAL, HOOK_READ: thread group ID in the initial PID namespace */
+	__u32 reason;    /* HOOK_DROP: enum skb_drop_reason; HOOK_UNSENT: errno, 0: not known */
+	__u32 pid;       /* EVENT_LOCAL, HOOK_READ, HOOK_UNSENT: thread group ID in the initial PID namespace */
 	__u32 seq;       /* TCP: sequence number; fragments: offset << 16 | bytes, of what the IP header is followed by */
 	__u32 ct_status; /* EVENT_CONNTRACK: enum ip_conntrack_status */
 	__u32 ip_id;     /* IPv4 identification, IPv6 fragment identification; 0 where there is none */
@@ -64,11 +74,18 @@ struct event {
 	__u8 ttl;
 	__u16 icmp;     /* EVENT_ICMP: type << 8 | code */
 	__u16 captured;     /* bytes of payload that follow the record */
-	__u8 route;         /* HOOK_DROP: enum route */
-	__u8 pad1;
+	__u8 route;         /* HOOK_DROP, HOOK_UNSENT: enum route */
+	__u8 call;          /* HOOK_UNSENT: enum call */
 	__u32 payload;      /* bytes of payload in the packet */
 	char dev[16];
 	char comm[16];
+};
+
+/* What stands before a packet that the kernel copied whole. */
+struct paged_event {
+	struct event e;
+	__u32 skip; /* bytes of the packet before its payload */
+	__u32 pad;
 };
 
 #endif

@@ -63,6 +63,8 @@ extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym __weak;
 /* Sixteen bytes, as the kernel's type for that. */
 #define bytes_at(p) ((struct in6_addr *)bpf_rdonly_cast(p, bpf_core_type_id_kernel(struct in6_addr)))
 
+#include "follow.h"
+
 static __always_inline bool is_vxlan_port(__be16 port)
 {
 	return port == bpf_htons(VXLAN_PORT) || port == bpf_htons(VXLAN_PORT_LINUX);
@@ -77,31 +79,42 @@ static __always_inline bool is_tunnel_port(__be16 port)
  * Says cheaply that a packet is not DNS: most are not, and all of them come by here. What it cannot tell so cheaply (options,
  * extension headers, ICMP, an older kernel) it lets pass.
  */
-static __always_inline bool surely_not_dns(const unsigned char *ip)
+static __always_inline bool surely_not_dns(struct sk_buff *skb, const unsigned char *ip, __u8 hook)
 {
-	struct in6_addr *h, *ports;
-	__u8 first;
+	struct in6_addr *h;
+	const unsigned char *l4;
+	__be16 sport, dport;
+	__u8 first, proto;
+	__u32 ports;
 
-	if (!bpf_rdonly_cast)
+	if (!have_rdonly_cast || !bpf_rdonly_cast)
 		return false;
 	h = bytes_at(ip);
 	first = h->in6_u.u6_addr8[0];
 	if (first == 0x45) {
 		if (h->in6_u.u6_addr16[3] & bpf_htons(0x1fff)) /* a later fragment */
 			return !fragment_is_dns(fragment_tag4(h->in6_u.u6_addr32[3], bytes_at(ip + 16)->in6_u.u6_addr32[0], bpf_ntohs(h->in6_u.u6_addr16[2])));
-		if (h->in6_u.u6_addr8[9] != IPPROTO_UDP && h->in6_u.u6_addr8[9] != IPPROTO_TCP)
-			return h->in6_u.u6_addr8[9] != IPPROTO_ICMP && h->in6_u.u6_addr8[9] != IPPROTO_IPIP &&
-			       h->in6_u.u6_addr8[9] != IPPROTO_IPV6;
-		ports = bytes_at(ip + 20);
+		proto = h->in6_u.u6_addr8[9];
+		barrier_var(proto); /* it is not loaded anew for each comparison */
+		if (proto != IPPROTO_UDP && proto != IPPROTO_TCP)
+			return proto != IPPROTO_ICMP && proto != IPPROTO_IPIP && proto != IPPROTO_IPV6;
+		l4 = ip + 20;
 	} else if (first >> 4 == 6) {
-		if (h->in6_u.u6_addr8[6] != IPPROTO_UDP && h->in6_u.u6_addr8[6] != IPPROTO_TCP)
+		proto = h->in6_u.u6_addr8[6];
+		barrier_var(proto);
+		if (proto != IPPROTO_UDP && proto != IPPROTO_TCP)
 			return false;
-		ports = bytes_at(ip + 40);
+		l4 = ip + 40;
 	} else {
 		return false;
 	}
-	return !is_dns_port(ports->in6_u.u6_addr16[0]) && !is_dns_port(ports->in6_u.u6_addr16[1]) &&
-	       !is_tunnel_port(ports->in6_u.u6_addr16[1]);
+	ports = bytes_at(l4)->in6_u.u6_addr32[0];
+	barrier_var(ports);
+	sport = ports; /* the object is little-endian */
+	dport = ports >> 16;
+	return !is_dns_port(sport) && !is_dns_port(dport) && !is_tunnel_port(dport) &&
+	       !(following && (may_follow(sport) || may_follow(dport))) &&
+	       !(may_be_tracked(hook) && asked_dns_port(conntrack_of(skb)));
 }
 
 /*

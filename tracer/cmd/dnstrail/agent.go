@@ -3,14 +3,19 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 
+	"github.com/dnstrail/dnstrail/link"
+	"github.com/dnstrail/dnstrail/link/otlpenv"
 	"github.com/dnstrail/dnstrail/tracer/export"
 	"github.com/dnstrail/dnstrail/tracer/metrics"
+	"github.com/dnstrail/dnstrail/tracer/origin"
 	"github.com/dnstrail/dnstrail/tracer/past"
 	"github.com/dnstrail/dnstrail/tracer/pipeline"
 )
@@ -25,6 +30,7 @@ type agentFlags struct {
 	endpoint string
 	metrics  string
 	socket   string
+	askBack  askBackFlags
 
 	maxClients int
 	past       int
@@ -37,9 +43,10 @@ func newAgentCommand() *cobra.Command {
 		Use:   "agent",
 		Short: "Watch this node and send every lookup as spans",
 		Long: `agent watches this node's DNS lookups and sends them as OpenTelemetry spans, each under the trace ID that CoreDNS's dnstrail plugin derives, too. It
-honors the OTEL_EXPORTER_OTLP_* environment; a collector that is away costs spans, which are counted, and nothing else.`,
-		Example: `  dnstrail agent --endpoint http://127.0.0.1:4317
-  OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf dnstrail agent --sample 0.01`,
+honors the OTEL_EXPORTER_OTLP_* environment, and shows the token of the file that DNSTRAIL_OTLP_TOKEN_FILE names; a collector that is away costs
+spans, which are counted, and nothing else.`,
+		Example: `  dnstrail agent --endpoint grpc://127.0.0.1:4317
+  OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 dnstrail agent --sample 0.01`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
@@ -47,19 +54,46 @@ honors the OTEL_EXPORTER_OTLP_* environment; a collector that is away costs span
 	f.watch.register(fs)
 	fs.StringVar(&f.sample, "sample", "1", "share of lookups to send, 0 to 1, by trace ID: the plugin with the same share keeps the same ones")
 	fs.DurationVar(&f.slow, "slow", time.Second, "send lookups that took this long whatever --sample says; 0: do not")
-	fs.StringVar(&f.endpoint, "endpoint", "", "OTLP endpoint as a URL, before OTEL_EXPORTER_OTLP_ENDPOINT")
+	fs.StringVar(&f.endpoint, "endpoint", "", "where spans go, before OTEL_EXPORTER_OTLP_ENDPOINT: grpc://, grpcs://, http:// or https://; none: nowhere")
 	fs.StringVar(&f.metrics, "metrics-address", "", "address for /metrics, for example 127.0.0.1:9154; none if empty")
 	fs.IntVar(&f.maxClients, "metrics-clients", metrics.DefaultMaxClients, "how many workloads get series of their own; the rest is counted under ~other")
 	fs.StringVar(&f.socket, "socket", "", "Unix socket on which observe asks for the past and follows; none if empty")
 	fs.IntVar(&f.past, "past", past.DefaultAll, "how many lookups are kept for observe --socket")
 	fs.IntVar(&f.pastLost, "past-lost", past.DefaultLost, "how many lost lookups are kept apart from those")
+	f.askBack.register(fs)
 	return cmd
 }
 
-func (f *agentFlags) run(cmd *cobra.Command) error {
-	ratio, err := export.ParseRatio(f.sample)
+// defaultQueue is how many spans may wait where the environment does not say: the memory for them ends before that.
+const defaultQueue = 256 * 2048
+
+// client makes the OTLP client that flag and environment ask for; nil if spans go nowhere, which is said.
+func (f *agentFlags) client(stderr io.Writer) (otlptrace.Client, otlpenv.Batching, error) {
+	batching, err := otlpenv.ReadBatching(defaultQueue)
 	if err != nil {
-		return fmt.Errorf("--sample %q: want a number from 0 to 1", f.sample)
+		return nil, batching, err
+	}
+	target, err := otlpenv.Resolve(f.endpoint)
+	if err != nil {
+		return nil, batching, err
+	}
+	if target.Warning != "" {
+		fmt.Fprintln(stderr, "dnstrail: endpoint:", target.Warning)
+	}
+	if !target.Sends() {
+		if !target.Off && target.Warning == "" {
+			fmt.Fprintln(stderr, "dnstrail: spans go nowhere: no endpoint is given, neither by --endpoint nor by OTEL_EXPORTER_OTLP_ENDPOINT")
+		}
+		return nil, batching, nil
+	}
+	client, err := target.NewClient(nil)
+	return client, batching, err
+}
+
+func (f *agentFlags) run(cmd *cobra.Command) error {
+	ratio, err := link.ParseRatio(f.sample)
+	if err != nil {
+		return fmt.Errorf("--sample: %w", err)
 	}
 	o, closeAll, err := f.watch.options()
 	if err != nil {
@@ -70,7 +104,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 		return fmt.Errorf("--past %d, --past-lost %d: want 0 or more", f.past, f.pastLost)
 	}
 	if f.endpoint != "" {
-		if _, err := hostPort(f.endpoint); err != nil {
+		if _, err := otlpenv.Parse(f.endpoint); err != nil {
 			return fmt.Errorf("--endpoint: %w", err)
 		}
 	}
@@ -80,11 +114,18 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if f.maxClients < 0 {
 		return fmt.Errorf("--metrics-clients %d: want 0 or more", f.maxClients)
 	}
-	client, err := export.NewClient(f.endpoint)
+	if err := f.askBack.check(); err != nil {
+		return err
+	}
+	client, batching, err := f.client(cmd.ErrOrStderr())
 	if err != nil {
 		return err
 	}
-	exporter, err := export.New(client, export.Options{Sample: ratio, Slow: f.slow, Guard: f.watch.guard, Node: f.watch.node, Host: hostname(), Version: version()})
+	exporter, err := export.New(client, export.Options{
+		Sample: ratio, Slow: f.slow, Guard: f.watch.guard, Node: f.watch.node, Host: hostname(), Version: version(),
+		Owner: o.Namespace, Index: o.Index, Batch: batching.Batch, Interval: batching.Delay, Timeout: batching.Timeout,
+		Queue: max(1, batching.Queue/batching.Batch), QueueBytes: int(f.watch.memory.Share(queueShare, 16)),
+	})
 	if err != nil {
 		return err
 	}
@@ -107,19 +148,34 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	}()
 	counts := metrics.New(f.maxClients, version())
 	var p *pipeline.Pipeline
-	nextCount := time.Now()
+	ticked := time.Now() // the clock is not read for every lookup
+	nextCount := ticked
 	var trouble sendTrouble
-	history := past.New(f.past, f.pastLost, f.watch.node, f.watch.guard)
+	history := past.New(f.past, f.pastLost, int(f.watch.memory.Share(pastShare, 16)), f.watch.node, f.watch.guard)
 	var stats atomic.Pointer[pipeline.Stats]
 	stats.Store(&pipeline.Stats{})
-	o.Result = func(r pipeline.Result) {
+	var asks *asking
+	result := func(r pipeline.Result) {
 		id := exporter.Add(r.Lookup, r.Verdict, r.Judge, r.Origin)
 		if f.socket != "" { // nobody else asks for it
 			history.Add(r)
 		}
-		counts.Count(r.Lookup, r.Verdict, r.Origin, id, time.Now())
+		counts.Count(r.Lookup, r.Verdict, r.Origin, id, ticked)
+		asks.remember(r, id != "")
 	}
+	if asks, err = f.askBack.open(f, o.Index, exporter, result); err != nil {
+		return err
+	}
+	defer asks.close()
+	o.Result = func(r pipeline.Result) {
+		if !asks.hold(r, exporter) {
+			result(r)
+		}
+	}
+	o.Untold = func(who *origin.Origin) { counts.Untold(who, ticked) }
 	o.Tick = func(now time.Time) {
+		ticked = now
+		asks.tick(now)
 		exporter.Tick(now)
 		if now.After(nextCount) {
 			nextCount = now.Add(time.Second)
@@ -127,6 +183,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 			stats.Store(&s)
 			sent := exporter.Stats()
 			counts.Tick(now, s, sent)
+			asks.count(counts)
 			if text := trouble.tell(now, sent, exporter.LastError); text != "" {
 				fmt.Fprintln(cmd.ErrOrStderr(), "dnstrail:", text)
 			}
@@ -136,6 +193,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 		return err
 	}
 	defer p.Close()
+	asks.watch(p)
 	if f.metrics != "" {
 		l, err := listenMetrics(f.metrics)
 		if err != nil {
@@ -156,8 +214,12 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	for _, m := range p.Missing() {
 		fmt.Fprintln(cmd.ErrOrStderr(), "dnstrail: without", m)
 	}
+	if err := p.DropCapabilities(); err != nil {
+		fmt.Fprintln(cmd.ErrOrStderr(), "dnstrail: the capabilities that loading needed stay:", err)
+	}
 	ran = true
 	err = p.Run(cmd.Context())
+	asks.flush()
 	footer(cmd.ErrOrStderr(), p.Stats())
 	return err
 }

@@ -3,13 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
 	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/dnstrail/dnstrail/link/otlpenv"
 	"github.com/dnstrail/dnstrail/tracer/doctor"
 	"github.com/dnstrail/dnstrail/tracer/podns"
 	"github.com/dnstrail/dnstrail/tracer/render"
@@ -33,7 +32,7 @@ func newDoctorCommand() *cobra.Command {
 		Long: `doctor looks at what dnstrail needs (capabilities, kernel, BTF, hooks, cgroups, a clock that is kept right) and at what lookups need (resolv.conf, the
 DNS servers that it names, over UDP and TCP), for this host or for a pod. Each line is ok, or says what to do. The exit status is 1 if one is FAIL.`,
 		Example: `  dnstrail doctor
-  dnstrail doctor --from shop/cart-7f9c5d4b8-x2x7k --endpoint http://collector:4317`,
+  dnstrail doctor --from shop/cart-7f9c5d4b8-x2x7k --endpoint grpc://collector:4317`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
@@ -41,7 +40,7 @@ DNS servers that it names, over UDP and TCP), for this host or for a pod. Each l
 	fs.UintSliceVar(&f.watch.ports, "port", []uint{53}, "DNS ports, at most 8")
 	f.watch.registerIdentity(fs)
 	fs.StringVar(&f.from, "from", "", "whose resolv.conf and network: NAMESPACE/POD, POD, an address or pid:PID; this host if empty")
-	fs.StringVar(&f.endpoint, "endpoint", os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"), "OTLP endpoint to try, as a URL ($OTEL_EXPORTER_OTLP_ENDPOINT)")
+	fs.StringVar(&f.endpoint, "endpoint", "", "OTLP endpoint to try, as a URL, before OTEL_EXPORTER_OTLP_ENDPOINT")
 	fs.DurationVar(&f.timeout, "timeout", 2*time.Second, "how long to wait for each answer")
 	return cmd
 }
@@ -58,11 +57,16 @@ func (f *doctorFlags) run(cmd *cobra.Command) error {
 		o.Ports = append(o.Ports, uint16(p))
 	}
 	if f.endpoint != "" {
-		addr, err := hostPort(f.endpoint)
-		if err != nil {
+		if _, err := otlpenv.Parse(f.endpoint); err != nil {
 			return fmt.Errorf("--endpoint: %w", err)
 		}
-		o.Collector = addr
+	}
+	target, err := otlpenv.Resolve(f.endpoint)
+	if err != nil {
+		return err
+	}
+	if target.Sends() {
+		o.Collector = target.Host
 	}
 	index, closeIndex, err := f.watch.identities()
 	if err != nil {
@@ -94,17 +98,4 @@ func (f *doctorFlags) run(cmd *cobra.Command) error {
 		return errUnwell
 	}
 	return nil
-}
-
-// hostPort gives the host and port of an OTLP endpoint; 4317 is OTLP's own port.
-func hostPort(endpoint string) (string, error) {
-	u, err := url.Parse(endpoint)
-	if err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return "", fmt.Errorf("%q: want http://host:port", endpoint)
-	}
-	port := u.Port()
-	if port == "" {
-		port = "4317"
-	}
-	return net.JoinHostPort(u.Hostname(), port), nil
 }

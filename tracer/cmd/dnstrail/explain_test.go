@@ -14,6 +14,7 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
+	"github.com/dnstrail/dnstrail/tracer/access"
 	"github.com/dnstrail/dnstrail/tracer/store"
 	"github.com/dnstrail/dnstrail/tracer/traceapi"
 )
@@ -68,7 +69,7 @@ func TestExplainFromFileAndFromStore(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.Receive(td)
+		s.Receive(td, access.Caller{})
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -92,10 +93,17 @@ func TestExplainFromFileAndFromStore(t *testing.T) {
 			if err != nil || !strings.HasPrefix(out, "<!doctype html>") {
 				t.Errorf("%v\n%.300s", err, out)
 			}
-			out, err = run(append([]string{"explain", "--lost", "--last", "9", "--since", "10000h", "--name", "DB.shop.svc.cluster.local", "-o", "json"}, source...)...)
+			search := []string{"explain", "--lost", "--last", "9", "--since", "10000h", "--name", "DB.*.local", "-o", "json"}
+			out, err = run(append(search, source...)...)
 			var story struct {
 				TraceID, Where string
 				Lost           bool
+			}
+			for _, filters := range [][]string{{"--name", "db.*", "--slow", "1s"}, {"--where", "between-*", "--type", "A"}} {
+				out, err := run(append(append([]string{"explain", "--since", "10000h"}, filters...), source...)...)
+				if err != nil || !strings.Contains(out, "LOST  db.shop.svc.cluster.local. A") {
+					t.Errorf("by %v: %v\n%s", filters, err, out)
+				}
 			}
 			if err != nil || json.Unmarshal([]byte(out), &story) != nil || story.TraceID != id || !story.Lost || story.Where != "between-nodes" {
 				t.Errorf("%v: %+v\n%s", err, story, out)
@@ -111,8 +119,8 @@ func TestExplainRefuses(t *testing.T) {
 		want string
 		args []string
 	}{
-		{"want a trace ID or --lost", nil},
-		{"want a trace ID or --lost", []string{id, "--lost"}},
+		{"want a trace ID, --lost, or another filter", nil},
+		{"--lost goes without a trace ID", []string{id, "--lost"}},
 		{"want 32 hexadecimal digits, or the first of them, at least 4", []string{"7cf"}},
 		{"is no trace ID", []string{"7cfg"}},
 		{"no trace ID begins with 7cf91 among the", []string{"7cf91", "--file", all}},
@@ -120,8 +128,9 @@ func TestExplainRefuses(t *testing.T) {
 			{"traceId":"cf92f000000000000000000000000001","spanId":"0000000000000001"},{"traceId":"cf92f000000000000000000000000002","spanId":"0000000000000001"}]}]}]}`)}},
 		{"want text, html or json", []string{id, "-o", "yaml"}},
 		{"--last 0", []string{"--lost", "--last", "0"}},
+		{"--hops goes with --output text", []string{id, "--hops", "-o", "json"}},
 		{"page of one lookup", []string{"--lost", "--last", "2", "-o", "html"}},
-		{"--client goes with --lost", []string{id, "--client", "x"}},
+		{"--client goes without a trace ID", []string{id, "--client", "x"}},
 		{"none of the others can be", []string{id, "--file", all, "--jaeger", "http://127.0.0.1:1"}},
 		{"no URL of a query API", []string{id, "--jaeger", "ftp://x"}},
 		{"is not among the", []string{"ffffffffffffffffffffffffffffffff", "--file", all}},

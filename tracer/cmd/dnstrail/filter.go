@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/dnstrail/dnstrail/tracer/output"
-	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
@@ -35,6 +35,30 @@ func (f *filterFlags) register(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.causes, "cause", nil, "only those that ended for this cause: policy-drop, no-listener, timeout, ...")
 }
 
+// filterNames are the flags that choose rows.
+var filterNames = []string{"lost", "slow", "rcode", "type", "name", "client", "namespace", "process", "where", "cause"}
+
+// changed gives the first flag that was given; "" if none was.
+func (f *filterFlags) changed(fs *pflag.FlagSet) string {
+	for _, name := range filterNames {
+		if fs.Changed(name) {
+			return name
+		}
+	}
+	return ""
+}
+
+// onlyLost says that --lost was given and nothing else.
+func (f *filterFlags) onlyLost(fs *pflag.FlagSet) bool {
+	others := 0
+	for _, name := range filterNames {
+		if fs.Changed(name) {
+			others++
+		}
+	}
+	return f.lost && others == 1
+}
+
 // commonTypes are what the shell completes a type with; any other can be given.
 var commonTypes = []string{"A", "AAAA", "CNAME", "HTTPS", "MX", "NS", "PTR", "SOA", "SRV", "TXT"}
 
@@ -56,7 +80,7 @@ func offer(cmd *cobra.Command, flag string, values ...string) {
 	}
 }
 
-func whereWords() []string { return append([]string{store.Answered}, store.Stages...) }
+func whereWords() []string { return append([]string{trace.Answered}, trace.Stages...) }
 
 func causeWords() []string {
 	words := make([]string, len(verdict.Causes))

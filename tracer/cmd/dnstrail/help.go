@@ -34,10 +34,15 @@ func foldHelp(root *cobra.Command) {
 	root.SetHelpTemplate(strings.Replace(root.HelpTemplate(), "trimTrailingWhitespaces}}", "trimTrailingWhitespaces | fold}}", 1))
 }
 
-// fold breaks paragraphs, which an empty line parts, into lines of at most width cells.
+// fold breaks paragraphs, which an empty line parts, into lines of at most width cells. A paragraph that is indented
+// keeps its lines.
 func fold(text string, width int) string {
 	var out []string
 	for paragraph := range strings.SplitSeq(text, "\n\n") {
+		if strings.HasPrefix(paragraph, " ") {
+			out = append(out, paragraph, "")
+			continue
+		}
 		line := ""
 		for word := range strings.FieldsSeq(paragraph) {
 			if line != "" && len(line)+1+len(word) > width {

@@ -2,19 +2,16 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"time"
+
+	"github.com/dnstrail/dnstrail/tracer/access"
 )
 
 // serve serves HTTP on a listener until ctx ends. A failure later than that of listening is given to report.
 func serve(ctx context.Context, l net.Listener, h http.Handler, report func(error)) {
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
-	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
-	defer stop()
-	if err := s.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+	if err := access.Serve(ctx, l, access.SameOrigin(h)); err != nil {
 		report(err)
 	}
 }

@@ -7,13 +7,16 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/dnstrail/dnstrail/tracer/printable"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := newRootCommand().ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "dnstrail:", err)
+		// It may quote what a server or a file said.
+		fmt.Fprintln(os.Stderr, "dnstrail:", printable.Lines(err.Error()))
 		stop()
 		os.Exit(1)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/dnstrail/dnstrail/tracer/access"
 	"github.com/dnstrail/dnstrail/tracer/joined"
 	"github.com/dnstrail/dnstrail/tracer/output"
 	"github.com/dnstrail/dnstrail/tracer/past"
@@ -30,14 +31,18 @@ const (
 )
 
 type observeFlags struct {
-	watch  watchFlags
-	filter filterFlags
-	output string
-	socket string
-	store  string
-	since  time.Duration
-	last   int
-	follow bool
+	watch     watchFlags
+	filter    filterFlags
+	output    string
+	socket    string
+	store     string
+	tokenFile string
+	since     time.Duration
+	last      int
+	follow    bool
+	here      bool
+	// context of the kubeconfig; see reach.
+	context string
 }
 
 func newObserveCommand() *cobra.Command {
@@ -50,6 +55,9 @@ time went, and, where no answer came, where it was lost and why. It runs on any 
 
 With --socket it asks a running agent instead, which also knows the past. With --store it asks a "dnstrail store", to which the agents of all
 nodes and CoreDNS send, for the lookups of the whole cluster: one row a lookup, with the verdict that joins what every node saw. Neither needs root.
+
+Where a kubeconfig names a cluster ($KUBECONFIG, ~/.kube/config), that cluster's store is asked, through its API server, unless --here or a flag
+about watching is given.
 
 A lookup whose packet the kernel drops is reported within a second; one that is answered after all gets a corrected row. Of a store's
 lookups a seen drop is shown at once, another when nothing has come of it for 1.5 seconds, and one of which the agent on the client's
@@ -68,6 +76,7 @@ A correction of a row that was shown is shown, whatever the filters say of it.`,
   dnstrail observe -o jsonl | jq 'select(.result == "LOST")'
   dnstrail observe --socket /run/dnstrail/agent.sock --lost --since 10m
   dnstrail observe --socket /run/dnstrail/agent.sock --last 50 --follow
+  dnstrail observe --last 20                                   # the cluster of your kubeconfig
   dnstrail observe --store http://127.0.0.1:16686              # the whole cluster, live
   dnstrail observe --store http://127.0.0.1:16686 --lost --since 1h --where between-nodes`,
 		Args: noArgs,
@@ -78,10 +87,13 @@ A correction of a row that was shown is shown, whatever the filters say of it.`,
 	f.filter.register(fs)
 	fs.StringVarP(&f.output, "output", "o", "text", "text (fits the terminal), wide (cuts nothing) or jsonl (json is the same: one object a line)")
 	fs.StringVar(&f.socket, "socket", "", "ask the agent that listens on this Unix socket, instead of watching the kernel")
+	fs.StringVar(&f.tokenFile, "token-file", "", "file of the token to show to the store")
 	fs.StringVar(&f.store, "store", "", "ask the dnstrail store at this URL for the lookups of the whole cluster, instead of watching the kernel")
-	fs.DurationVar(&f.since, "since", 0, "with --socket or --store: the past from this long ago on")
-	fs.IntVar(&f.last, "last", 0, "with --socket or --store: the last so many of the past")
-	fs.BoolVarP(&f.follow, "follow", "f", false, "with --socket or --store: go on with what comes (default unless --since or --last is given)")
+	fs.BoolVar(&f.here, "here", false, "watch this host, even where a kubeconfig names a cluster")
+	fs.StringVar(&f.context, "context", "", "context of the kubeconfig whose cluster is asked")
+	fs.DurationVar(&f.since, "since", 0, "of an agent or a store: the past from this long ago on")
+	fs.IntVar(&f.last, "last", 0, "of an agent or a store: the last so many of the past")
+	fs.BoolVarP(&f.follow, "follow", "f", false, "of an agent or a store: go on with what comes (default unless --since or --last is given)")
 	offer(cmd, "output", "text", "wide", "jsonl", "json")
 	f.filter.complete(cmd)
 	return cmd
@@ -111,6 +123,14 @@ func (f *observeFlags) run(cmd *cobra.Command) error {
 			return fmt.Errorf("--%s is empty", flag)
 		}
 	}
+	if asks == "" && !f.here && f.watch.changed(cmd.Flags()) == "" {
+		if f.store, err = reach(cmd, f.context); err != nil {
+			return err
+		}
+		if f.store != "" {
+			return f.ask(cmd, filter, write)
+		}
+	}
 	if asks != "" {
 		if other := f.watch.changed(cmd.Flags()); other != "" {
 			return fmt.Errorf("--%s is for watching the kernel here, and does not go with --%s", other, asks)
@@ -119,7 +139,7 @@ func (f *observeFlags) run(cmd *cobra.Command) error {
 	}
 	for _, flag := range []string{"since", "last", "follow"} {
 		if cmd.Flags().Changed(flag) {
-			return fmt.Errorf("--%s needs --socket or --store: only a running agent or a store knows the past", flag)
+			return fmt.Errorf("--%s needs --socket, --store or a cluster: only a running agent or a store knows the past", flag)
 		}
 	}
 	return f.watchKernel(cmd, filter, write)
@@ -129,8 +149,11 @@ func (f *observeFlags) run(cmd *cobra.Command) error {
 func (f *observeFlags) ask(cmd *cobra.Command, filter *output.Filter, write func(*output.Row) error) error {
 	client := rowapi.NewSocketClient(f.socket)
 	if f.store != "" {
-		var err error
-		if client, err = rowapi.NewStoreClient(f.store); err != nil {
+		hc, err := access.Client(f.tokenFile)
+		if err != nil {
+			return fmt.Errorf("--token-file: %w", err)
+		}
+		if client, err = rowapi.NewStoreClient(f.store, hc); err != nil {
 			return fmt.Errorf("--store: %w", err)
 		}
 	}
@@ -289,8 +312,11 @@ func rowWriter(format string, w io.Writer) (func(*output.Row) error, error) {
 
 // footer says what was seen and what was lost on the way.
 func footer(w io.Writer, s pipeline.Stats) {
-	fmt.Fprintf(w, "dnstrail: %d lookups, %d kernel events; lost: %d events (ring full %d, re-entered %d), %d packets out of reach, %d later fragments, %d lookups evicted, %d hops beyond a lookup's bound\n",
-		s.Lookup.Lookups, s.Events, s.Lost(), s.Kernel.RingFull, s.Kernel.Missed, s.Kernel.Paged, s.Kernel.Fragment+s.Lookup.Fragments, s.Lookup.Evicted, s.Lookup.HopsCut)
+	fmt.Fprintf(w, "dnstrail: %d lookups, %d kernel events; lost: %d events (ring full %d, re-entered %d), "+
+		"%d events left unread, %d packets out of reach, %d later fragments, %d lookups evicted, "+
+		"%d untold of clients that flood, %d hops beyond a lookup's bound\n",
+		s.Lookup.Lookups, s.Events, s.Lost(), s.Kernel.RingFull, s.Kernel.Missed, s.Unread, s.Kernel.Paged,
+		s.Kernel.Fragment+s.Lookup.Fragments, s.Lookup.Evicted, s.Lookup.Untold, s.Lookup.HopsCut)
 }
 
 func hostname() string {

@@ -24,9 +24,9 @@ func TestObserveRefuses(t *testing.T) {
 		{"asking the agent at /none.sock: dial unix /none.sock", "--socket /none.sock --last 1"},
 		{"--netns is for watching the kernel here, and does not go with --store", "--store http://127.0.0.1:1 --netns 1"},
 		{"--identity-file is for watching the kernel here, and does not go with --socket", "--socket /x --identity-file /y"},
-		{"--since needs --socket or --store", "--since 5m"},
-		{"--last needs --socket or --store", "--last 5"},
-		{"--follow needs --socket or --store", "--follow"},
+		{"--since needs --socket, --store or a cluster", "--since 5m"},
+		{"--last needs --socket, --store or a cluster", "--last 5"},
+		{"--follow needs --socket, --store or a cluster", "--follow"},
 		{`--output "yaml": want text, wide or jsonl`, "-o yaml"},
 		{"--slow -1s: want 0 or more", "--slow -1s"},
 		{"--last -1: want 0 or more", "--store x --last -1"},
@@ -38,6 +38,7 @@ func TestObserveRefuses(t *testing.T) {
 		{`unexpected argument "all": dnstrail observe takes flags only`, "all"},
 	} {
 		t.Run(tc.want, func(t *testing.T) {
+			t.Setenv("KUBECONFIG", "/none")
 			out, err := run(append([]string{"observe"}, strings.Fields(tc.args)...)...)
 			want := strings.Replace(tc.want, "--cause nothing", "--cause !nothing", 1)
 			if err == nil || !strings.Contains(err.Error(), want) || out != "" {

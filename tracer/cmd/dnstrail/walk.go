@@ -19,6 +19,7 @@ import (
 
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/plugin/identity"
+	"github.com/dnstrail/dnstrail/tracer/access"
 	"github.com/dnstrail/dnstrail/tracer/explain"
 	"github.com/dnstrail/dnstrail/tracer/export"
 	"github.com/dnstrail/dnstrail/tracer/hop"
@@ -26,6 +27,7 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/podns"
 	"github.com/dnstrail/dnstrail/tracer/render"
 	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 	"github.com/dnstrail/dnstrail/tracer/traceapi"
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
@@ -46,6 +48,7 @@ type walkFlags struct {
 	tcp     bool
 	timeout time.Duration
 	jaeger  string
+	hops    bool
 }
 
 func newWalkCommand() *cobra.Command {
@@ -84,6 +87,7 @@ interfaces. The name is asked as it stands: the pod's search list is not applied
 	fs.BoolVar(&f.tcp, "tcp", false, "ask over TCP")
 	fs.DurationVar(&f.timeout, "timeout", 5*time.Second, "how long to wait for the answer")
 	fs.StringVar(&f.jaeger, "jaeger", "", "URL of a Jaeger or a dnstrail store: CoreDNS's own spans are drawn, too")
+	fs.BoolVar(&f.hops, "hops", false, hopsUsage)
 	return cmd
 }
 
@@ -143,7 +147,10 @@ func (f *walkFlags) run(cmd *cobra.Command, args []string) error {
 	}
 	w.out = render.NewWalk(cmd.OutOrStdout(), options)
 
-	exporter, err := export.New(toStore{w.results}, export.Options{Sample: export.NewRatio(1), Guard: f.watch.guard, Node: f.watch.node, Host: hostname(), Version: version()})
+	exporter, err := export.New(toStore{w.results}, export.Options{
+		Sample: link.NewRatio(1), Guard: f.watch.guard, Node: f.watch.node, Host: hostname(), Owner: o.Namespace,
+		Index: o.Index, Version: version(),
+	})
 	if err != nil {
 		return err
 	}
@@ -179,6 +186,7 @@ func (f *walkFlags) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	s := explain.Tell(t, nil)
+	options.Hops = f.hops
 	if err := render.Trace(cmd.OutOrStdout(), t, options); err != nil {
 		return err
 	}
@@ -226,7 +234,7 @@ func (f *walkFlags) prepare(args []string, index *identity.Index) (*walk, error)
 // serverAddr reads --server, or else the place's resolv.conf.
 func serverAddr(server string, p podns.Place) (netip.AddrPort, error) {
 	if server == "" {
-		conf, err := dns.ClientConfigFromFile(p.ResolvConf())
+		conf, err := p.ResolvConf()
 		if err != nil {
 			return netip.AddrPort{}, fmt.Errorf("resolv.conf of %s: %w", p.Name, err)
 		}
@@ -377,7 +385,7 @@ func (w *walk) result(r pipeline.Result, e *export.Exporter) {
 }
 
 // join gives t with what the query API has of it besides, as soon as CoreDNS's side has come there.
-func join(ctx context.Context, api *traceapi.Client, t *store.Trace) *store.Trace {
+func join(ctx context.Context, api *traceapi.Client, t *trace.Trace) *trace.Trace {
 	ctx, cancel := context.WithTimeout(ctx, walkJoin)
 	defer cancel()
 	for {
@@ -388,7 +396,7 @@ func join(ctx context.Context, api *traceapi.Client, t *store.Trace) *store.Trac
 					spans = append(spans, s)
 				}
 			}
-			return store.NewTrace(spans)
+			return trace.New(spans)
 		}
 		select {
 		case <-ctx.Done():
@@ -413,6 +421,6 @@ func (s toStore) UploadTraces(_ context.Context, spans []*tracepb.ResourceSpans)
 	if err != nil {
 		return err
 	}
-	s.store.Receive(td)
+	s.store.Receive(td, access.Caller{})
 	return nil
 }

@@ -12,8 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dnstrail/dnstrail/link"
+	"github.com/dnstrail/dnstrail/link/names"
 	"github.com/dnstrail/dnstrail/plugin/identity"
 	"github.com/dnstrail/dnstrail/tracer/lookup"
+	"github.com/dnstrail/dnstrail/tracer/memory"
 	"github.com/dnstrail/dnstrail/tracer/pipeline"
 	"github.com/dnstrail/dnstrail/tracer/podns"
 )
@@ -30,15 +32,30 @@ type watchFlags struct {
 	giveUp       time.Duration
 	maxInFlight  int
 	ring         uint
+	memory       memory.Budget
+	names        []string
 }
+
+// What is kept takes so many sixteenths of the memory; the ring buffer takes four, and garbage and all else the rest.
+const (
+	lookupsShare = 3
+	queueShare   = 1
+	pastShare    = 1
+	askedShare   = 2 // of the recent past that others may ask for
+)
 
 func (f *watchFlags) register(fs *pflag.FlagSet) {
 	fs.UintSliceVar(&f.ports, "port", []uint{53}, "DNS ports, at most 8")
 	fs.StringArrayVar(&f.netns, "netns", nil, "watch only this network namespace: an inode number as in /proc/PID/ns/net, a path, or pid:PID (repeatable)")
 	f.registerIdentity(fs)
+	fs.StringArrayVar(&f.names, "names", nil, "show less of names, as the plugin's property of the same name: "+
+		"\"redact 2\", \"hash 0 ZONE\", \"file FILE\" (repeatable)")
 	fs.DurationVar(&f.guard, "clock-guard", link.DefaultGuard, "how far apart this host's clock and the DNS server's may be")
 	fs.DurationVar(&f.giveUp, "give-up", lookup.DefaultGiveUp, "how long after its last attempt a lookup counts as lost")
-	fs.UintVar(&f.ring, "ring-size", 64, "size of the buffer of kernel events in MiB, a power of two")
+	fs.UintVar(&f.ring, "ring-size", 0, "size of the buffer of kernel events in MiB, a power of two; "+
+		"a quarter of --memory, 64 at most, if not given")
+	fs.Var(&f.memory, "memory", "memory to stay within, the kernel's for it included; what the cgroup allows if "+
+		"not given, or else what is kept is for 256MiB")
 	fs.IntVar(&f.maxInFlight, "max-in-flight", lookup.DefaultMaxInFlight, "how many lookups are held at most; the oldest is reported early when there are more")
 }
 
@@ -88,25 +105,46 @@ func (f *watchFlags) options() (o pipeline.Options, closeAll func(), err error) 
 	if f.guard < 0 || f.guard >= link.EpochLength/2 {
 		return o, closeAll, fmt.Errorf("--clock-guard %s: want 0 to less than %s", f.guard, link.EpochLength/2)
 	}
-	if f.ring == 0 || f.ring > 1024 || f.ring&(f.ring-1) != 0 {
+	if f.ring > 1024 || f.ring&(f.ring-1) != 0 {
 		return o, closeAll, fmt.Errorf("--ring-size %d: want a power of two from 1 to 1024", f.ring)
 	}
+	bounded := f.memory > 0 || memory.Allowed() > 0
+	f.memory = f.memory.Or()
+	if f.ring == 0 {
+		f.ring = 64
+		for f.ring > 1 && int64(f.ring)<<20 > f.memory.Share(1, 4) {
+			f.ring /= 2
+		}
+	}
+	if 2*int64(f.ring)<<20 > int64(f.memory) && bounded {
+		return o, closeAll, fmt.Errorf("--ring-size %d: want at most half of the memory, %s", f.ring, &f.memory)
+	}
 	o.BPF.RingBytes = uint32(f.ring) << 20
+	if bounded {
+		f.memory.Hold(int64(f.ring) << 20)
+	}
 	if f.maxInFlight < 1 {
 		return o, closeAll, fmt.Errorf("--max-in-flight %d: want at least 1", f.maxInFlight)
 	}
 	o.Lookup = lookup.Options{GiveUp: f.giveUp, MaxInFlight: f.maxInFlight}
+	o.Lookup.MaxBytes = int(f.memory.Share(lookupsShare, 16))
+	o.Names = names.New()
+	for _, rule := range f.names {
+		if err := o.Names.Add(strings.Fields(rule)...); err != nil {
+			return o, closeAll, fmt.Errorf("--names %q: %w", rule, err)
+		}
+	}
 	index, closeIndex, err := f.identities()
 	if err != nil {
 		return o, closeAll, err
 	}
 	o.Index = index
-	names, err := podns.NewNames(index, f.node)
+	namespaces, err := podns.NewNames(index, f.node)
 	if err != nil {
 		closeIndex()
 		return o, func() {}, fmt.Errorf("network namespaces: %w", err)
 	}
-	o.Namespace = names.On
+	o.Namespace, o.InNetNS = namespaces.Owner, namespaces.Client
 	return o, closeIndex, nil
 }
 
