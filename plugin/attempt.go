@@ -269,6 +269,8 @@ func errorType(err error) string {
 		return "host_unreachable"
 	case errors.Is(err, syscall.ENETUNREACH):
 		return "network_unreachable"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return "address_not_available"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "connection_closed"
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/dnstrail/dnstrail/link"
+	"github.com/dnstrail/dnstrail/link/names"
 )
 
 // Defaults of the properties.
@@ -36,11 +37,13 @@ type config struct {
 	noStats bool   // no metrics by client
 	domain  string // the cluster's, for search-path misses; in lower case without a dot at the end
 
-	ratio     float64
+	ratio     link.Ratio
 	keepRules []keepRule
 	limit     int // spans a second; 0: no bound
 
-	names namePolicy
+	names *names.Policy
+
+	hindsight hindsightConfig
 }
 
 // keepRule is one keep property.
@@ -74,15 +77,16 @@ var properties = []property{
 	{"metrics", "workload|pod|none [LIMIT]", readMetrics, true},
 	{"namespaces", "include|exclude NAMESPACE...", readNamespaces, false},
 	{"cluster_domain", "DOMAIN", readDomain, true},
-	{"names", "redact|hash LABELS [ZONE...]", readNames, false},
+	{"names", names.Usage, readNames, false},
 	{"traceparent", "accept [CIDR...]|send|code CODE|ignore_http", readTraceparent, false},
+	{"hindsight", "listen ADDRESS|key FILE|past DURATION|memory MIB|peer NODE ADDRESS|port PORT|beside ADDRESS", readHindsight, false},
 }
 
 // parse reads the dnstrail block of a server block.
 func parse(c *caddy.Controller) (*config, error) {
-	cfg := &config{ratio: defaultRatio, domain: "cluster.local"}
+	cfg := &config{ratio: link.NewRatio(defaultRatio), domain: "cluster.local"}
 	cfg.code = link.OptionTraceparent
-	cfg.names.key = newHashKey()
+	cfg.names = names.New()
 	blocks := 0
 	for c.Next() {
 		if blocks++; blocks > 1 {
@@ -111,18 +115,18 @@ func parse(c *caddy.Controller) (*config, error) {
 			}
 		}
 	}
-	if err := cfg.export.complete(); err != nil {
+	if err := errors.Join(cfg.export.complete(), cfg.hindsight.complete()); err != nil {
 		return nil, c.Errf("%v", err)
 	}
 	return cfg, nil
 }
 
 func propertyNames() string {
-	names := make([]string, len(properties))
+	all := make([]string, len(properties))
 	for i, p := range properties {
-		names[i] = p.name
+		all[i] = p.name
 	}
-	return strings.Join(names, ", ")
+	return strings.Join(all, ", ")
 }
 
 // errArgs says that a property has arguments of another kind or number than it takes.
@@ -158,16 +162,9 @@ func readSample(c *config, args []string) error {
 	if len(args) != 1 {
 		return errArgs
 	}
-	s, percent := strings.CutSuffix(args[0], "%")
-	f, err := strconv.ParseFloat(s, 64)
-	if percent {
-		f /= 100
-	}
-	if err != nil || !(f >= 0 && f <= 1) {
-		return fmt.Errorf("'%s' is not a ratio; want a number from 0 to 1, or a percentage such as 5%%", args[0])
-	}
-	c.ratio = f
-	return nil
+	r, err := link.ParseRatio(args[0])
+	c.ratio = r
+	return err
 }
 
 func readKeep(c *config, args []string) error {
@@ -334,25 +331,18 @@ func readDomain(c *config, args []string) error {
 }
 
 func readNames(c *config, args []string) error {
-	if len(args) < 2 {
-		return errArgs
-	}
-	rule := nameRule{hash: args[0] == "hash", zones: []string{"."}}
-	if !rule.hash && args[0] != "redact" {
-		return errArgs
-	}
-	n, err := strconv.Atoi(args[1])
-	if err != nil || n < 0 || n > 127 {
-		return fmt.Errorf("'%s' is not a number of labels; want one from 0 to 127", args[1])
-	}
-	rule.labels = n
 	if len(args) > 2 {
-		if rule.zones, err = readZones(args[2:]); err != nil {
+		zones, err := readZones(args[2:])
+		if err != nil {
 			return err
 		}
+		args = append(slices.Clone(args[:2]), zones...)
 	}
-	c.names.rules = append(c.names.rules, rule)
-	return nil
+	err := c.names.Add(args...)
+	if errors.Is(err, names.ErrArgs) && len(args) > 0 && args[0] != "file" {
+		return errArgs
+	}
+	return err
 }
 
 func readTraceparent(c *config, args []string) error {
@@ -387,7 +377,7 @@ func readTraceparent(c *config, args []string) error {
 
 // keeper gives the rules by which queries are kept: without a keep property, errors and slow queries are.
 func (c *config) keeper() keeper {
-	k := keeper{ratio: newRatio(c.ratio)}
+	k := keeper{ratio: c.ratio}
 	rules := c.keepRules
 	if len(rules) == 0 {
 		rules = []keepRule{{errors: true}, {slow: defaultSlow}}

@@ -9,6 +9,9 @@ import (
 
 	"github.com/coredns/caddy"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
+
+	"github.com/dnstrail/dnstrail/link"
+	"github.com/dnstrail/dnstrail/link/otlpenv"
 )
 
 func TestMain(m *testing.M) {
@@ -39,11 +42,11 @@ func TestParse(t *testing.T) {
 	}{
 		{"alone", "", func(c *config) bool {
 			k := c.keeper()
-			return c.ratio == 0.01 && k.errors && k.slow == time.Second && k.all == nil && k.byRules != nil && c.export.nowhere && !c.tracer &&
+			return c.ratio == link.NewRatio(0.01) && k.errors && k.slow == time.Second && k.all == nil && k.byRules != nil && c.export.target == (otlpenv.Target{}) && !c.tracer &&
 				c.ids.source == identityDefault && c.domain == "cluster.local" && c.code == 65500 && !c.accept && !c.send && !c.noStats
 		}},
-		{"percentage", "sample 12.5%", func(c *config) bool { return c.ratio == 0.125 }},
-		{"nothing", "sample 0\nkeep none", func(c *config) bool { k := c.keeper(); return c.ratio == 0 && !k.errors && k.slow == 0 }},
+		{"percentage", "sample 12.5%", func(c *config) bool { return c.ratio == link.NewRatio(0.125) }},
+		{"nothing", "sample 0\nkeep none", func(c *config) bool { k := c.keeper(); return c.ratio == (link.Ratio{}) && !k.errors && k.slow == 0 }},
 		{"rules", "keep slow 20ms\nkeep client shop pay/api 192.0.2.0/24 2001:db8::1\nkeep name Example.ORG", func(c *config) bool {
 			k := c.keeper()
 			return !k.errors && k.slow == 20*time.Millisecond && len(k.workloads) == 2 && k.workloads[1] == workload{"pay", "api"} && len(k.prefixes) == 2 &&
@@ -51,13 +54,15 @@ func TestParse(t *testing.T) {
 		}},
 		{"limit", "limit 50", func(c *config) bool { k := c.keeper(); return k.all.Limit() == 50 && k.byRules == nil }},
 		{"grpc", "endpoint grpc://collector", func(c *config) bool {
-			return c.export.endpoint == "collector:4317" && c.export.insecure && c.export.protocol == otlpGRPC
+			return c.export.target.String() == "grpc://collector:4317"
 		}},
 		{"https", "endpoint https://collector/x/traces", func(c *config) bool {
-			return c.export.endpoint == "collector:4318" && !c.export.insecure && c.export.protocol == otlpHTTP && c.export.path == "/x/traces"
+			return c.export.target.String() == "https://collector:4318/x/traces"
 		}},
-		{"ipv6", "endpoint http://[::1]:9", func(c *config) bool { return c.export.endpoint == "[::1]:9" && c.export.path == "/v1/traces" }},
-		{"no endpoint", "endpoint none", func(c *config) bool { return c.export.none }},
+		{"ipv6", "endpoint http://[::1]:9", func(c *config) bool {
+			return c.export.target.String() == "http://[::1]:9/v1/traces"
+		}},
+		{"no endpoint", "endpoint none", func(c *config) bool { return c.export.target.Off }},
 		{"headers", "header a b\nheader c d", func(c *config) bool { return len(c.export.headers) == 2 }},
 		{"file", "identity file " + file, func(c *config) bool { return c.ids.source == identityFile && c.ids.file == file }},
 		{"kubernetes", "identity kubernetes\nlabels app tier", func(c *config) bool { return c.ids.source == identityKubernetes && len(c.ids.labels) == 2 }},
@@ -108,7 +113,7 @@ func TestParseMistakes(t *testing.T) {
 		{"dnstrail {\nmetrics everybody\n}", "want: metrics workload|pod|none [LIMIT]"},
 		{"dnstrail {\nmetrics pod many\n}", "'many' is not a limit of clients"},
 		{"dnstrail {\nnamespaces include\n}", "want: namespaces include|exclude NAMESPACE..."},
-		{"dnstrail {\nnames hide 1\n}", "want: names redact|hash LABELS [ZONE...]"},
+		{"dnstrail {\nnames hide 1\n}", "want: names redact|hash LABELS [ZONE...]|key FILE|file FILE"},
 		{"dnstrail {\nnames redact -1\n}", "'-1' is not a number of labels"},
 		{"dnstrail {\ntraceparent code 10\n}", "'10' is not an EDNS option code for local use"},
 		{"dnstrail {\ntraceparent accept everybody\n}", "'everybody' is neither an address nor a prefix"},
@@ -127,13 +132,13 @@ func TestParseEnvironment(t *testing.T) {
 		check func(x *exportConfig) bool
 		want  string
 	}{
-		{"an endpoint", []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318"}, func(x *exportConfig) bool { return !x.nowhere && x.protocol == otlpHTTP }, ""},
+		{"an endpoint", []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318"}, func(x *exportConfig) bool { return x.target.String() == "http://c:4318/v1/traces" }, ""},
 		{"gRPC", []string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c:4317", "OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"},
-			func(x *exportConfig) bool { return !x.nowhere && x.protocol == otlpGRPC }, ""},
-		{"disabled", []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318", "OTEL_SDK_DISABLED", "true"}, func(x *exportConfig) bool { return x.none }, ""},
-		{"no exporter", []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318", "OTEL_TRACES_EXPORTER", "none"}, func(x *exportConfig) bool { return x.none }, ""},
+			func(x *exportConfig) bool { return x.target.String() == "grpc://c:4317" }, ""},
+		{"disabled", []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318", "OTEL_SDK_DISABLED", "true"}, func(x *exportConfig) bool { return x.target.Off }, ""},
+		{"no exporter", []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318", "OTEL_TRACES_EXPORTER", "none"}, func(x *exportConfig) bool { return x.target.Off }, ""},
 		{"sizes", []string{"OTEL_BSP_MAX_QUEUE_SIZE", "7", "OTEL_BSP_EXPORT_TIMEOUT", "9"},
-			func(x *exportConfig) bool { return x.queue == 7 && x.timeout == 9*time.Millisecond }, ""},
+			func(x *exportConfig) bool { return x.Queue == 7 && x.Timeout == 9*time.Millisecond }, ""},
 		{"an unknown protocol", []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://c", "OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"}, nil,
 			"OTEL_EXPORTER_OTLP_PROTOCOL: 'http/json' is not known; want grpc or http/protobuf"},
 		{"a wrong size", []string{"OTEL_BSP_MAX_QUEUE_SIZE", "many"}, nil, "OTEL_BSP_MAX_QUEUE_SIZE: 'many' is not a number"},
@@ -181,7 +186,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		c.keeper()
-		c.names.show("www.example.org.")
+		c.names.Show("www.example.org.")
 		_ = c.export.key()
 	})
 }

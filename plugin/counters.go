@@ -9,7 +9,7 @@ import (
 
 var log = clog.NewWithPlugin(pluginName)
 
-// What becomes of our own records. Every query is in queriesTotal once, and every span of a kept one in spansTotal once.
+// What becomes of our own records. Every query is in queriesTotal once (and once more if it is asked for later), and every span of a kept one in spansTotal once.
 var (
 	queriesTotal = promauto.NewCounterVec(prometheus.CounterOpts{
 		Namespace: plugin.Namespace, Subsystem: pluginName, Name: "traces_total",
@@ -17,8 +17,13 @@ var (
 	}, []string{"result"})
 	spansTotal = promauto.NewCounterVec(prometheus.CounterOpts{
 		Namespace: plugin.Namespace, Subsystem: pluginName, Name: "spans_total",
-		Help: "Counter of spans by what became of them: exported, or why not (limited, queue_full, export_failed, shutdown, omitted, late).",
+		Help: "Counter of spans by what became of them: exported, or why not " +
+			"(limited, queue_full, export_failed, shutdown, omitted).",
 	}, []string{"result"})
+	spansLate = promauto.NewCounter(prometheus.CounterOpts{
+		Namespace: plugin.Namespace, Subsystem: pluginName, Name: "late_spans_total",
+		Help: "Counter of steps that plugins began for a query that was over: they are nobody's wait, and have no span.",
+	})
 	exportDuration = promauto.NewHistogram(prometheus.HistogramOpts{
 		Namespace: plugin.Namespace, Subsystem: pluginName, Name: "export_duration_seconds",
 		Buckets: plugin.SlimTimeBuckets, NativeHistogramBucketFactor: plugin.NativeHistogramBucketFactor,
@@ -28,6 +33,12 @@ var (
 		Namespace: plugin.Namespace, Subsystem: pluginName, Name: "export_queue_spans",
 		Help: "Gauge of the spans that wait to be exported.",
 	})
+	asksTotal = promauto.NewCounterVec(prometheus.CounterOpts{
+		Namespace: plugin.Namespace, Subsystem: pluginName, Name: "asks_total",
+		Help: "Counter of questions among agents and CoreDNS about single lookups by what became of them. Of this CoreDNS's: " +
+			"asked, of these answered and unreachable; limited were not sent. Of others': given (answered), forgotten, refused, " +
+			"replayed, forged, malformed. And early: queries let go before their time.",
+	}, []string{"result"})
 	panicsTotal = promauto.NewCounter(prometheus.CounterOpts{
 		Namespace: plugin.Namespace, Subsystem: pluginName, Name: "panics_total",
 		Help: "Counter of panics in dnstrail itself; each cost a record, not a query.",
@@ -45,7 +56,6 @@ var (
 	spansFailed    = spansTotal.WithLabelValues("export_failed")
 	spansShutdown  = spansTotal.WithLabelValues("shutdown")
 	spansOmitted   = spansTotal.WithLabelValues("omitted")
-	spansLate      = spansTotal.WithLabelValues("late")
 )
 
 func countPanic() { panicsTotal.Inc() }

@@ -27,6 +27,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 	"github.com/miekg/dns"
 
+	"github.com/dnstrail/dnstrail/link/names"
 	"github.com/dnstrail/dnstrail/plugin/identity"
 )
 
@@ -36,13 +37,14 @@ const pluginName = "dnstrail"
 type Dnstrail struct {
 	Next plugin.Handler
 
-	config   config
-	chain    chain           // what stands behind us; set at start-up
-	index    *identity.Index // nil if nobody is to be identified
-	exporter *exporter       // nil if spans go nowhere
-	keep     keeper
-	names    namePolicy
-	observe  func(q *query, kept bool) // never nil
+	config    config
+	chain     chain           // what stands behind us; set at start-up
+	index     *identity.Index // nil if nobody is to be identified
+	exporter  *exporter       // nil if spans go nowhere
+	hindsight *hindsight      // nil if nothing is remembered for those who ask
+	keep      keeper
+	names     *names.Policy
+	observe   func(q *query, kept bool) // never nil
 }
 
 // Name implements plugin.Handler.

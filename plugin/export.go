@@ -13,6 +13,7 @@ import (
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 
 	"github.com/dnstrail/dnstrail/link/otlp"
+	"github.com/dnstrail/dnstrail/link/otlpenv"
 	"github.com/dnstrail/dnstrail/link/semconv"
 	"github.com/dnstrail/dnstrail/plugin/identity"
 )
@@ -23,7 +24,7 @@ import (
 type exporter struct {
 	client   otlptrace.Client
 	resource *resourcepb.Resource
-	batching
+	otlpenv.Batching
 
 	pending chan *recorder
 	waiting atomic.Int64 // spans in the queue
@@ -36,25 +37,14 @@ type exporter struct {
 	quiet time.Time // when the last failure was logged
 }
 
-// maxBatchBytes is the size at which a batch is sent though it has fewer spans: gRPC servers take 4 MiB if not told otherwise.
-const maxBatchBytes = 2 << 20
-
-// batching are the sizes and times of OpenTelemetry's batch span processor, in its units.
-type batching struct {
-	queue   int           // spans that may wait
-	batch   int           // spans in a batch, about: a query is not divided
-	delay   time.Duration // how long a span waits for its batch to fill
-	timeout time.Duration // how long sending a batch may take
-}
-
 // scope is the instrumentation scope of all spans.
 var scope = &commonpb.InstrumentationScope{Name: semconv.ScopePlugin, Version: Version}
 
 // newExporter makes an exporter of a client that has been started.
-func newExporter(client otlptrace.Client, res *resourcepb.Resource, b batching) *exporter {
+func newExporter(client otlptrace.Client, res *resourcepb.Resource, b otlpenv.Batching) *exporter {
 	e := &exporter{
-		client: client, resource: res, batching: b,
-		pending: make(chan *recorder, b.queue),
+		client: client, resource: res, Batching: b,
+		pending: make(chan *recorder, b.Queue),
 		flushes: make(chan chan struct{}),
 		stop:    make(chan struct{}),
 		stopped: make(chan struct{}),
@@ -65,16 +55,36 @@ func newExporter(client otlptrace.Client, res *resourcepb.Resource, b batching) 
 
 // offer takes a query to be sent, or counts it as dropped; it never blocks. It says whether the query was taken.
 func (e *exporter) offer(q *query, rec *recorder) bool {
-	n := rec.shown()
+	taken, n := e.room(q, rec)
+	if !taken {
+		return false
+	}
+	rec.seen = q.look()
+	return e.put(rec, n)
+}
+
+// give is offer of a query that was looked at when it was over.
+func (e *exporter) give(q *query, rec *recorder) bool {
+	taken, n := e.room(q, rec)
+	return taken && e.put(rec, n)
+}
+
+// room takes room in the queue for the n spans of a query; false where there is none, which is counted.
+func (e *exporter) room(q *query, rec *recorder) (taken bool, n int) {
+	n = rec.shown()
 	if !q.d.keep.allow(q.begun, q.kept, n) {
 		tracesLimited.Inc()
 		spansLimited.Add(float64(n))
-		return false
+		return false, n
 	}
-	if e.closed.Load() || e.waiting.Add(int64(n)) > int64(e.queue) {
-		return e.full(n)
+	if e.closed.Load() || e.waiting.Add(int64(n)) > int64(e.Queue) {
+		return e.full(n), n
 	}
-	rec.seen = q.look()
+	return true, n
+}
+
+// put queues a query, for which there is room.
+func (e *exporter) put(rec *recorder, n int) bool {
 	select {
 	case e.pending <- rec:
 		tracesKept.Inc()
@@ -100,12 +110,12 @@ func (e *exporter) full(n int) bool {
 
 func (e *exporter) run() {
 	defer close(e.stopped)
-	w := &spanWriter{clients: map[*identity.Client]otlp.Attributes{}}
-	timer := time.NewTimer(e.delay)
+	w := &spanWriter{clients: map[*identity.Client]otlp.Attributes{}, failed: failures{}}
+	timer := time.NewTimer(e.Delay)
 	defer timer.Stop()
 	add := func(rec *recorder) {
 		e.write(w, rec)
-		if w.Len() >= e.batch || w.Size() >= maxBatchBytes {
+		if w.Len() >= e.Batch || w.Size() >= otlpenv.MaxBatchBytes {
 			e.send(w)
 		}
 	}
@@ -132,7 +142,7 @@ func (e *exporter) run() {
 			}
 		case <-timer.C:
 			e.send(w)
-			timer.Reset(e.delay)
+			timer.Reset(e.Delay)
 		case done := <-e.flushes:
 			drain()
 			close(done)
@@ -164,7 +174,7 @@ func (e *exporter) send(w *spanWriter) {
 	if n == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), e.timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), e.Timeout)
 	defer cancel()
 	defer func() {
 		w.Cut(otlp.Mark{})

@@ -3,6 +3,7 @@ package dnstrail
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net/http/httptrace"
 	"reflect"
 	"slices"
@@ -38,11 +39,16 @@ type forwarding struct {
 	setup  *forwardSetup // nil if it is not known
 	probed bool          // the first of a row of forwards: our probe stands before it
 
+	// What upstreams are asked, where that is not what the client asked: after a rewrite, or for a CNAME's target.
+	name  string // "" if it is
+	qtype uint16
+
 	// What the row came back with; only in the first.
 	proto  string // of the query it passed on: "udp" or "tcp"
 	rcode  int    // of what was written; -1 if nothing was
 	writer *node  // the forward that wrote it
 	err    error
+	full   bool // forward took no more queries: max_concurrent
 }
 
 // ServeDNS implements plugin.Handler.
@@ -61,6 +67,9 @@ func (p *upstreamProbe) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *d
 	n := parent.startChild(p.Next.Name())
 	defer n.Finish()
 	f := &forwarding{setup: p.setup, probed: true, rcode: -1, proto: (&request.Request{W: w, Req: r}).Proto()}
+	if len(r.Question) == 1 && (r.Question[0].Name != q.name || r.Question[0].Qtype != q.qtype) {
+		f.name, f.qtype = r.Question[0].Name, r.Question[0].Qtype
+	}
 	rec := n.rec
 	rec.mu.Lock()
 	n.fwd = f
@@ -75,10 +84,20 @@ func (p *upstreamProbe) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *d
 		rec.mu.Lock()
 		if !rec.closed {
 			f.err = err
+			f.full = limited(p.Next, err)
 		}
 		rec.mu.Unlock()
 	}
 	return rcode, err
+}
+
+// limited says whether a row of forwards came back with an error because one of them has as many queries as it may.
+func limited(h plugin.Handler, err error) bool {
+	f, ok := h.(*forward.Forward)
+	if !ok {
+		return false
+	}
+	return f.ErrLimitExceeded != nil && errors.Is(err, f.ErrLimitExceeded) || limited(f.Next, err)
 }
 
 // forwardWriter notes what forward writes.
@@ -182,7 +201,7 @@ func (n *node) nextForward() *forwarding {
 			if p.fwd.setup != nil {
 				f.setup = p.fwd.setup.next
 			}
-			f.proto = p.fwd.proto
+			f.proto, f.name, f.qtype = p.fwd.proto, p.fwd.name, p.fwd.qtype
 			break
 		}
 	}

@@ -1,16 +1,15 @@
 package dnstrail
 
 import (
-	"encoding/binary"
 	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/coredns/coredns/plugin"
-	"github.com/miekg/dns"
 	"golang.org/x/time/rate"
 
 	"github.com/dnstrail/dnstrail/link"
+	"github.com/dnstrail/dnstrail/link/semconv"
 )
 
 // reason says why a query is kept.
@@ -25,16 +24,17 @@ const (
 	asError          // it failed
 	asSlow           // it took too long
 	asRefresh        // a background refresh failed or took too long
+	asAsked          // somebody has asked for it
 )
 
 // String gives the value of the attribute dnstrail.keep.reason.
 func (r reason) String() string {
-	return [...]string{"", "ratio", "parent", "client", "name", "error", "slow", "refresh"}[r]
+	return [...]string{"", "ratio", "parent", "client", "name", "error", "slow", "refresh", "asked"}[r]
 }
 
 // keeper decides which queries are kept.
 type keeper struct {
-	ratio     ratio
+	ratio     link.Ratio
 	errors    bool
 	slow      time.Duration // 0: none is slow
 	prefixes  []netip.Prefix
@@ -48,22 +48,12 @@ type keeper struct {
 // workload is a client that is always kept: all of a namespace if the name is empty.
 type workload struct{ namespace, name string }
 
-// ratio is a share of all trace IDs, by the rule of OpenTelemetry's TraceIDRatioBased sampler: both sides of the link, and any collector
-// behind them, choose the same traces.
-type ratio struct{ bound uint64 }
-
-func newRatio(share float64) ratio { return ratio{uint64(share * (1 << 63))} }
-
-func (r ratio) holds(id link.TraceID) bool {
-	return binary.BigEndian.Uint64(id[8:])>>1 < r.bound
-}
-
 // atStart gives the reason for which a query is kept whatever comes of it; flags are those of the traceparent that came with it, if one did.
 func (k *keeper) atStart(q *query, traced bool, flags byte) reason {
 	switch {
 	case traced && flags&link.FlagSampled != 0:
 		return byParent
-	case !traced && k.ratio.holds(q.traceID):
+	case !traced && k.ratio.Holds(q.traceID):
 		return byRatio
 	}
 	for _, p := range k.prefixes {
@@ -111,13 +101,5 @@ func (k *keeper) allow(now time.Time, r reason, n int) bool {
 // failed says whether a query counts as an error: it was not answered, or with an rcode that says that a server could not.
 // NXDOMAIN is an answer.
 func (r *result) failed() bool {
-	return r.rcode < 0 || r.panicked || failedRcode(r.rcode)
-}
-
-func failedRcode(rcode int) bool {
-	switch rcode {
-	case dns.RcodeSuccess, dns.RcodeNameError, dns.RcodeYXDomain, dns.RcodeYXRrset, dns.RcodeNXRrset:
-		return false
-	}
-	return true
+	return r.rcode < 0 || r.panicked || semconv.RcodeFails(r.rcode)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/dnstrail/dnstrail/link"
+	"github.com/dnstrail/dnstrail/link/semconv"
 	"github.com/dnstrail/dnstrail/plugin/identity"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -411,5 +412,21 @@ func BenchmarkClientMemory(b *testing.B) {
 		after := heap()
 		b.ReportMetric(float64(after-before)/n, "B/client")
 		runtime.KeepAlive(m)
+	}
+}
+
+// TestRcodesAreFew: an upstream chooses the rcode, so it must not choose how many series there are.
+func TestRcodesAreFew(t *testing.T) {
+	table := newClientTable()
+	observe := func(rcode int) {
+		q := answered(pod("shop", "cart", "cart-1"))
+		q.rcode = semconv.RcodeLabel(rcode)
+		table.with(clientOptions{}).observe(q)
+	}
+	for rcode := range 1 << 12 {
+		observe(rcode)
+	}
+	if got := testutil.CollectAndCount(table.vecs.requests); got > 25 {
+		t.Errorf("%d series from one client", got)
 	}
 }

@@ -1,6 +1,10 @@
 package dnstrail
 
-import "github.com/miekg/dns"
+import (
+	"github.com/miekg/dns"
+
+	"github.com/dnstrail/dnstrail/link/semconv"
+)
 
 // observer gives the function that counts finished queries by client.
 func (c *config) observer() func(*query, bool) {
@@ -15,7 +19,7 @@ func (c *config) observer() func(*query, bool) {
 			client: q.client, server: q.server, plugin: res.endedIn, written: res.rcode >= 0, total: res.total, upstream: res.upstream,
 		}
 		if o.written {
-			o.rcode = rcodeName(res.rcode)
+			o.rcode = semconv.RcodeLabel(res.rcode)
 			o.searchMiss = res.rcode == dns.RcodeNameError && searchPathMiss(q.name, domain)
 		}
 		if kept {

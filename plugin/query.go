@@ -16,6 +16,7 @@ import (
 	ot "github.com/opentracing/opentracing-go"
 
 	"github.com/dnstrail/dnstrail/link"
+	"github.com/dnstrail/dnstrail/link/askback"
 	"github.com/dnstrail/dnstrail/plugin/identity"
 )
 
@@ -34,8 +35,10 @@ type query struct {
 	name          string
 	qtype, qclass uint16
 	id            uint16
+	opcode        int
 	size          int // bytes; 0 if not measured
 
+	hash    uint64 // of the question, where it is remembered for those who ask
 	traceID link.TraceID
 	spanID  link.SpanID
 	parent  link.SpanID // zero if the SERVER span is the root
@@ -136,6 +139,7 @@ func (d *Dnstrail) begin(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 	q := &query{d: d, request: r, begun: time.Now()}
 	question := &r.Question[0]
 	q.name, q.qtype, q.qclass, q.id = question.Name, question.Qtype, question.Qclass, r.Id
+	q.opcode = r.Opcode
 	q.addr, q.udp = addrPort(w.RemoteAddr())
 	q.client = d.identify(ctx, q.addr.Addr())
 	if s, ok := ctx.Value(dnsserver.Key{}).(*dnsserver.Server); ok && s != nil {
@@ -169,6 +173,9 @@ func (q *query) derive() {
 			}
 			q.epoch = link.EpochOf(q.begun)
 			q.traceID = k.TraceID(q.epoch)
+			if q.d.hindsight != nil {
+				q.hash = k.QuestionHash()
+			}
 			if q.d.config.tracer {
 				q.parent = q.traceID.ClientSpanID()
 			}
@@ -180,8 +187,8 @@ func (q *query) derive() {
 
 // newTraceID makes a random trace ID, never zero.
 func newTraceID() (id link.TraceID) {
-	binary.BigEndian.PutUint64(id[:8], rand.Uint64()) // #nosec G404 -- an ID, not a secret
-	binary.BigEndian.PutUint64(id[8:], rand.Uint64()|1)
+	binary.BigEndian.PutUint64(id[:8], rand.Uint64())   // #nosec G404 -- an ID, not a secret
+	binary.BigEndian.PutUint64(id[8:], rand.Uint64()|1) // #nosec G404 -- an ID, no secret
 	return id
 }
 
@@ -369,8 +376,9 @@ func (w *queryWriter) Write(b []byte) (int, error) {
 
 // result is how a query ended.
 type result struct {
-	kept     reason // why the trace is kept; only where it is
-	rcode    int    // -1: nothing was answered
+	kept     reason         // why the trace is kept; only where it is
+	asked    askback.Reason // why somebody asked for it; only where that is why it is kept
+	rcode    int            // -1: nothing was answered
 	err      error
 	panicked bool
 	total    time.Duration
@@ -410,6 +418,15 @@ func (q *query) finish(rcode int, err error, panicked bool) {
 	}
 	res.cache = q.cacheStatus(res)
 	reason := q.d.keep.atEnd(q, res)
+	h := q.d.hindsight
+	if q.hash == 0 || q.link != nil {
+		h = nil
+	}
+	if h != nil && reason == notKept {
+		if res.asked = h.wants(q); res.asked != 0 {
+			reason = asAsked
+		}
+	}
 	kept := false
 	if reason != notKept && q.d.exporter != nil {
 		q.kept = reason
@@ -423,6 +440,13 @@ func (q *query) finish(rcode int, err error, panicked bool) {
 	}
 	if q.link == nil {
 		q.d.observe(q, kept)
+	}
+	if h != nil {
+		if kept || reason == asAsked {
+			rec = nil // the exporter's, or nobody's
+		}
+		h.remember(q, rec, kept)
+		h.about(q)
 	}
 }
 

@@ -23,7 +23,6 @@ type recorder struct {
 	mu      sync.Mutex
 	closed  bool
 	omitted int  // nodes over maxNodes
-	late    int  // nodes that began after close
 	seen    seen // of a query that is kept
 	nodes   []*node
 
@@ -81,7 +80,6 @@ func (rec *recorder) start(parent *node, name string, kind nodeKind) *node {
 	var n *node
 	switch {
 	case rec.closed:
-		rec.late++
 		countLate()
 		return &node{rec: rec, parent: parent, name: name, kind: hiddenNode}
 	case len(rec.nodes) >= maxNodes:

@@ -17,6 +17,10 @@ func setup(c *caddy.Controller) error {
 	if err != nil {
 		return plugin.Error(pluginName, err)
 	}
+	if cfg.accept && len(cfg.acceptFrom) == 0 {
+		log.Warning("traceparent accept names no networks: any client decides under which trace its queries stand, " +
+			"and that they are kept")
+	}
 	d := &Dnstrail{config: *cfg, keep: cfg.keeper(), names: cfg.names, observe: cfg.observer()}
 	site := dnsserver.GetConfig(c)
 	site.AddPlugin(func(next plugin.Handler) plugin.Handler {
@@ -60,10 +64,18 @@ func (l *life) start() error {
 		releaseIndex()
 		return plugin.Error(pluginName, err)
 	}
-	d.index, d.exporter = index, exporter
-	l.release = []func(){releaseIndex, releaseExporter}
+	hindsight, releaseHindsight, err := takeHindsight(&d.config.hindsight)
+	if err != nil {
+		releaseIndex()
+		releaseExporter()
+		return plugin.Error(pluginName, err)
+	}
+	d.index, d.exporter, d.hindsight = index, exporter, hindsight
+	l.release = []func(){releaseIndex, releaseExporter, releaseHindsight}
 	restart.took(l.free)
-	if d.config.export.nowhere {
+	if t := d.config.export.target; t.Warning != "" {
+		log.Warningf("endpoint: %s", t.Warning)
+	} else if t.Host == "" && !t.Off {
 		log.Info("spans go nowhere: no endpoint is given, neither in the Corefile nor by OTEL_EXPORTER_OTLP_ENDPOINT")
 	}
 	return nil

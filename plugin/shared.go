@@ -62,7 +62,7 @@ var exporters shared[*exporter]
 
 // takeExporter gives the exporter for a configuration; nil if spans go nowhere.
 func takeExporter(x *exportConfig) (*exporter, func(), error) {
-	if x.none || x.nowhere {
+	if !x.target.Sends() {
 		return nil, func() {}, nil
 	}
 	return exporters.take(x.key(), func() (*exporter, error) {
@@ -71,7 +71,7 @@ func takeExporter(x *exportConfig) (*exporter, func(), error) {
 		if err != nil {
 			return nil, err
 		}
-		return newExporter(client, x.resource(ctx), x.batching), nil
+		return newExporter(client, x.resource(ctx), x.Batching), nil
 	}, func(e *exporter) {
 		go func() { // a reload must not wait for a collector
 			ctx, cancel := context.WithTimeout(context.Background(), finalFlush)

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/coredns/coredns/plugin/pkg/transport"
 	"github.com/miekg/dns"
@@ -34,8 +35,12 @@ func (q *query) look() (s seen) {
 		s = seen{size: m.Len(), truncated: m.Truncated, flags: flagsOf(m)}
 		if opt := m.IsEdns0(); opt != nil {
 			var errors []string
+			_, hidden := q.d.names.Show(q.name)
 			for _, o := range opt.Option {
 				if e, ok := o.(*dns.EDNS0_EDE); ok {
+					if hidden && e.ExtraText != "" {
+						e = &dns.EDNS0_EDE{InfoCode: e.InfoCode} // its text may tell the name
+					}
 					errors = append(errors, extendedError(e))
 				}
 			}
@@ -44,9 +49,7 @@ func (q *query) look() (s seen) {
 			}
 		}
 		if len(m.Answer) > 0 {
-			if _, hidden := q.d.names.show(q.name); !hidden {
-				s.lists = appendAnswers(s.lists, m)
-			}
+			s.lists = q.appendAnswers(s.lists, m)
 		}
 	case q.bytes > 0:
 		s.size = q.bytes
@@ -100,8 +103,8 @@ func extendedError(e *dns.EDNS0_EDE) string {
 	return s
 }
 
-// appendAnswers appends the addresses and names of the answer section.
-func appendAnswers(a otlp.Attributes, m *dns.Msg) otlp.Attributes {
+// appendAnswers appends the addresses and names of the answer section, as far as they may be shown.
+func (q *query) appendAnswers(a otlp.Attributes, m *dns.Msg) otlp.Attributes {
 	var list [maxAnswers]string
 	n := 0
 	for _, rr := range m.Answer {
@@ -128,10 +131,11 @@ func appendAnswers(a otlp.Attributes, m *dns.Msg) otlp.Attributes {
 		}
 		n++
 	}
-	if n == 0 {
+	shown := q.d.names.ShowAnswers(q.name, list[:n])
+	if len(shown) == 0 {
 		return a
 	}
-	return a.Strs(semconv.Answers, list[:n])
+	return a.Strs(semconv.Answers, shown)
 }
 
 // spanWriter writes the spans of queries that are over. It is for one goroutine.
@@ -140,7 +144,47 @@ type spanWriter struct {
 	rec     *recorder
 	q       *query
 	clients map[*identity.Client]otlp.Attributes
+	failed  failures
 	text    [64]byte
+}
+
+// failures are the queries that failed below plugin cache, which may answer others with what it keeps of them.
+type failures map[failureKey]failure
+
+type failureKey struct {
+	name          string // lower case
+	qtype, qclass uint16
+}
+
+type failure struct {
+	at      time.Time
+	traceID link.TraceID
+	spanID  link.SpanID
+}
+
+// Bounds of what is remembered of failures: RFC 2308, section 7.1, lets a failure be cached for five minutes at most.
+const (
+	maxFailures = 1024
+	failureKept = 5 * time.Minute
+)
+
+// note remembers a query that failed below cache, and gives the one that filled the cache for a query whose failure is
+// from there; false where that is not known.
+func (f failures) note(q *query) (failure, bool) {
+	res := &q.result
+	if !semconv.RcodeFails(res.rcode) || res.cache != "hit" && res.cache != "miss" {
+		return failure{}, false
+	}
+	k := failureKey{strings.ToLower(q.name), q.qtype, q.qclass}
+	if res.cache == "hit" {
+		first, ok := f[k]
+		return first, ok && q.begun.Sub(first.at) < failureKept
+	}
+	if len(f) >= maxFailures {
+		clear(f)
+	}
+	f[k] = failure{q.begun, q.traceID, q.spanID}
+	return failure{}, false
 }
 
 // maxWriterClients is how many clients a spanWriter remembers the attributes of.
@@ -189,27 +233,10 @@ func (n *node) shownParent() *node {
 	return p
 }
 
-// spanName names the span of a query: by its type, as far as that has a name, because the names asked are without number.
-func spanName(qtype uint16) string {
-	if t, ok := dns.TypeToString[qtype]; ok {
-		return "DNS " + t
-	}
-	return "DNS"
-}
-
-func typeName(qtype uint16) string { return dns.Type(qtype).String() }
-
-func rcodeName(rcode int) string {
-	if s, ok := dns.RcodeToString[rcode]; ok {
-		return s
-	}
-	return strconv.Itoa(rcode)
-}
-
 // server writes the SERVER span, or the root of a background refresh, but for its end.
 func (w *spanWriter) server(h *otlp.Head) {
 	q, res := w.q, &w.q.result
-	h.Name, h.Kind = spanName(q.qtype), otlp.Server
+	h.Name, h.Kind = semconv.SpanName(q.opcode, q.qtype), otlp.Server
 	if q.parent != (link.SpanID{}) {
 		h.Parent = q.parent
 		h.Flags |= otlp.ParentRemote
@@ -221,6 +248,11 @@ func (w *spanWriter) server(h *otlp.Head) {
 		w.EndLink()
 	} else {
 		w.Begin(h)
+		if first, ok := w.failed.note(q); ok {
+			w.Link(first.traceID, first.spanID, otlp.Sampled|otlp.ParentKnown)
+			w.Str(semconv.FailureCause, semconv.FailedInCache)
+			w.EndLink()
+		}
 		w.Int(semconv.DNSID, int64(q.id))
 		w.Str(semconv.NetworkProtocolName, q.proto.String())
 		w.addr(semconv.ClientAddress, semconv.ClientPort, q.addr)
@@ -236,20 +268,26 @@ func (w *spanWriter) server(h *otlp.Head) {
 		w.Int(semconv.LinkVersion, link.Version)
 		w.Int(semconv.LinkEpoch, int64(q.epoch))
 	}
-	shown, _ := q.d.names.show(q.name)
+	shown, _ := q.d.names.Show(q.name)
 	w.Str(semconv.QuestionName, shown)
-	w.Str(semconv.QuestionType, typeName(q.qtype))
+	w.Str(semconv.QuestionType, semconv.TypeName(q.qtype))
 	if q.qclass != dns.ClassINET {
-		w.Str(semconv.QuestionClass, dns.Class(q.qclass).String())
+		w.Str(semconv.QuestionClass, semconv.ClassName(q.qclass))
+	}
+	if q.opcode != dns.OpcodeQuery {
+		w.Str(semconv.Operation, semconv.OpcodeName(q.opcode))
 	}
 	if q.size > 0 {
 		w.Int(semconv.RequestSize, int64(q.size))
 	}
 	w.Str(semconv.KeepReason, q.kept.String())
+	if q.kept == asAsked {
+		w.Str(semconv.AskedReason, q.asked.String())
+	}
 
 	w.Bool(semconv.ResponseWritten, res.rcode >= 0 && q.writeErr == nil)
 	if res.rcode >= 0 {
-		w.Str(semconv.ResponseCode, rcodeName(res.rcode))
+		w.Str(semconv.ResponseCode, semconv.RcodeName(res.rcode))
 	}
 	seen := &w.rec.seen
 	if seen.size > 0 {
@@ -278,8 +316,31 @@ func (w *spanWriter) server(h *otlp.Head) {
 	}
 	if t, text := q.failure(); t != "" {
 		w.Str(semconv.ErrorType, t)
+		if c := w.rec.failureCause(res); c != "" {
+			w.Str(semconv.FailureCause, c)
+		}
 		w.Error(text)
 	}
+}
+
+// failureCause says what the failure of a query comes from; "" if that is not known.
+func (rec *recorder) failureCause(res *result) string {
+	if res.cache == "hit" {
+		return semconv.FailedInCache
+	}
+	var last *attempt // those before it failed: else forward would not have gone on
+	for _, n := range rec.nodes {
+		switch {
+		case n.fwd != nil && n.fwd.full:
+			return semconv.FailedByLimit
+		case n.kind == attemptNode:
+			last = n.att
+		}
+	}
+	if last != nil && !res.panicked && (last.errorType != "" || last.rcode >= 0 && semconv.RcodeFails(last.rcode)) {
+		return semconv.FailedByUpstream
+	}
+	return ""
 }
 
 // network gives the value of network.transport.
@@ -300,11 +361,11 @@ func (q *query) failure() (errorType, text string) {
 		return "write_error", q.writeErr.Error()
 	case res.rcode < 0:
 		return "no_answer", "no answer was written; the query ended in plugin " + res.endedIn
-	case failedRcode(res.rcode):
+	case semconv.RcodeFails(res.rcode):
 		if res.err != nil {
-			return rcodeName(res.rcode), res.err.Error()
+			return semconv.RcodeName(res.rcode), res.err.Error()
 		}
-		return rcodeName(res.rcode), ""
+		return semconv.RcodeName(res.rcode), ""
 	}
 	return "", ""
 }
@@ -354,19 +415,30 @@ func (w *spanWriter) plugin(h *otlp.Head, n *node) {
 		return
 	}
 	switch {
+	case n.fwd.full:
+		w.Str(semconv.ErrorType, semconv.FailedByLimit)
+		w.Error(n.fwd.err.Error())
 	case n.fwd.err != nil:
 		w.Str(semconv.ErrorType, errorType(n.fwd.err))
 		w.Error(n.fwd.err.Error())
 	case n.fwd.rcode >= 0:
-		w.Str(semconv.ResponseCode, rcodeName(n.fwd.rcode))
+		w.Str(semconv.ResponseCode, semconv.RcodeName(n.fwd.rcode))
 	}
 }
 
 // attempt writes the span of an upstream attempt, but for its end.
 func (w *spanWriter) attempt(h *otlp.Head, n *node) {
 	at := n.att
-	h.Name, h.Kind = spanName(w.q.qtype), otlp.Client
-	w.Begin(h)
+	h.Name, h.Kind = semconv.SpanName(w.q.opcode, w.q.qtype), otlp.Client
+	if f := at.forward; f != nil && f.name != "" {
+		h.Name = semconv.SpanName(w.q.opcode, f.qtype)
+		w.Begin(h)
+		shown, _ := w.q.d.names.Show(f.name)
+		w.Str(semconv.QuestionName, shown)
+		w.Str(semconv.QuestionType, semconv.TypeName(f.qtype))
+	} else {
+		w.Begin(h)
+	}
 	if peer, err := netip.ParseAddrPort(at.peer); err == nil {
 		w.addr(semconv.NetworkPeerAddress, semconv.NetworkPeerPort, peer)
 		w.addr(semconv.ServerAddress, semconv.ServerPort, peer)
@@ -393,9 +465,9 @@ func (w *spanWriter) attempt(h *otlp.Head, n *node) {
 		w.Str(semconv.ErrorType, at.errorType)
 		w.Error(at.message)
 	case at.rcode >= 0:
-		w.Str(semconv.ResponseCode, rcodeName(at.rcode))
-		if failedRcode(at.rcode) {
-			w.Str(semconv.ErrorType, rcodeName(at.rcode))
+		w.Str(semconv.ResponseCode, semconv.RcodeName(at.rcode))
+		if semconv.RcodeFails(at.rcode) {
+			w.Str(semconv.ErrorType, semconv.RcodeName(at.rcode))
 			w.Error("")
 		}
 	}
@@ -438,11 +510,11 @@ func (w *spanWriter) lookup(h *otlp.Head, n *node) {
 	if n.look == nil {
 		return
 	}
-	shown, _ := w.q.d.names.show(n.look.name)
+	shown, _ := w.q.d.names.Show(n.look.name)
 	w.Str(semconv.QuestionName, shown)
-	w.Str(semconv.QuestionType, typeName(n.look.qtype))
+	w.Str(semconv.QuestionType, semconv.TypeName(n.look.qtype))
 	if n.look.rcode >= 0 {
-		w.Str(semconv.ResponseCode, rcodeName(n.look.rcode))
+		w.Str(semconv.ResponseCode, semconv.RcodeName(n.look.rcode))
 	}
 	if n.look.err != nil {
 		w.Str(semconv.ErrorType, errorType(n.look.err))

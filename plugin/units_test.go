@@ -1,68 +1,21 @@
 package dnstrail
 
 import (
+	golog "log"
 	"math/rand/v2"
 	"net"
+	"os"
+	"strconv"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/coredns/caddy"
 	"github.com/miekg/dns"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/trace"
 
 	"github.com/dnstrail/dnstrail/link"
+	"github.com/dnstrail/dnstrail/link/names"
 )
-
-// TestRatioIsTheSDKs holds our choice against that of OpenTelemetry's sampler.
-func TestRatioIsTheSDKs(t *testing.T) {
-	for _, share := range []float64{0, 1e-9, 0.01, 0.1, 0.5, 0.999, 1} {
-		ours, theirs := newRatio(share), sdktrace.TraceIDRatioBased(share)
-		kept := 0
-		for range 20000 {
-			id := newTraceID()
-			want := theirs.ShouldSample(sdktrace.SamplingParameters{TraceID: trace.TraceID(id)}).Decision == sdktrace.RecordAndSample
-			if got := ours.holds(id); got != want {
-				t.Fatalf("ratio %v, trace %s: %t, want %t", share, id, got, want)
-			}
-			if want {
-				kept++
-			}
-		}
-		if d := float64(kept)/20000 - share; d > 0.02 || d < -0.02 {
-			t.Errorf("ratio %v keeps %d of 20000", share, kept)
-		}
-	}
-}
-
-func TestNames(t *testing.T) {
-	p := namePolicy{key: []byte("k"), rules: []nameRule{
-		{zones: []string{"."}, labels: 2},
-		{zones: []string{"people.example.org."}, labels: 0, hash: true},
-		{zones: []string{"cluster.local."}, labels: 127},
-	}}
-	for _, row := range []struct {
-		name, want string
-		hidden     bool
-	}{
-		{"a.b.example.com.", "*.example.com.", true},
-		{"example.com.", "example.com.", false},
-		{"com.", "com.", false},
-		{".", ".", false},
-		{"a.b.svc.cluster.local.", "a.b.svc.cluster.local.", false},
-		{"A.B.Example.Com.", "*.Example.Com.", true},
-		{"people.example.org.", "people.example.org.", false},
-		{`a\.b.example.com.`, "*.example.com.", true},
-	} {
-		if got, hidden := p.show(row.name); got != row.want || hidden != row.hidden {
-			t.Errorf("%s: %s, %t, want %s, %t", row.name, got, hidden, row.want, row.hidden)
-		}
-	}
-	one, _ := p.show("jane.people.example.org.")
-	two, _ := p.show("JANE.People.example.org.")
-	other, _ := p.show("john.people.example.org.")
-	if len(one) != len("h-0123456789abcdef.people.example.org.") || !dns.IsSubDomain("people.example.org.", one) || one[:18] != two[:18] || one == other {
-		t.Errorf("hashed as %s, %s and %s", one, two, other)
-	}
-}
 
 func TestHeader(t *testing.T) {
 	const good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -158,8 +111,9 @@ func FuzzNames(f *testing.F) {
 			return
 		}
 		name = dns.Fqdn(name)
-		p := namePolicy{key: newHashKey(), rules: []nameRule{{zones: []string{"."}, labels: labels, hash: hash}}}
-		got, hidden := p.show(name)
+		p := names.New()
+		p.Rules = []names.Rule{{Zones: []string{"."}, Labels: labels, Hash: hash}}
+		got, hidden := p.Show(name)
 		if hidden == (dns.CountLabel(name) <= labels) || hidden && dns.CountLabel(got) != labels+1 {
 			t.Errorf("%q, %d labels: %q, %t", name, labels, got, hidden)
 		}
@@ -177,3 +131,59 @@ func BenchmarkDerive(b *testing.B) {
 }
 
 var udpAddr = &net.UDPAddr{IP: net.IPv4(10, 244, 1, 10), Port: 40212}
+
+// TestAcceptOfAllWarns: who accepts trace IDs from anybody is told so.
+func TestAcceptOfAllWarns(t *testing.T) {
+	for block, want := range map[string]bool{
+		"traceparent accept": true, "traceparent accept 192.168.0.0/16": false, "": false,
+	} {
+		var out strings.Builder
+		golog.SetOutput(&out)
+		err := setup(caddy.NewTestController("dns", "dnstrail {\n"+block+"\nendpoint none\n}"))
+		golog.SetOutput(os.Stderr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(out.String(), "names no networks"); got != want {
+			t.Errorf("%q: warns: %t, want %t", block, got, want)
+		}
+	}
+}
+
+// A failure out of the cache names the query by which it came there.
+func TestACachedFailureNamesTheFirst(t *testing.T) {
+	begun := time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
+	known := failures{}
+	for _, c := range []struct {
+		name, cache string
+		rcode       int
+		after       time.Duration
+		first       byte // the trace that is to be named; 0 for none
+	}{
+		{"www.example.org.", "hit", dns.RcodeServerFailure, 0, 0}, // its first was before our time
+		{"www.example.org.", "miss", dns.RcodeServerFailure, time.Second, 0},
+		{"WWW.example.org.", "hit", dns.RcodeServerFailure, 2 * time.Second, 2},
+		{"www.example.org.", "hit", dns.RcodeSuccess, 3 * time.Second, 0},
+		{"other.example.org.", "hit", dns.RcodeServerFailure, 3 * time.Second, 0},
+		{"www.example.org.", "miss", dns.RcodeServerFailure, 6 * time.Second, 0},
+		{"www.example.org.", "hit", dns.RcodeServerFailure, 7 * time.Second, 7},
+		{"www.example.org.", "", dns.RcodeServerFailure, 8 * time.Second, 0}, // no cache in its server block
+		{"www.example.org.", "hit", dns.RcodeServerFailure, 10 * time.Minute, 0},
+	} {
+		q := &query{name: c.name, qtype: dns.TypeA, qclass: dns.ClassINET, begun: begun.Add(c.after)}
+		q.traceID = link.TraceID{15: byte(c.after/time.Second) + 1}
+		q.result = result{rcode: c.rcode, cache: c.cache}
+		first, ok := known.note(q)
+		if ok != (c.first != 0) || first.traceID[15] != c.first && ok {
+			t.Errorf("%s %s after %s: %v, %v, want trace %d", c.name, c.cache, c.after, ok, first.traceID, c.first)
+		}
+	}
+	for i := range 3 * maxFailures {
+		q := &query{name: strconv.Itoa(i) + ".", begun: begun}
+		q.result = result{rcode: dns.RcodeServerFailure, cache: "miss"}
+		known.note(q)
+	}
+	if len(known) > maxFailures {
+		t.Errorf("%d failures remembered, want %d at most", len(known), maxFailures)
+	}
+}

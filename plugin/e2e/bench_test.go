@@ -20,13 +20,15 @@ func BenchmarkHandler(b *testing.B) {
 		{"plain", ""},
 		{"unsampled", "dnstrail {\nendpoint grpc://$COLLECTOR\nidentity file $FILE\nsample 0\n}\n"},
 		{"unsampled-no-metrics", "dnstrail {\nendpoint grpc://$COLLECTOR\nidentity file $FILE\nsample 0\nmetrics none\n}\n"},
+		{"unsampled-hindsight", "dnstrail {\nendpoint grpc://$COLLECTOR\nidentity file $FILE\nsample 0\n" +
+			"hindsight listen 127.0.0.1:0\nhindsight key $KEY\n}\n"},
 		{"one-percent", "dnstrail {\nendpoint grpc://$COLLECTOR\nidentity file $FILE\nsample 1%\n}\n"},
 		{"all", "dnstrail {\nendpoint grpc://$COLLECTOR\nidentity file $FILE\nsample 1\n}\n"},
 		{"trace-plugin", "trace zipkin 127.0.0.1:1 {\nevery 1\n}\n"},
 	} {
 		b.Run(row.name, func(b *testing.B) {
 			s := start(b, ".:0 {\nbind 127.0.0.1\nprometheus 127.0.0.1:0\n"+"e2e_server\n"+row.directives+chain+"}",
-				"COLLECTOR", c.grpc, "FILE", identityFile(b), "UP", up.addr)
+				"COLLECTOR", c.grpc, "FILE", identityFile(b), "UP", up.addr, "KEY", keyFile(b))
 			srv := s.inner(b)
 			w := &sink{ResponseWriter: test.ResponseWriter{RemoteIP: "127.0.0.1"}, addr: &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 40212}}
 			ctx := context.WithValue(context.WithValue(context.Background(), dnsserver.Key{}, srv), dnsserver.LoopKey{}, 0)

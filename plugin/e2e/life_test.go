@@ -256,6 +256,9 @@ func TestCollectorTrouble(t *testing.T) {
 			}
 			before := heap()
 			ill := throughput(t, s)
+			for tries := 0; ill < 0.5*well && tries < 4; tries++ { // whatever else the machine does only slows it
+				ill = max(ill, throughput(t, s))
+			}
 			grown := heap() - before
 			t.Logf("throughput with the collector %s / well: %.2f; heap grown by %.1f MB", row.name, ill/well, float64(grown)/(1<<20))
 			if ill < 0.5*well {

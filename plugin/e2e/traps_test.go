@@ -74,7 +74,8 @@ func TestHowItEnded(t *testing.T) {
 		},
 		{
 			name: "a cached SERVFAIL returns success", directives: "cache\nforward . $FAIL", ask: 2,
-			root:        []any{"dns.response_code", "SERVFAIL", "dnstrail.cache.status", "hit", "dnstrail.answered_by", "cache", "error.type", "SERVFAIL"},
+			root: []any{"dns.response_code", "SERVFAIL", "dnstrail.cache.status", "hit", "dnstrail.answered_by", "cache", "error.type", "SERVFAIL",
+				"dnstrail.failure.cause", "cached"},
 			errorStatus: true,
 		},
 		{
@@ -203,7 +204,8 @@ func TestUpstreams(t *testing.T) {
 		},
 		{
 			name: "time-outs of all upstreams", directives: "forward . $MUTE {\nread_timeout 150ms\nmax_connect_attempts 2\nmax_fails 0\n}",
-			root: []any{"dns.response_code", "SERVFAIL", "error.type", "SERVFAIL", "dnstrail.upstream.attempts", 2, "dnstrail.answered_by", "forward"},
+			root: []any{"dns.response_code", "SERVFAIL", "error.type", "SERVFAIL", "dnstrail.upstream.attempts", 2, "dnstrail.answered_by", "forward",
+				"dnstrail.failure.cause", "upstream"},
 			attempts: [][]any{
 				{"error.type", "timeout", "dns.response_code", nil},
 				{"error.type", "timeout", "dns.response_code", nil},
@@ -275,8 +277,15 @@ func TestUpstreams(t *testing.T) {
 			attempts: [][]any{{"dns.response_code", "FORMERR"}},
 		},
 		{
+			name:       "another name after a rewrite",
+			directives: "rewrite name exact another-name-after-a-rewrite.example. rewritten.example.\nforward . $OK",
+			root:       []any{"dns.response_code", "NOERROR", "dnstrail.failure.cause", nil},
+			attempts:   [][]any{{"dns.question.name", "rewritten.example.", "dns.question.type", "A", "dns.response_code", "NOERROR"}},
+		},
+		{
 			name: "too many at a time", directives: "forward . $SLOW {\nmax_concurrent 1\n}",
-			root: []any{"dns.response_code", "REFUSED", "dnstrail.upstream.attempts", nil, "dnstrail.answered_by", "forward"},
+			root: []any{"dns.response_code", "REFUSED", "dnstrail.upstream.attempts", nil, "dnstrail.answered_by", "forward",
+				"dnstrail.failure.cause", "concurrency_limit"},
 		},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -474,7 +483,7 @@ func TestLookups(t *testing.T) {
     lookup outer.example. NOERROR
       cache
         forward NOERROR
-          DNS A NOERROR
+          DNS A outer.example. NOERROR
 `
 	if got := tr.tree("dns.question.name", "dns.response_code"); got != shape {
 		t.Errorf("the trace is\n%swant\n%s", got, shape)

@@ -231,26 +231,18 @@ func (f *File) load() error {
 func (x *Index) replace(clients []Description, now time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	keep := make(map[*Client]bool, len(clients))
-	for _, d := range clients {
-		c := NewClient(d)
-		old := x.holding(c)
-		if old != nil && old.same(c) {
-			keep[old] = true
-			continue
-		}
-		x.put(nil, c)
-		keep[c] = true
-	}
 	stale := map[*Client]bool{}
-	collect := func(_ key, c *Client) bool {
-		if !keep[c] {
-			stale[c] = true
-		}
-		return true
-	}
+	collect := func(_ key, c *Client) bool { stale[c] = true; return true }
 	x.addrs.all(collect)
 	x.uids.all(collect)
+	for _, d := range clients {
+		c := NewClient(d)
+		if old := x.holding(c); old != nil && old.same(c) {
+			delete(stale, old)
+			continue
+		}
+		x.put(nil, c) // it comes after those before it, and takes their addresses at once
+	}
 	for c := range stale {
 		x.drop(c)
 	}

@@ -163,8 +163,42 @@ func TestFileIsReadAgainWhenItChanges(t *testing.T) {
 	if taken, refused := f.Reloads(); taken != 1 || refused != 1 {
 		t.Errorf("counted %d taken and %d refused, want 1 and 1", taken, refused)
 	}
-	if addrs, uids := x.Size(); addrs != 4 || uids != 1 {
-		t.Errorf("the index holds %d addresses and %d UIDs, want 4 and 1", addrs, uids)
+	// The pod with a UID, the one without; the node is none.
+	if addrs, clients := x.Size(); addrs != 4 || clients != 2 {
+		t.Errorf("the index holds %d addresses and %d clients, want 4 and 2", addrs, clients)
+	}
+}
+
+func TestFileAddressesMoveBetweenClients(t *testing.T) {
+	entry := func(addr, pod string) string {
+		return "- {addresses: [" + addr + "], namespace: shop, pod: " + pod + "}\n"
+	}
+	x := NewIndex()
+	for _, tt := range []struct {
+		content string
+		want    map[string]string
+	}{
+		{entry("10.0.0.1", "a") + entry("10.0.0.2", "b") + entry("10.0.0.3", "c"),
+			map[string]string{"10.0.0.1": "pod a", "10.0.0.2": "pod b", "10.0.0.3": "pod c"}},
+		{entry("10.0.0.2", "a") + entry("10.0.0.1", "b") + entry("10.0.0.3", "c"),
+			map[string]string{"10.0.0.1": "pod b", "10.0.0.2": "pod a", "10.0.0.3": "pod c"}},
+		{entry("10.0.0.3", "a") + entry("10.0.0.2", "b") + entry("10.0.0.1", "c"),
+			map[string]string{"10.0.0.1": "pod c", "10.0.0.2": "pod b", "10.0.0.3": "pod a"}},
+		{entry("10.0.0.2", "c"), map[string]string{"10.0.0.1": "external", "10.0.0.2": "pod c", "10.0.0.3": "external"}},
+	} {
+		clients, err := ParseFile("f", []byte("clients:\n"+tt.content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		x.replace(clients, time.Now())
+		for addr, want := range tt.want {
+			if got := who(x.Lookup(netip.MustParseAddr(addr))); got != want {
+				t.Errorf("%s: %s is %q, want %q", tt.content, addr, got, want)
+			}
+		}
+		if addrs, n := x.Size(); addrs != len(clients) || n != len(clients) || len(x.contested) != 0 {
+			t.Errorf("%d addresses, %d clients, %d contested, of %d in the file", addrs, n, len(x.contested), len(clients))
+		}
 	}
 }
 

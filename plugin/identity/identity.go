@@ -5,7 +5,8 @@
 // is said by its [Kind]:
 //
 //   - an address that several pods share is never given to one of them: a pod in the host's network is told as its node;
-//   - an address that was reused belongs to the pod that started last;
+//   - an address that several pods are told to have at once, as while they swap addresses, belongs to the one that came
+//     by it last;
 //   - a pod that was deleted is still found for a while, because its last queries arrive after it is gone;
 //   - what the source cannot know yet is [Unknown], and only what it does know to be outside is [External].
 //
@@ -72,14 +73,20 @@ type Description struct {
 // and valid for as long as the caller likes, also after the index has dropped it.
 type Client struct {
 	group unique.Handle[group]
-	node  unique.Handle[string]
+	node  unique.Handle[host]
 	pod   string // the pod's name, or what follows its workload's name in it
 	uid   uid
 	addr  [16]byte // the first address; all zero if there is none
 	more  *address // the others, if there are any
-	start uint32   // seconds since 1970; of two pods with one address the later one has it
+	start uint32   // seconds since 1970: the last sign that it has its addresses
 	tail  bool     // whether pod is to be read after the workload's name
 	dash  bool     // whether the UID is written with dashes
+}
+
+// host is a pod's node as the pod tells it, or any other client's node by its name alone.
+type host struct {
+	name  string
+	addrs string // 16 bytes each
 }
 
 // address is one address more of a client.
@@ -115,7 +122,7 @@ func newClient(d Description, start uint32) *Client {
 			serviceAccount: d.ServiceAccount,
 			labels:         joinLabels(d.Labels),
 		}),
-		node:  unique.Make(d.Node),
+		node:  unique.Make(host{name: d.Node}),
 		start: start,
 	}
 	name := d.Pod
@@ -161,7 +168,16 @@ func (c *Client) WorkloadKind() string { return c.group.Value().workloadKind }
 func (c *Client) Workload() string { return c.group.Value().workload }
 
 // Node is the name of the node.
-func (c *Client) Node() string { return c.node.Value() }
+func (c *Client) Node() string { return c.node.Value().name }
+
+// NodeAddr gives the first address of the node, as the pod tells it; false where none is known.
+func (c *Client) NodeAddr() (netip.Addr, bool) {
+	addrs := c.node.Value().addrs
+	if len(addrs) < 16 {
+		return netip.Addr{}, false
+	}
+	return netip.AddrFrom16([16]byte([]byte(addrs[:16]))).Unmap(), true
+}
 
 // ServiceAccount is the name of the pod's service account.
 func (c *Client) ServiceAccount() string { return c.group.Value().serviceAccount }
@@ -192,6 +208,16 @@ func (c *Client) Addrs() iter.Seq[netip.Addr] {
 			}
 		}
 	}
+}
+
+// has says whether a is one of the client's addresses.
+func (c *Client) has(a netip.Addr) bool {
+	for b := range c.Addrs() {
+		if a == b {
+			return true
+		}
+	}
+	return false
 }
 
 // Describe gives everything about the client at once. It allocates.

@@ -20,8 +20,11 @@ type Index struct {
 	lastEvent atomic.Int64 // nanoseconds since 1970
 	isSynced  atomic.Bool
 
-	mu   sync.Mutex            // held by writers
-	gone map[*Client]time.Time // pods that were deleted, and until when they are still found
+	clients atomic.Int64 // those that are not nodes
+
+	mu        sync.Mutex            // held by writers
+	gone      map[*Client]time.Time // clients that were deleted, and until when they are still found
+	contested map[key][]claim       // addresses that more than one client claims
 }
 
 var (
@@ -31,9 +34,10 @@ var (
 
 // NewIndex makes an index that knows nothing: every address is [Unknown] until a source has read all it has.
 func NewIndex() *Index {
-	x := &Index{gone: map[*Client]time.Time{}}
+	x := &Index{gone: map[*Client]time.Time{}, contested: map[key][]claim{}}
+	// #nosec G404 -- math/rand/v2's own source is ChaCha8, which nobody outside can guess
 	x.addrs.seed = key{rand.Uint64(), rand.Uint64()}
-	x.uids.seed = key{rand.Uint64(), rand.Uint64()}
+	x.uids.seed = key{rand.Uint64(), rand.Uint64()} // #nosec G404 -- as above
 	x.miss.Store(unknownClient)
 	return x
 }
@@ -82,9 +86,10 @@ func (x *Index) LookupUID(s string) *Client {
 	return unknownClient
 }
 
-// Size gives how many addresses and how many pod UIDs the index holds.
-func (x *Index) Size() (addrs, uids int) {
-	return int(x.addrs.live.Load()), int(x.uids.live.Load())
+// Size gives how many addresses the index holds, and how many clients other than nodes: pods, or what a file tells as
+// such, with a UID or without.
+func (x *Index) Size() (addrs, clients int) {
+	return int(x.addrs.live.Load()), int(x.clients.Load())
 }
 
 // Synced says whether the source has read all it has at least once: only then is an address that is not there [External].
@@ -114,10 +119,15 @@ func (x *Index) put(old, c *Client) {
 	if c.uid != (uid{}) {
 		x.uids.put(keyOf(c.uid), c)
 	}
+	if old == nil && c.Kind() != Node {
+		x.clients.Add(1)
+	}
+	delete(x.gone, old)
 	for a := range c.Addrs() {
-		k := keyOf(a.As16())
-		if cur := x.addrs.get(k); cur == nil || cur == old || x.yields(cur, c) {
-			x.addrs.put(k, c)
+		if k := keyOf(a.As16()); old != nil && old.has(a) {
+			x.substitute(old, c, k)
+		} else {
+			x.claim(c, k, old != nil)
 		}
 	}
 	if old == nil {
@@ -127,21 +137,20 @@ func (x *Index) put(old, c *Client) {
 		x.uids.remove(keyOf(old.uid), old)
 	}
 	for a := range old.Addrs() {
-		x.addrs.remove(keyOf(a.As16()), old) // nothing, where c has taken it
+		if !c.has(a) {
+			x.withdraw(old, keyOf(a.As16()))
+		}
 	}
-}
-
-// yields says whether an address goes from cur to c: cur is gone, or started no later, or is the node on which c is the cache. Callers hold mu.
-func (x *Index) yields(cur, c *Client) bool {
-	_, gone := x.gone[cur]
-	return gone || cur.start <= c.start || cur.Kind() == Node && c.Kind() == NodeLocalDNS && cur.Node() == c.Node()
 }
 
 // drop forgets c. Callers hold mu.
 func (x *Index) drop(c *Client) {
+	if c.Kind() != Node {
+		x.clients.Add(-1)
+	}
 	delete(x.gone, c)
 	x.uids.remove(keyOf(c.uid), c)
 	for a := range c.Addrs() {
-		x.addrs.remove(keyOf(a.As16()), c)
+		x.withdraw(c, keyOf(a.As16()))
 	}
 }

@@ -1,12 +1,14 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -46,7 +48,9 @@ type Kubernetes struct {
 	owners  owners
 	deleted []deletion // in order of time
 	statics map[*Client]uid
-	nodes   map[string]*Client        // those that the API told; others are known by their pods
+	nodes   map[string]*Client // those that the API told
+	hosts   map[unique.Handle[host]]*hosted
+	former  []*Client                 // nodes that the API told and took back
 	podNets map[string][]netip.Prefix // by node
 	tidied  time.Time
 
@@ -60,28 +64,41 @@ type deletion struct {
 	until  time.Time
 }
 
+// hosted is a node at the addresses that its pods tell.
+type hosted struct {
+	client *Client
+	pods   int // those that tell it so
+}
+
 // NewKubernetes starts following a cluster's pods. It does not wait for them: see [Index.Synced]. Stop it with Close.
 func NewKubernetes(o KubernetesOptions) *Kubernetes {
+	k := newKubernetes(o)
+	ctx, cancel := context.WithCancel(context.Background())
+	k.stop = cancel
+	k.start(ctx)
+	return k
+}
+
+// newKubernetes makes a source that nothing feeds yet.
+func newKubernetes(o KubernetesOptions) *Kubernetes {
 	if o.Grace == 0 {
 		o.Grace = DefaultGrace
 	}
 	o.Labels = slices.Compact(slices.Sorted(slices.Values(o.Labels)))
-	ctx, cancel := context.WithCancel(context.Background())
 	k := &Kubernetes{
 		index:   NewIndex(),
 		opts:    o,
 		owners:  owners{},
 		statics: map[*Client]uid{},
 		nodes:   map[string]*Client{},
+		hosts:   map[unique.Handle[host]]*hosted{},
 		podNets: map[string][]netip.Prefix{},
 		watches: map[string]*watchState{},
 		tidied:  time.Now(),
-		stop:    cancel,
 	}
 	if o.Local != "" {
 		k.index.local.Store(NewClient(Description{Kind: Node, Node: o.Local}))
 	}
-	k.start(ctx)
 	return k
 }
 
@@ -164,45 +181,57 @@ func (k *Kubernetes) put(r *record, now time.Time) {
 		return
 	}
 	if old != nil && old.same(c) {
-		delete(x.gone, old)
+		x.back(old)
 		c = old
 	} else {
+		k.host(old, c)
 		x.put(old, c)
-		if old != nil {
-			delete(x.gone, old)
-			delete(k.statics, old)
-		}
+		delete(k.statics, old)
 	}
 	if r.static != (uid{}) && r.static != c.uid {
 		x.uids.put(keyOf(r.static), c)
 		k.statics[c] = r.static
 	}
-	if c.Node() != "" && !k.nodeKnown(c.Node(), r.nodeAddrs) {
-		k.putNode(c.Node(), r.nodeAddrs, c.start)
-	}
 }
 
-// nodeKnown says whether all the addresses are the node's already, as nearly always. Callers hold index.mu.
-func (k *Kubernetes) nodeKnown(node string, addrs []netip.Addr) bool {
-	for _, a := range addrs {
-		if c := k.index.addrs.get(keyOf(a.As16())); c == nil || c.Node() != node || c.Kind() == Pod {
-			return false
+// host takes in what a pod tells of its node: c in place of old, either of which may be nil. Callers hold index.mu.
+func (k *Kubernetes) host(old, c *Client) {
+	if old != nil && c != nil && old.node == c.node {
+		return
+	}
+	x, moved := k.index, false
+	if c != nil {
+		if addrs := unpack(c.node.Value().addrs); len(addrs) > 0 && c.Node() != "" {
+			moved = old != nil && old.node.Value().addrs != ""
+			h := k.hosts[c.node]
+			if h == nil {
+				h = &hosted{client: newClient(Description{Kind: Node, Node: c.Node(), Addrs: addrs}, c.start)}
+				k.hosts[c.node] = h
+				for _, a := range addrs {
+					x.claim(h.client, keyOf(a.As16()), moved)
+				}
+			}
+			h.pods++
+			x.back(h.client)
 		}
 	}
-	return true
-}
-
-// putNode makes a node known at addresses. Where a NodeLocal DNSCache of the same node is, it stays. Callers hold index.mu.
-func (k *Kubernetes) putNode(node string, addrs []netip.Addr, start uint32) {
-	x := k.index
-	c := newClient(Description{Kind: Node, Node: node, Addrs: addrs}, start)
-	for a := range c.Addrs() {
-		k := keyOf(a.As16())
-		cur := x.addrs.get(k)
-		if cur == nil || cur.Node() != node && x.yields(cur, c) || cur.Kind() == Pod && x.yields(cur, c) {
-			x.addrs.put(k, c)
-		}
+	if old == nil {
+		return
 	}
+	h := k.hosts[old.node]
+	if h == nil {
+		return
+	}
+	if h.pods--; h.pods > 0 {
+		return
+	}
+	if moved { // the node has other addresses now
+		delete(k.hosts, old.node)
+		x.drop(h.client)
+		return
+	}
+	x.gone[h.client] = time.Time{} // until it is tidied away
+	x.depart(h.client)
 }
 
 // deletePod marks a pod as gone; it is found until its grace is over or its address is another's. Callers hold index.mu.
@@ -213,6 +242,7 @@ func (k *Kubernetes) deletePod(c *Client, now time.Time) {
 	until := now.Add(k.opts.Grace)
 	k.index.gone[c] = until
 	k.deleted = append(k.deleted, deletion{c, until})
+	k.index.depart(c)
 }
 
 // forget drops pods whose grace is over, and now and then nodes without pods. Callers hold index.mu.
@@ -234,39 +264,26 @@ func (k *Kubernetes) forget(now time.Time) {
 		return
 	}
 	k.tidied = now
-	inUse := map[string]bool{}
-	x.uids.all(func(_ key, c *Client) bool { inUse[c.Node()] = true; return true })
-	var unused []*Client
-	x.addrs.all(func(_ key, c *Client) bool {
-		if c.Kind() == Node && !inUse[c.Node()] && k.nodes[c.Node()] == nil {
-			unused = append(unused, c)
+	for name, h := range k.hosts {
+		if h.pods == 0 {
+			delete(k.hosts, name)
+			x.drop(h.client)
 		}
-		return true
-	})
-	for _, c := range unused {
+	}
+	for _, c := range k.former {
 		x.drop(c)
 	}
+	k.former = nil
 }
 
-// drop forgets a pod. The addresses of a NodeLocal DNSCache fall back to its node. Callers hold index.mu.
+// drop forgets a pod. Callers hold index.mu.
 func (k *Kubernetes) drop(c *Client) {
-	x := k.index
 	if s, ok := k.statics[c]; ok {
-		x.uids.remove(keyOf(s), c)
+		k.index.uids.remove(keyOf(s), c)
 		delete(k.statics, c)
 	}
-	var addrs []netip.Addr
-	if c.Kind() == NodeLocalDNS {
-		for a := range c.Addrs() {
-			if x.addrs.get(keyOf(a.As16())) == c {
-				addrs = append(addrs, a)
-			}
-		}
-	}
-	x.drop(c)
-	if len(addrs) > 0 && c.Node() != "" {
-		k.putNode(c.Node(), addrs, 0)
-	}
+	k.index.drop(c)
+	k.host(c, nil)
 }
 
 // podStore takes in pods from client-go's reflector.
@@ -318,12 +335,18 @@ func (s *podStore) delete(obj any, now time.Time) {
 // replace takes in a whole list: pods that are not in it have gone meanwhile.
 func (s *podStore) replace(objs []any, now time.Time) {
 	listed := make(map[uid]struct{}, len(objs))
+	records := make([]*record, 0, len(objs))
 	for i, obj := range objs {
 		if r := s.read(obj); r != nil {
 			listed[r.client.uid] = struct{}{}
-			s.put(r, now)
+			records = append(records, r)
 		}
 		objs[i] = nil
+	}
+	// A list is in order of names. What two pods came by since the last one is the later one's.
+	slices.SortStableFunc(records, func(a, b *record) int { return cmp.Compare(a.client.start, b.client.start) })
+	for _, r := range records {
+		s.put(r, now)
 	}
 	s.k.index.mu.Lock()
 	defer s.k.index.mu.Unlock()
@@ -361,11 +384,10 @@ func (s *nodeStore) add(n *corev1.Node) bool {
 			addrs = appendAddr(addrs, a.Address)
 		}
 	}
-	start := seconds(n.CreationTimestamp)
-	c := newClient(Description{Kind: Node, Node: n.Name, Addrs: addrs}, start)
+	c := newClient(Description{Kind: Node, Node: n.Name, Addrs: addrs}, seconds(n.CreationTimestamp))
 	if old := s.k.nodes[n.Name]; old == nil || !old.same(c) {
 		s.k.nodes[n.Name] = c
-		s.k.putNode(n.Name, addrs, start)
+		s.k.index.put(old, c)
 	}
 	var nets []netip.Prefix
 	for _, cidr := range n.Spec.PodCIDRs {
@@ -384,10 +406,22 @@ func (s *nodeStore) delete(obj any, _ time.Time) {
 	if n, ok := obj.(*corev1.Node); ok {
 		s.k.index.mu.Lock()
 		defer s.k.index.mu.Unlock()
-		delete(s.k.nodes, n.Name) // its addresses stay until no pod is on it
-		delete(s.k.podNets, n.Name)
+		s.remove(n.Name)
 		s.k.index.pods.Store(newPrefixes(s.k.podNets))
 	}
+}
+
+// remove forgets a node that the API does not tell any more: soon, or once no pod is on it. Callers hold index.mu.
+func (s *nodeStore) remove(name string) {
+	delete(s.k.podNets, name)
+	c := s.k.nodes[name]
+	if c == nil {
+		return
+	}
+	delete(s.k.nodes, name)
+	s.k.former = append(s.k.former, c)
+	s.k.index.gone[c] = time.Time{}
+	s.k.index.depart(c)
 }
 
 func (s *nodeStore) replace(objs []any, _ time.Time) {
@@ -400,8 +434,11 @@ func (s *nodeStore) replace(objs []any, _ time.Time) {
 			s.add(n)
 		}
 	}
-	maps.DeleteFunc(s.k.nodes, func(name string, _ *Client) bool { return !listed[name] })
-	maps.DeleteFunc(s.k.podNets, func(name string, _ []netip.Prefix) bool { return !listed[name] })
+	for _, name := range slices.Concat(slices.Collect(maps.Keys(s.k.nodes)), slices.Collect(maps.Keys(s.k.podNets))) {
+		if !listed[name] {
+			s.remove(name)
+		}
+	}
 	s.k.index.pods.Store(newPrefixes(s.k.podNets))
 }
 

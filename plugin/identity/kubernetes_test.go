@@ -63,14 +63,6 @@ func nodeLocal(p *corev1.Pod) *corev1.Pod {
 	return p
 }
 
-// still makes a source that nothing feeds but the test.
-func still(o KubernetesOptions) *Kubernetes {
-	if o.Grace == 0 {
-		o.Grace = DefaultGrace
-	}
-	return &Kubernetes{index: NewIndex(), opts: o, owners: owners{}, statics: map[*Client]uid{}, nodes: map[string]*Client{}, podNets: map[string][]netip.Prefix{}, tidied: time.Now()}
-}
-
 func (k *Kubernetes) at(addr string) *Client { return k.index.Lookup(netip.MustParseAddr(addr)) }
 
 func (k *Kubernetes) later(t time.Time) {
@@ -225,7 +217,7 @@ func TestAddressesAreTold(t *testing.T) {
 			k.later(now.Add(forgetNodes))
 		}, map[string]string{"192.168.0.9": "node node-9"}},
 	} {
-		k := still(KubernetesOptions{})
+		k := newKubernetes(KubernetesOptions{})
 		tt.do(k, &podStore{k})
 		for addr, want := range tt.want {
 			if got := who(k.at(addr)); got != want {
@@ -236,7 +228,7 @@ func TestAddressesAreTold(t *testing.T) {
 }
 
 func TestPodsAreFoundByUID(t *testing.T) {
-	k := still(KubernetesOptions{Labels: []string{"app", "absent"}})
+	k := newKubernetes(KubernetesOptions{Labels: []string{"app", "absent"}})
 	s, now := &podStore{k}, time.Now()
 	s.put(podAt(1, "a", "10.0.0.1"), now)
 	s.put(hostNetwork(podAt(2, "proxy")), now)
@@ -270,7 +262,7 @@ func TestPodsAreFoundByUID(t *testing.T) {
 }
 
 func TestAnUpdateThatChangesNothingKeepsTheClient(t *testing.T) {
-	k := still(KubernetesOptions{})
+	k := newKubernetes(KubernetesOptions{})
 	s, now := &podStore{k}, time.Now()
 	s.put(podAt(1, "a", "10.0.0.1", "fd01::1"), now)
 	before := k.at("10.0.0.1")
@@ -425,7 +417,7 @@ func TestAPIAwayKeepsWhatIsKnown(t *testing.T) {
 }
 
 func TestOneNodeKnowsNothingOfTheRest(t *testing.T) {
-	k := still(KubernetesOptions{Node: "node-1"})
+	k := newKubernetes(KubernetesOptions{Node: "node-1"})
 	(&podStore{k}).replace([]any{podAt(1, "a", "10.0.0.1")}, time.Now())
 	for addr, want := range map[string]string{"10.0.0.1": "pod a", "192.168.0.1": "node node-1", "10.0.0.2": "unknown", "192.0.2.1": "unknown"} {
 		if got := who(k.at(addr)); got != want {
@@ -439,7 +431,7 @@ func TestOneNodeKnowsNothingOfTheRest(t *testing.T) {
 
 // A thousand pods a second come and go, and addresses with them, while others look up. For -race.
 func TestChurn(t *testing.T) {
-	k := still(KubernetesOptions{Grace: 50 * time.Millisecond})
+	k := newKubernetes(KubernetesOptions{Grace: 50 * time.Millisecond})
 	s := &podStore{k}
 	const addresses = 512
 	var stop atomic.Bool
@@ -488,7 +480,7 @@ func TestChurn(t *testing.T) {
 
 // BenchmarkPodComesAndGoes is a pod that is created, gets its address and is deleted, in a cluster of 100,000: three events.
 func BenchmarkPodComesAndGoes(b *testing.B) {
-	k := still(KubernetesOptions{Grace: time.Second})
+	k := newKubernetes(KubernetesOptions{Grace: time.Second})
 	s, now := &podStore{k}, time.Now()
 	for i := range 100_000 {
 		s.put(podAt(i, fmt.Sprint("pod-", i), netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}).String()), now)

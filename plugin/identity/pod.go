@@ -2,6 +2,7 @@ package identity
 
 import (
 	"net/netip"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,10 +22,9 @@ const annotationStatic = "kubernetes.io/config.hash"
 type record struct {
 	object
 
-	client    *Client
-	nodeAddrs []netip.Addr
-	static    uid  // the kubelet's UID of a static pod
-	ended     bool // has run to its end: its address may be another's
+	client *Client
+	static uid  // the kubelet's UID of a static pod
+	ended  bool // has run to its end: its address may be another's
 }
 
 // describePod reads a pod. It gives nil for one without a usable UID, which the API never sends.
@@ -50,11 +50,12 @@ func describePod(p *corev1.Pod, chosen []string, known owners) *record {
 		ended:  p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed,
 	}
 	r.static, _, _ = parseUID(p.Annotations[annotationStatic])
+	var nodeAddrs []netip.Addr
 	for _, ip := range p.Status.HostIPs {
-		r.nodeAddrs = appendAddr(r.nodeAddrs, ip.IP)
+		nodeAddrs = appendAddr(nodeAddrs, ip.IP)
 	}
-	if len(r.nodeAddrs) == 0 {
-		r.nodeAddrs = appendAddr(r.nodeAddrs, p.Status.HostIP)
+	if len(nodeAddrs) == 0 {
+		nodeAddrs = appendAddr(nodeAddrs, p.Status.HostIP)
 	}
 	if p.Labels[labelApp] == nodeLocalApp {
 		d.Kind = NodeLocalDNS
@@ -68,14 +69,52 @@ func describePod(p *corev1.Pod, chosen []string, known owners) *record {
 			d.Addrs = appendAddr(d.Addrs, p.Status.PodIP)
 		}
 	case d.Kind == NodeLocalDNS:
-		d.Addrs = r.nodeAddrs // nearly all that a node asks, this pod asks
+		d.Addrs = nodeAddrs // nearly all that a node asks, this pod asks
 	}
-	started := p.CreationTimestamp
-	if p.Status.StartTime != nil {
-		started = *p.Status.StartTime
-	}
-	r.client = newClient(d, seconds(started))
+	r.client = newClient(d, lastSign(p))
+	r.client.node = unique.Make(host{p.Spec.NodeName, pack(nodeAddrs)})
 	return r
+}
+
+// lastSign gives the latest time, in seconds since 1970, at which the pod is known to have come by its addresses or to
+// have had them: a pod that outlives its node's reboot keeps its start, but has a new sandbox and its containers start
+// again.
+func lastSign(p *corev1.Pod) uint32 {
+	at := seconds(p.CreationTimestamp)
+	if p.Status.StartTime != nil {
+		at = seconds(*p.Status.StartTime)
+	}
+	for i := range p.Status.Conditions {
+		c := &p.Status.Conditions[i]
+		if c.Type == corev1.PodReadyToStartContainers && c.Status == corev1.ConditionTrue {
+			at = max(at, seconds(c.LastTransitionTime))
+		}
+	}
+	for i := range p.Status.ContainerStatuses {
+		if run := p.Status.ContainerStatuses[i].State.Running; run != nil {
+			at = max(at, seconds(run.StartedAt))
+		}
+	}
+	return at
+}
+
+// pack writes addresses one after the other, 16 bytes each, with IPv4 as mapped into IPv6.
+func pack(addrs []netip.Addr) string {
+	b := make([]byte, 0, 16*len(addrs))
+	for _, a := range addrs {
+		a16 := a.As16()
+		b = append(b, a16[:]...)
+	}
+	return string(b)
+}
+
+// unpack reads what pack wrote.
+func unpack(s string) []netip.Addr {
+	addrs := make([]netip.Addr, 0, len(s)/16)
+	for ; len(s) >= 16; s = s[16:] {
+		addrs = append(addrs, netip.AddrFrom16([16]byte([]byte(s[:16]))).Unmap())
+	}
+	return addrs
 }
 
 func appendAddr(addrs []netip.Addr, s string) []netip.Addr {
