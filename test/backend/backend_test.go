@@ -19,6 +19,7 @@ import (
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/link/semconv"
 	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 	"github.com/dnstrail/dnstrail/tracer/traceapi"
 )
 
@@ -44,14 +45,14 @@ func jaegerBinary(t *testing.T) string {
 	return bin
 }
 
-func send(t *testing.T, addr string, spans []*store.Span) {
+func send(t *testing.T, addr string, spans []*trace.Span) {
 	t.Helper()
 	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	if _, err := ptraceotlp.NewGRPCClient(conn).Export(context.Background(), ptraceotlp.NewExportRequestFromTraces(store.ToOTLP(spans))); err != nil {
+	if _, err := ptraceotlp.NewGRPCClient(conn).Export(context.Background(), ptraceotlp.NewExportRequestFromTraces(trace.ToOTLP(spans))); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -76,11 +77,11 @@ func TestJaegerGivesBackEveryTrace(t *testing.T) {
 
 	const n = 3*traceapi.Page + 17
 	begin := time.Now().Add(-time.Minute).Truncate(time.Millisecond)
-	tracer := &store.Scope{Name: semconv.ScopeTracer, SchemaURL: semconv.SchemaURL}
-	cart := &store.Resource{Attributes: store.Attributes{{Key: semconv.ServiceName, Value: "cart"}, {Key: semconv.K8SPodName, Value: "cart-1"}}}
-	coredns := &store.Resource{Attributes: store.Attributes{{Key: semconv.ServiceName, Value: "coredns"}}}
-	plugin := &store.Scope{Name: semconv.ScopePlugin}
-	var spans []*store.Span
+	tracer := &trace.Scope{Name: semconv.ScopeTracer, SchemaURL: semconv.SchemaURL}
+	cart := &trace.Resource{Attributes: trace.Attributes{{Key: semconv.ServiceName, Value: "cart"}, {Key: semconv.K8SPodName, Value: "cart-1"}}}
+	coredns := &trace.Resource{Attributes: trace.Attributes{{Key: semconv.ServiceName, Value: "coredns"}}}
+	plugin := &trace.Scope{Name: semconv.ScopePlugin}
+	var spans []*trace.Span
 	want := map[link.TraceID]string{}
 	for i := range n {
 		var id link.TraceID
@@ -89,15 +90,15 @@ func TestJaegerGivesBackEveryTrace(t *testing.T) {
 		name := fmt.Sprintf("name-%d.example.", i)
 		want[id] = name
 		spans = append(spans,
-			&store.Span{
-				TraceID: id, SpanID: id.ClientSpanID(), Name: "DNS A", Kind: store.KindClient, Start: at, End: at.Add(time.Millisecond),
+			&trace.Span{
+				TraceID: id, SpanID: id.ClientSpanID(), Name: "DNS A", Kind: trace.KindClient, Start: at, End: at.Add(time.Millisecond),
 				Resource: cart, Scope: tracer,
-				Attributes: store.Attributes{{Key: semconv.QuestionName, Value: name}, {Key: semconv.DNSID, Value: int64(i)}, {Key: semconv.Hops, Value: []any{"eth0 out", "eth0 in"}}},
+				Attributes: trace.Attributes{{Key: semconv.QuestionName, Value: name}, {Key: semconv.DNSID, Value: int64(i)}, {Key: semconv.Hops, Value: []any{"eth0 out", "eth0 in"}}},
 			},
-			&store.Span{
-				TraceID: id, SpanID: link.SpanID{7: 1}, Parent: id.ClientSpanID(), Name: "DNS A", Kind: store.KindServer,
+			&trace.Span{
+				TraceID: id, SpanID: link.SpanID{7: 1}, Parent: id.ClientSpanID(), Name: "DNS A", Kind: trace.KindServer,
 				Start: at.Add(100 * time.Microsecond), End: at.Add(900 * time.Microsecond), Resource: coredns, Scope: plugin,
-				Attributes: store.Attributes{{Key: semconv.ResponseWritten, Value: true}, {Key: semconv.ForwardDuration, Value: 0.25}},
+				Attributes: trace.Attributes{{Key: semconv.ResponseWritten, Value: true}, {Key: semconv.ForwardDuration, Value: 0.25}},
 			})
 	}
 	send(t, j.OTLP, spans)
@@ -110,7 +111,7 @@ func TestJaegerGivesBackEveryTrace(t *testing.T) {
 				t.Fatal(err)
 			}
 			from, to := begin.Add(-time.Second), begin.Add(time.Minute)
-			var traces []*store.Trace
+			var traces []*trace.Trace
 			for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 				if traces, err = c.All(ctx, "cart", from, to); err != nil {
 					t.Fatal(err)

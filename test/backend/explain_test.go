@@ -13,7 +13,7 @@ import (
 
 	"github.com/dnstrail/dnstrail/tracer/explain"
 	"github.com/dnstrail/dnstrail/tracer/render"
-	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 	"github.com/dnstrail/dnstrail/tracer/traceapi"
 )
 
@@ -44,9 +44,9 @@ func TestJaegerTellsTheSameStory(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			sent := store.FromOTLP(td)
+			sent := trace.FromOTLP(td)
 			send(t, j.OTLP, sent)
-			var came *store.Trace
+			var came *trace.Trace
 			for came == nil || len(came.Spans) < len(sent) {
 				if came, err = c.Trace(ctx, sent[0].TraceID); err != nil && !errors.Is(err, traceapi.ErrNotFound) {
 					t.Fatal(err)
@@ -57,14 +57,14 @@ func TestJaegerTellsTheSameStory(t *testing.T) {
 				case <-time.After(50 * time.Millisecond):
 				}
 			}
-			tell := func(tr *store.Trace) string {
+			tell := func(tr *trace.Trace) string {
 				var out strings.Builder
 				if err := render.Story(&out, explain.Tell(tr, nil), render.Options{}); err != nil {
 					t.Fatal(err)
 				}
 				return out.String()
 			}
-			if got, want := tell(came), tell(store.NewTrace(sent)); got != want {
+			if got, want := tell(came), tell(trace.New(sent)); got != want {
 				t.Errorf("from Jaeger:\n%s\nas sent:\n%s", got, want)
 			}
 		})

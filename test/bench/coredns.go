@@ -211,7 +211,8 @@ func exportedSpans(port int) (sent, lost float64, err error) {
 	if sent, err = metric(url, "coredns_dnstrail_spans_total", "result", "exported"); err != nil {
 		return 0, 0, err
 	}
-	lost, err = metric(url, "coredns_dnstrail_spans_total", "result", "limited", "queue_full", "export_failed", "shutdown", "omitted", "late")
+	lost, err = metric(url, "coredns_dnstrail_spans_total", "result",
+		"limited", "queue_full", "export_failed", "shutdown", "omitted")
 	return sent, lost, err
 }
 

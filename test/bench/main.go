@@ -21,10 +21,12 @@ import (
 
 // bench is what every section gets.
 type bench struct {
-	bin    string        // directory of the built coredns and dnstrail
-	dir    string        // scratch directory
-	rounds int           // how often each alternative is measured
-	length time.Duration // of one measurement
+	bin     string        // directory of the built coredns and dnstrail
+	dir     string        // scratch directory
+	rounds  int           // how often each alternative is measured
+	length  time.Duration // of one measurement
+	against string        // directory of an older build, or empty
+	only    string        // compared with it: coredns or tracer; empty means both
 }
 
 // section is one part of the run.
@@ -51,7 +53,8 @@ func run() error {
 	flag.StringVar(&b.bin, "bin", "bin", "directory of the built coredns and dnstrail")
 	flag.IntVar(&b.rounds, "rounds", 5, "rounds; the median is shown")
 	flag.DurationVar(&b.length, "length", 3*time.Second, "length of one measurement")
-	only := flag.String("only", "", "run this section alone: coredns, tracer")
+	only := flag.String("only", "", "measure this alone: coredns, tracer")
+	against := flag.String("against", "", "directory of an older coredns and dnstrail: measure both in turns, and nothing else")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
@@ -68,6 +71,12 @@ func run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var errs []error
+	sections := sections
+	if *against != "" {
+		b.against, b.only = *against, *only
+		*only = ""
+		sections = []section{{"against", "This build against the older one, measured in turns", benchAgainst}}
+	}
 	for _, s := range sections {
 		if *only != "" && s.name != *only {
 			continue

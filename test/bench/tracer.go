@@ -123,6 +123,7 @@ var hooks = map[string]string{
 	"on_kfree_skb":         "kfree_skb",
 	"on_copy_datagram":     "skb_copy_datagram_iovec",
 	"on_sock_recv":         "sock_recv_length",
+	"on_sock_send":         "sock_send_length",
 	"on_recvmsg4":          "",
 	"on_recvmsg6":          "",
 }

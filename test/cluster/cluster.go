@@ -35,15 +35,25 @@ type Config struct {
 	NoPlugin bool
 	// Corefile replaces the lines of the server block below the dnstrail block: see [DefaultChain].
 	Corefile string
+	// Zones are further server blocks, each with the same dnstrail block.
+	Zones []Zone
 	// Env is added to CoreDNS's and the agent's environment.
 	Env []string
 	// Overlay is the way of the pods' packets between nodes.
 	Overlay lab.Overlay
 	// Agents says where an agent runs; [AgentOnHost] if zero.
 	Agents Agents
+	// AskBack has agents and CoreDNS ask one another about lookups that end badly, whatever becomes of the network of the
+	// lab.
+	AskBack bool
 	// AgentArgs are further arguments of every agent.
 	AgentArgs []string
+	// AgentMemory, if not 0, is the limit in bytes of the memory cgroup that each agent runs in.
+	AgentMemory int64
 }
+
+// Zone is a server block of CoreDNS: what it is for, as a Corefile names it, and the lines below the dnstrail block.
+type Zone struct{ Name, Chain string }
 
 // Agents says where agents run.
 type Agents int
@@ -66,13 +76,16 @@ type Cluster struct {
 	// Agents are the agents' processes, and AgentMetrics the addresses of their /metrics on the host.
 	Agents       []*lab.Process
 	AgentMetrics []string
+	// AgentCgroups are the memory cgroups that the agents run in, where Config.AgentMemory is set.
+	AgentCgroups []*lab.MemoryCgroup
 	// Metrics is the address of CoreDNS's /metrics on the host.
 	Metrics string
 	// IdentityFile tells both sides who is who; it is written anew by [Cluster.AddPod].
 	IdentityFile string
 
-	config Config
-	dir    string
+	config  Config
+	dir     string
+	askBack askBack
 }
 
 // DefaultChain is what stands below the dnstrail block: a cluster zone with the services default/kubernetes and shop/payments, a cache, and the
@@ -160,6 +173,11 @@ func (k *Cluster) raise(ctx context.Context) (err error) {
 	if err := k.Service.SetEndpoints(k.DNS); err != nil {
 		return err
 	}
+	if k.config.AskBack {
+		if err := k.introduce(); err != nil {
+			return err
+		}
+	}
 	if err := k.startCoreDNS(ctx); err != nil {
 		return err
 	}
@@ -203,9 +221,13 @@ func (k *Cluster) Corefile() string {
 	block := ""
 	if !k.config.NoPlugin {
 		block = fmt.Sprintf("dnstrail {\n        endpoint grpc://%s\n        sample %s\n        identity file %s\n        tracer\n        %s\n    }",
-			netip.AddrPortFrom(k.DNS.Node.V4, 4317), sample, k.IdentityFile, k.config.Plugin)
+			netip.AddrPortFrom(k.DNS.Node.V4, 4317), sample, k.IdentityFile, k.config.Plugin+k.askBack.plugin)
 	}
-	return fmt.Sprintf(".:53 {\n    %s\n    %s\n}\n", block, chain)
+	var b strings.Builder
+	for _, z := range append([]Zone{{".:53", chain}}, k.config.Zones...) {
+		fmt.Fprintf(&b, "%s {\n    %s\n    %s\n}\n", z.Name, block, z.Chain)
+	}
+	return b.String()
 }
 
 func (k *Cluster) startCoreDNS(ctx context.Context) (err error) {
@@ -243,13 +265,20 @@ func (k *Cluster) StartAgents(ctx context.Context) error {
 	if k.config.Agents == AgentPerNode {
 		return k.StartNodeAgents(ctx)
 	}
-	return k.startAgent(ctx, "--socket", filepath.Join(k.dir, "agent.sock"))
+	return k.startAgent(ctx, append([]string{"--socket", k.AgentSocket()}, k.askBack.args(len(k.Nodes())-1)...)...)
 }
+
+// UseBin says where the programs that are started from now on come from: a directory of coredns and dnstrail.
+func (k *Cluster) UseBin(dir string) { k.config.Bin = dir }
 
 // StartLabAgent starts one agent on the host that sees every namespace that the lab has now, and no other of the host.
 func (k *Cluster) StartLabAgent(ctx context.Context) error {
-	return k.startAgent(ctx, append(k.NetNSArgs(), "--socket", filepath.Join(k.dir, "agent.sock"))...)
+	args := append(k.NetNSArgs(), "--socket", k.AgentSocket())
+	return k.startAgent(ctx, append(args, k.askBack.args(len(k.Nodes())-1)...)...)
 }
+
+// AgentSocket gives the Unix socket of the agent on the host.
+func (k *Cluster) AgentSocket() string { return filepath.Join(k.dir, "agent.sock") }
 
 // NetNSArgs gives the arguments that confine an agent or observe to the namespaces that the lab has now.
 func (k *Cluster) NetNSArgs() []string {
@@ -262,14 +291,14 @@ func (k *Cluster) NetNSArgs() []string {
 
 // StartNodeAgents starts an agent a node, confined to the node and the pods that it has now.
 func (k *Cluster) StartNodeAgents(ctx context.Context) error {
-	for _, n := range k.Nodes() {
+	for i, n := range k.Nodes() {
 		args := []string{"--node", n.Name, "--socket", filepath.Join(k.dir, n.Name+".sock"), "--netns", strconv.FormatUint(n.Inode(), 10)}
 		for _, p := range k.Pods() {
 			if p.Node == n {
 				args = append(args, "--netns", strconv.FormatUint(p.Inode(), 10))
 			}
 		}
-		if err := k.startAgent(ctx, args...); err != nil {
+		if err := k.startAgent(ctx, append(args, k.askBack.args(i)...)...); err != nil {
 			return err
 		}
 	}
@@ -291,10 +320,19 @@ func (k *Cluster) startAgent(ctx context.Context, args ...string) error {
 		sample = "1"
 	}
 	args = append([]string{"agent", "--identity-file", k.IdentityFile, "--sample", sample, "--metrics-address", metrics}, args...)
-	p, err := k.Lab.Start(lab.Command{
+	command := lab.Command{
 		Path: bin, Args: append(args, k.config.AgentArgs...),
 		Env: append([]string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + k.config.Collector, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}, k.config.Env...),
-	})
+	}
+	if k.config.AgentMemory > 0 {
+		m, err := k.AddMemoryCgroup(k.config.AgentMemory)
+		if err != nil {
+			return err
+		}
+		k.AgentCgroups = append(k.AgentCgroups, m)
+		command = m.Command(command)
+	}
+	p, err := k.Lab.Start(command)
 	if err != nil {
 		return err
 	}
@@ -308,9 +346,12 @@ func (k *Cluster) startAgent(ctx context.Context, args ...string) error {
 	})
 }
 
-// wait tries until ready gives nil, the process ends, or ten seconds have passed.
+// patience is how long a program may take until it is ready. It ends a hopeless wait; on an emulated processor a start takes half a minute.
+const patience = 90 * time.Second
+
+// wait tries until ready gives nil, the process ends, or patience does.
 func wait(ctx context.Context, what string, p *lab.Process, ready func() error) error {
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		err := ready()
 		if err == nil {
 			return nil
@@ -323,7 +364,7 @@ func wait(ctx context.Context, what string, p *lab.Process, ready func() error) 
 		default:
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("%s is not ready after 10 s: %w\n%s", what, err, Tail(p))
+			return fmt.Errorf("%s is not ready after %v: %w\n%s", what, patience, err, Tail(p))
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +20,9 @@ import (
 	"github.com/dnstrail/dnstrail/test/lab"
 	"github.com/dnstrail/dnstrail/tracer/joined"
 	"github.com/dnstrail/dnstrail/tracer/output"
+	"github.com/dnstrail/dnstrail/tracer/page"
 	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 	"github.com/dnstrail/dnstrail/tracer/traceapi"
 )
 
@@ -37,7 +40,8 @@ type scene struct {
 	bin   string
 }
 
-func up(t *testing.T) *scene {
+// up makes the scene, with more pods beside the client's.
+func up(t *testing.T, more ...lab.PodSpec) *scene {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		if os.Getenv("CI") == "true" {
@@ -61,10 +65,14 @@ func up(t *testing.T) *scene {
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	go func() { _ = s.store.ServeGRPC(ctx, otlp) }()
-	go func() { _ = store.ServeHTTP(ctx, api, joined.Handler(s.store, traceapi.Handler(s.store))) }()
+	go func() {
+		_ = store.ServeHTTP(ctx, api, joined.Handler(s.store, page.Handler(&joined.Rows{Store: s.store}, s.store, traceapi.Handler(s.store))))
+	}()
 	k, err := cluster.Up(ctx, cluster.Config{
 		Bin: bin, Collector: otlp.Addr().String(), Agents: cluster.AgentPerNode,
-		Pods: []lab.PodSpec{{Node: "node-1", Namespace: "shop", Workload: lab.Workload{Kind: "Deployment", Name: "cart"}}},
+		Pods: append([]lab.PodSpec{
+			{Node: "node-1", Namespace: "shop", Workload: lab.Workload{Kind: "Deployment", Name: "cart"}},
+		}, more...),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -137,6 +145,8 @@ func TestCommands(t *testing.T) {
 		reads(t, out, "as shop/"+s.pod.Name+", of 10.96.0.10:53",
 			"eth0 out", "10.96.0.10:53", "cbr0 in", "now ", "10.244.2.10:53", "socket read", "coredns[",
 			"192.168.100.53:53", "now 10.96.0.10:53 > ", "socket read", "dnstrail[",
+			"NOERROR  delay-20ms.example.com. A  in ", "network there: ", "the upstream", "network back: ")
+		reads(t, walk(t, "delay-20ms.example.com", "--hops"),
 			"NOERROR  delay-20ms.example.com. A  in ", "service translation", "DNS server", "client socket")
 	})
 	t.Run("walk over IPv6 and TCP", func(t *testing.T) {
@@ -224,7 +234,7 @@ func TestExplainJoinsTwoAgents(t *testing.T) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
-		tr, err := s.store.Await(ctx, store.Filter{Name: name}, func(tr *store.Trace) bool { return tr.Client() != nil && tr.Verdict().Lost() == lost })
+		tr, err := s.store.Await(ctx, trace.Filter{Name: name}, func(tr *trace.Trace) bool { return tr.Client() != nil && tr.Verdict().Lost() == lost })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -268,8 +278,19 @@ func TestExplainJoinsTwoAgents(t *testing.T) {
 			t.Errorf("%v\n%s", err, table)
 		}
 		reads(t, text, "NOERROR  delay-30ms.example.com. A", "mostly   upstream 192.168.100.53:53", "both sides joined",
-			"beyond this node", "node-2: DNS server's socket", "node-2: DNS server", "CoreDNS  NOERROR by forward", "cache  miss", "upstream 192.168.100.53:53 udp  NOERROR",
-			"What happened", "dig[", "is read from the socket on node-2", "CoreDNS asks upstream", "has its answer")
+			"network there: 7 hops  node-1 → node-2", "CoreDNS  NOERROR by forward", "cache  miss → forward",
+			"upstream 192.168.100.53:53 udp  NOERROR", "network back: ",
+			"What happened", "dig[", "is read from the socket on node-2, past ", "CoreDNS asks upstream", "has its answer")
+		if n := strings.Count(text, "\n"); n > 24 {
+			t.Errorf("%d lines, want at most 24:\n%s", n, text)
+		}
+		id := regexp.MustCompile(`[0-9a-f]{32}`).FindString(text)
+		hops, err := s.run(t, "explain", id, "--hops", "--jaeger", s.api)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reads(t, hops, "beyond this node", "node-2: DNS server's socket", "node-2: DNS server", "CoreDNS  NOERROR by forward",
+			"cache  miss", "upstream 192.168.100.53:53 udp  NOERROR", "is read from the socket on node-2")
 	})
 	for _, fault := range []struct {
 		name                    string
@@ -312,6 +333,7 @@ func TestExplainJoinsTwoAgents(t *testing.T) {
 			if err := undo(); err != nil {
 				t.Fatal(err)
 			}
+			dig(t, "after-"+name) // that the other node was still watched shows by what it saw since
 			text, story := explained(t, name, true)
 			row := s.observed(t, "--lost", "--name", name)
 			if row.Verdict.Where != fault.where || row.Verdict.Cause != fault.cause || row.Verdict.Certainty != fault.certainty || row.TraceID != story["traceId"] {
@@ -322,7 +344,7 @@ func TestExplainJoinsTwoAgents(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			reads(t, own, "LOST  "+name, "✓service ✓node ✗between-nodes", "no-reply-seen", "shop/"+s.pod.Name, "dig[", "service translation", "✗ lost at between-nodes", "What to look at next")
+			reads(t, own, "LOST  "+name, "✓service ✓node ✗between-nodes", "no-reply-seen", "shop/"+s.pod.Name, "dig[", "network there: 2 hops", "✗ lost at between-nodes", "translated to 10.244.2.10:53", "What to look at next")
 			says(t, story, fault.where, fault.cause, fault.certainty)
 			joined := strings.Join(strings.Fields(text), " ")
 			for _, w := range append(fault.words, "LOST", "✗"+fault.where, "What to look at next") {

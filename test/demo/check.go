@@ -7,24 +7,24 @@ import (
 
 	"github.com/dnstrail/dnstrail/link/semconv"
 	"github.com/dnstrail/dnstrail/test/lab"
-	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 )
 
 // find waits for the trace of a lookup that began after begin, and says what is wrong with it; nil if there is none.
-func (s *scene) find(ctx context.Context, pod *lab.Pod, w want, begin time.Time) (*store.Trace, []string) {
+func (s *scene) find(ctx context.Context, pod *lab.Pod, w want, begin time.Time) (*trace.Trace, []string) {
 	// The span's times and this program's are of one clock; a millisecond is for rounding.
-	filter := store.Filter{Name: w.name, Type: "A", Since: begin.Add(-time.Millisecond)}
-	whole := func(t *store.Trace) bool { return len(w.problems(t, pod)) == 0 }
+	filter := trace.Filter{Name: w.name, Type: "A", Since: begin.Add(-time.Millisecond)}
+	whole := func(t *trace.Trace) bool { return len(w.problems(t, pod)) == 0 }
 	_, err := s.collector.store.Await(ctx, filter, whole)
 	if err == nil {
 		// A second trace of the same lookup would be as wrong as none: give it time to come.
 		_ = s.collector.store.Settle(ctx, 300*time.Millisecond) // at the worst ctx has ended and what is there is looked at
 	}
-	found := s.collector.store.Traces(filter)
-	shadows := store.Shadows(found)
-	var traces []*store.Trace
+	found := trace.AllLookups(s.collector.store.Traces(filter))
+	shadows := trace.Shadows(found)
+	var traces []*trace.Trace
 	for _, t := range found {
-		if !shadows[t.ID] {
+		if !shadows[t] {
 			traces = append(traces, t)
 		}
 	}
@@ -45,7 +45,7 @@ func (s *scene) find(ctx context.Context, pod *lab.Pod, w want, begin time.Time)
 }
 
 // problems says what is not as it is wanted in a trace.
-func (w want) problems(t *store.Trace, pod *lab.Pod) []string {
+func (w want) problems(t *trace.Trace, pod *lab.Pod) []string {
 	var problems []string
 	expect := func(what string, got, want any) {
 		if got != want {
@@ -70,7 +70,7 @@ func (w want) problems(t *store.Trace, pod *lab.Pod) []string {
 		}
 		return problems
 	}
-	expect("verdict", v.Where, store.Answered)
+	expect("verdict", v.Where, trace.Answered)
 	expect("rcode", t.Rcode(), w.rcode)
 	if server == nil {
 		return append(problems, "expected a SERVER span of CoreDNS, found none")
@@ -85,7 +85,7 @@ func (w want) problems(t *store.Trace, pod *lab.Pod) []string {
 	}
 	asked := false
 	for _, sp := range t.Spans {
-		if sp.Kind == store.KindClient && sp.From(semconv.ScopePlugin) {
+		if sp.Kind == trace.KindClient && sp.From(semconv.ScopePlugin) {
 			asked = true
 			expect("upstream", sp.Peer().Addr(), lab.UpstreamV4)
 		}

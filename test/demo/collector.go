@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/dnstrail/dnstrail/tracer/access"
 	"github.com/dnstrail/dnstrail/tracer/store"
 )
 
@@ -51,7 +52,7 @@ func newCollector(onward string) (*collector, error) {
 
 // Export implements the OTLP trace service.
 func (c *collector) Export(ctx context.Context, req ptraceotlp.ExportRequest) (ptraceotlp.ExportResponse, error) {
-	c.refused.Add(uint64(c.store.Receive(req.Traces())))
+	c.refused.Add(uint64(c.store.Receive(req.Traces(), access.Caller{})))
 	if c.onward != nil {
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()

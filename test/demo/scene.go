@@ -15,7 +15,7 @@ import (
 
 	"github.com/dnstrail/dnstrail/test/cluster"
 	"github.com/dnstrail/dnstrail/test/lab"
-	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 )
 
 // scene is everything that runs.
@@ -107,7 +107,7 @@ func (s *scene) buildLookup(ctx context.Context) error {
 
 // awaitBothSides sends queries until tracer and plugin have both seen one and both know the pod: they read the identity file again when it changes.
 func (s *scene) awaitBothSides(ctx context.Context) error {
-	const limit = 10 * time.Second
+	const limit = 90 * time.Second // an emulated processor takes half a minute
 	end := time.Now().Add(limit)
 	for n := 1; ; n++ {
 		err := s.probe(ctx, fmt.Sprintf("ready-%d.example.", n))
@@ -134,7 +134,7 @@ func (s *scene) probe(ctx context.Context, name string) error {
 		return err
 	}
 	var problems []string
-	_, err = s.collector.store.Await(ctx, store.Filter{Name: name}, func(t *store.Trace) bool {
+	_, err = s.collector.store.Await(ctx, trace.Filter{Name: name}, func(t *trace.Trace) bool {
 		problems = want{name: name, rcode: "NOERROR", upstream: true}.problems(t, pod)
 		return len(problems) == 0
 	})

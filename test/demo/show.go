@@ -12,13 +12,13 @@ import (
 
 	"github.com/dnstrail/dnstrail/test/lab"
 	"github.com/dnstrail/dnstrail/tracer/render"
-	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 )
 
 // result is what came of a story.
 type result struct {
 	story    *story
-	traces   []*store.Trace // of story.want, in its order; nil where there is none
+	traces   []*trace.Trace // of story.want, in its order; nil where there is none
 	problems []string
 }
 
@@ -57,7 +57,7 @@ func (s *scene) tell(ctx context.Context, n int, st *story) (*result, error) {
 		return nil, err
 	}
 	r := &result{story: st}
-	limit, cancel := context.WithTimeout(ctx, 8*time.Second)
+	limit, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	for _, w := range st.want {
 		t, problems := s.find(limit, pod, w, begin)

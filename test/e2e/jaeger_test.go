@@ -16,7 +16,7 @@ import (
 	"github.com/dnstrail/dnstrail/test/backend"
 	"github.com/dnstrail/dnstrail/test/cluster"
 	"github.com/dnstrail/dnstrail/test/lab"
-	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 	"github.com/dnstrail/dnstrail/tracer/traceapi"
 )
 
@@ -76,22 +76,22 @@ func TestEveryLookupIsOneTrace(t *testing.T) {
 	t.Logf("%d lookups made in %v", len(want), time.Since(start).Round(time.Millisecond))
 
 	// Agents and CoreDNS send in batches.
-	var found map[lookupID][]*store.Trace
+	var found map[lookupID][]*trace.Trace
 	var copies int
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(500 * time.Millisecond) {
-		found, copies = map[lookupID][]*store.Trace{}, 0
-		for _, trace := range allTraces(t, j.Query, start.Add(-time.Second), time.Now()) {
-			c := trace.Client()
+		found, copies = map[lookupID][]*trace.Trace{}, 0
+		for _, tr := range allTraces(t, j.Query, start.Add(-time.Second), time.Now()) {
+			c := tr.Client()
 			if c == nil {
 				continue
 			}
-			if !trace.Linked() && trace.Copy() {
+			if !tr.Linked() && tr.Copy() {
 				copies++
 				continue
 			}
 			addr, _ := netip.ParseAddr(c.String(semconv.ClientAddress))
 			id := lookupID{addr, c.Int(semconv.ClientPort), c.Int(semconv.DNSID), c.String(semconv.QuestionName), c.String(semconv.QuestionType), c.String(semconv.NetworkTransport)}
-			found[id] = append(found[id], trace)
+			found[id] = append(found[id], tr)
 		}
 		if complete(want, found) || time.Now().After(end) {
 			break
@@ -115,7 +115,7 @@ func TestEveryLookupIsOneTrace(t *testing.T) {
 }
 
 // allTraces asks Jaeger's query API for every trace of every service.
-func allTraces(t *testing.T, query string, from, to time.Time) []*store.Trace {
+func allTraces(t *testing.T, query string, from, to time.Time) []*trace.Trace {
 	t.Helper()
 	c, err := traceapi.NewClient(query, nil)
 	if err != nil {
@@ -125,21 +125,21 @@ func allTraces(t *testing.T, query string, from, to time.Time) []*store.Trace {
 	if err != nil {
 		t.Fatal(err)
 	}
-	byID := map[string]*store.Trace{}
+	byID := map[string]*trace.Trace{}
 	for _, service := range services {
 		traces, err := c.All(t.Context(), service, from, to)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, trace := range traces {
-			byID[trace.ID.String()] = trace
+		for _, tr := range traces {
+			byID[tr.ID.String()] = tr
 		}
 	}
 	return slices.Collect(maps.Values(byID))
 }
 
 // complete tells whether every lookup wanted has a linked trace with an end to it.
-func complete(want map[lookupID]*lab.Pod, found map[lookupID][]*store.Trace) bool {
+func complete(want map[lookupID]*lab.Pod, found map[lookupID][]*trace.Trace) bool {
 	for id := range want {
 		if len(found[id]) == 0 || !found[id][0].Linked() {
 			return false
@@ -149,24 +149,24 @@ func complete(want map[lookupID]*lab.Pod, found map[lookupID][]*store.Trace) boo
 }
 
 // oneLinkedTrace checks what the issue asks of each lookup's trace.
-func oneLinkedTrace(traces []*store.Trace, pod, coredns *lab.Pod) error {
+func oneLinkedTrace(traces []*trace.Trace, pod, coredns *lab.Pod) error {
 	linked := traces[:0:0]
-	for _, trace := range traces {
-		if trace.Linked() {
-			linked = append(linked, trace)
+	for _, tr := range traces {
+		if tr.Linked() {
+			linked = append(linked, tr)
 		}
 	}
 	if len(linked) != 1 || len(traces) != 1 {
 		return fmt.Errorf("%d traces, %d of them linked", len(traces), len(linked))
 	}
-	trace := linked[0]
-	if missing := trace.Missing(); len(missing) > 0 {
-		return fmt.Errorf("trace %v: %d spans without their parent, the first is %q", trace.ID, len(missing), missing[0].Name)
+	tr := linked[0]
+	if missing := tr.Missing(); len(missing) > 0 {
+		return fmt.Errorf("trace %v: %d spans without their parent, the first is %q", tr.ID, len(missing), missing[0].Name)
 	}
-	if n := len(trace.Servers()); n != 1 {
-		return fmt.Errorf("trace %v: %d SERVER spans", trace.ID, n)
+	if n := len(tr.Servers()); n != 1 {
+		return fmt.Errorf("trace %v: %d SERVER spans", tr.ID, n)
 	}
-	c, s := trace.Client(), trace.Server()
+	c, s := tr.Client(), tr.Server()
 	for _, check := range []struct{ what, got, want string }{
 		{"the client's pod by the tracer", c.Resource.Attributes.String(semconv.K8SPodName), pod.Name},
 		{"its namespace", c.Resource.Attributes.String(semconv.K8SNamespaceName), pod.PodSpec.Namespace},
@@ -178,39 +178,39 @@ func oneLinkedTrace(traces []*store.Trace, pod, coredns *lab.Pod) error {
 		{"the rcode on both sides", s.String(semconv.ResponseCode), c.String(semconv.ResponseCode)},
 	} {
 		if check.got != check.want {
-			return fmt.Errorf("trace %v: %s is %q, want %q", trace.ID, check.what, check.got, check.want)
+			return fmt.Errorf("trace %v: %s is %q, want %q", tr.ID, check.what, check.got, check.want)
 		}
 	}
 	segments, plugins, attempts := 0, 0, 0
-	for _, span := range trace.Spans {
+	for _, span := range tr.Spans {
 		switch {
-		case span.Kind == store.KindInternal && span.From(semconv.ScopeTracer):
+		case span.Kind == trace.KindInternal && span.From(semconv.ScopeTracer):
 			segments++
-		case span.Kind == store.KindInternal && span.From(semconv.ScopePlugin):
+		case span.Kind == trace.KindInternal && span.From(semconv.ScopePlugin):
 			plugins++
-		case span.Kind == store.KindClient && span.From(semconv.ScopePlugin):
+		case span.Kind == trace.KindClient && span.From(semconv.ScopePlugin):
 			attempts++
 		}
 	}
 	upstream := s.Int(semconv.UpstreamAttempts)
 	if segments < 4 || plugins == 0 || int64(attempts) != upstream {
-		return fmt.Errorf("trace %v: %d segments, %d plugins, %d upstream spans for %d attempts", trace.ID, segments, plugins, attempts, upstream)
+		return fmt.Errorf("trace %v: %d segments, %d plugins, %d upstream spans for %d attempts", tr.ID, segments, plugins, attempts, upstream)
 	}
 	// The names of the cluster and what the cache holds need no upstream; the first question for an outside name does.
 	if cold := s.String(semconv.CacheStatus) == "miss" && strings.HasSuffix(c.String(semconv.QuestionName), ".example.com."); cold && attempts == 0 {
-		return fmt.Errorf("trace %v: a cache miss for an outside name, and no upstream span", trace.ID)
+		return fmt.Errorf("trace %v: a cache miss for an outside name, and no upstream span", tr.ID)
 	}
-	return attributesKnown(trace)
+	return attributesKnown(tr)
 }
 
 // attributesKnown holds every attribute of a trace against the one list.
-func attributesKnown(trace *store.Trace) error {
-	for _, span := range trace.Spans {
+func attributesKnown(tr *trace.Trace) error {
+	for _, span := range tr.Spans {
 		for _, attr := range slices.Concat(span.Attributes, span.Resource.Attributes) {
 			if a, ok := listed(attr.Key); !ok {
-				return fmt.Errorf("trace %v, span %q: attribute %q is not in the list", trace.ID, span.Name, attr.Key)
+				return fmt.Errorf("trace %v, span %q: attribute %q is not in the list", tr.ID, span.Name, attr.Key)
 			} else if got := typeOf(attr.Value); a.Type != "template" && got != a.Type {
-				return fmt.Errorf("trace %v, span %q: attribute %q is of type %s, the list says %s", trace.ID, span.Name, attr.Key, got, a.Type)
+				return fmt.Errorf("trace %v, span %q: attribute %q is of type %s, the list says %s", tr.ID, span.Name, attr.Key, got, a.Type)
 			}
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/dnstrail/dnstrail/test/lab"
 	"github.com/dnstrail/dnstrail/tracer/render"
 	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
@@ -69,9 +70,9 @@ func TestNodeLocalDNSCache(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			ask(t, cart, clientSpec{Servers: []string{netip.AddrPortFrom(local, 53).String()}, Networks: []string{"udp"}, Questions: []question{{name, dns.TypeA}}})
-			var trace *store.Trace
-			whole := func(found *store.Trace) bool {
-				trace = found
+			var tr *trace.Trace
+			whole := func(found *trace.Trace) bool {
+				tr = found
 				seen := 0 // by the tracer, of queries that servers made
 				for _, s := range found.Spans {
 					if s.From(semconv.ScopeTracer) && s.Attributes.String(semconv.Segment) == string(verdict.Upstream) {
@@ -82,18 +83,18 @@ func TestNodeLocalDNSCache(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
-			if _, err := traces.Await(ctx, store.Filter{Name: name}, whole); err != nil {
+			if _, err := traces.Await(ctx, trace.Filter{Name: name}, whole); err != nil {
 				t.Errorf("no trace with the spans of both servers and of %d upstream queries, all of whose parents came: %v", upstreams, err)
 			}
-			if trace == nil {
+			if tr == nil {
 				t.FailNow()
 			}
 			var drawn bytes.Buffer
-			if err := render.Trace(&drawn, trace, render.Options{Width: 110}); err != nil {
+			if err := render.Trace(&drawn, tr, render.Options{Width: 110}); err != nil {
 				t.Error(err)
 			}
 			t.Logf("\n%s", &drawn)
-			if c := trace.Client(); c == nil || c.String(semconv.K8SPodName) != cart.Name {
+			if c := tr.Client(); c == nil || c.String(semconv.K8SPodName) != cart.Name {
 				t.Errorf("the CLIENT span is %+v, want one of pod %s", c, cart.Name)
 			}
 		})

@@ -35,8 +35,8 @@ func pick[T any](f family, v4, v6 T) T {
 }
 
 var (
-	everywhere4 = netip.MustParsePrefix("0.0.0.0/0")
-	everywhere6 = netip.MustParsePrefix("::/0")
+	anywhere4 = netip.MustParsePrefix("0.0.0.0/0")
+	anywhere6 = netip.MustParsePrefix("::/0")
 )
 
 // undoAll undoes in the reverse order.
@@ -53,29 +53,44 @@ func undoAll(undos ...lab.Undo) lab.Undo {
 }
 
 func noRoute(s *scene, f family) (lab.Undo, error) {
-	n, other := s.cluster.Node("node-1"), s.cluster.Node("node-2")
+	n, other := s.client.Node, s.cluster.DNS.Node
 	pods, err := n.WithoutRoute(pick(f, other.PodsV4, other.PodsV6))
 	if err != nil {
 		return nil, err
 	}
-	everywhere, err := n.WithoutRoute(pick(f, everywhere4, everywhere6))
+	everywhere, err := n.WithoutRoute(pick(f, anywhere4, anywhere6))
 	return undoAll(pods, everywhere), err
 }
 
+// nobody gives an address of the client's node's pods that none has.
+func (s *scene) nobody(f family) netip.Addr {
+	return pick(f, with(s.client.V4, 200), with(s.client.V6, 0x200))
+}
+
+// with gives an address with another end.
+func with(a netip.Addr, end uint16) netip.Addr {
+	b := a.AsSlice()
+	if b[len(b)-1] = byte(end); end > 255 {
+		b[len(b)-2] = byte(end >> 8)
+	}
+	a, _ = netip.AddrFromSlice(b) // as long as it was
+	return a
+}
+
 func deadNeighbourInPod(s *scene, f family) (lab.Undo, error) {
-	nobody := pick(f, netip.MustParseAddr("10.244.1.200"), netip.MustParseAddr("fd00:10:244:1::200"))
+	nobody := s.nobody(f)
 	return s.client.AddRoute(netip.PrefixFrom(f.vip, f.vip.BitLen()), nobody)
 }
 
 func deadNeighbourOnNode(s *scene, f family) (lab.Undo, error) {
 	nobody := pick(f, netip.MustParseAddr("192.168.100.200"), netip.MustParseAddr("fd00:100::200"))
 	endpoint := pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6)
-	return s.cluster.Node("node-1").AddRoute(netip.PrefixFrom(endpoint, endpoint.BitLen()), nobody)
+	return s.client.Node.AddRoute(netip.PrefixFrom(endpoint, endpoint.BitLen()), nobody)
 }
 
 // masquerade hides the clients of a node behind the node's address from CoreDNS.
 func masquerade(s *scene, f family) (lab.Undo, error) {
-	return s.cluster.Node("node-1").Masquerade(pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6))
+	return s.client.Node.Masquerade(pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6))
 }
 
 // restoreService makes CoreDNS the service's endpoint again.
@@ -112,13 +127,13 @@ func stopped(s *scene, _ family) (lab.Undo, error) {
 const continueAfter = 6500 * time.Millisecond
 
 // giveUpAndContinue asks and gives up; CoreDNS goes on when the lookup has been called lost.
-func giveUpAndContinue(s *scene, f family, name string) (q question, err error) {
+func giveUpAndContinue(s *scene, f family, name string) (_ []truth, err error) {
 	begin := time.Now()
-	if err := s.dig(context.Background(), &fault{}, f, name, time.Second); err != nil {
-		return q, err
+	if err := s.dig(context.Background(), &fault{}, f, name, time.Second, false); err != nil {
+		return nil, err
 	}
 	time.Sleep(time.Until(begin.Add(continueAfter)))
-	return q, s.cluster.CoreDNS.Signal(syscall.SIGCONT)
+	return nil, s.cluster.CoreDNS.Signal(syscall.SIGCONT)
 }
 
 // bufferFull stops CoreDNS and fills the receive buffers of its sockets with datagrams that are no DNS.
@@ -142,7 +157,7 @@ func bufferFull(s *scene, f family) (lab.Undo, error) {
 }
 
 func conntrackFull(s *scene, _ family) (lab.Undo, error) {
-	return s.cluster.Node("node-1").FillConntrack()
+	return s.client.Node.FillConntrack()
 }
 
 // query packs a query of type A.
@@ -165,71 +180,71 @@ func sendFrom(ns *lab.Namespace, f family, name string) (net.Conn, error) {
 }
 
 // askAndClose sends a query and closes the socket at once.
-func askAndClose(s *scene, f family, name string) (question, error) {
+func askAndClose(s *scene, f family, name string) ([]truth, error) {
 	conn, err := s.send(f, name)
 	if err != nil {
-		return question{}, err
+		return nil, err
 	}
-	return question{}, conn.Close()
+	return nil, conn.Close()
 }
 
 // askOnNodeAndClose does so from the client's node's own network.
-func askOnNodeAndClose(s *scene, f family, name string) (question, error) {
+func askOnNodeAndClose(s *scene, f family, name string) ([]truth, error) {
 	conn, err := sendFrom(s.client.Node.Namespace, f, name)
 	if err != nil {
-		return question{}, err
+		return nil, err
 	}
-	return question{}, conn.Close()
+	return nil, conn.Close()
 }
 
 // askOddServer asks a server that answers from another address than the one that was asked.
-func askOddServer(s *scene, f family, name string) (q question, err error) {
+func askOddServer(s *scene, f family, name string) (_ []truth, err error) {
 	asked, err := s.idle.ListenPacket("udp", netip.AddrPortFrom(pick(f, s.idle.V4, s.idle.V6), 53).String())
 	if err != nil {
-		return q, err
+		return nil, err
 	}
 	defer asked.Close()
 	other, err := s.odd.ListenPacket("udp", netip.AddrPortFrom(pick(f, s.odd.V4, s.odd.V6), 53).String())
 	if err != nil {
-		return q, err
+		return nil, err
 	}
 	defer other.Close()
 	conn, err := s.client.Dial(context.Background(), "udp", asked.LocalAddr().String())
 	if err != nil {
-		return q, err
+		return nil, err
 	}
 	defer conn.Close()
 	packed, err := query(name)
 	if err != nil {
-		return q, err
+		return nil, err
 	}
 	if _, err := conn.Write(packed); err != nil {
-		return q, err
+		return nil, err
 	}
 	buf := make([]byte, 512)
 	if err := asked.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
-		return q, err
+		return nil, err
 	}
 	n, from, err := asked.ReadFrom(buf)
 	if err != nil {
-		return q, err
+		return nil, err
 	}
 	var m dns.Msg
 	if err := m.Unpack(buf[:n]); err != nil {
-		return q, err
+		return nil, err
 	}
 	answer, err := new(dns.Msg).SetReply(&m).Pack()
 	if err != nil {
-		return q, err
+		return nil, err
 	}
 	if _, err := other.WriteTo(answer, from); err != nil {
-		return q, err
+		return nil, err
 	}
 	if err := conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
-		return q, err
+		return nil, err
 	}
 	if _, err := conn.Read(buf); err == nil {
-		return q, errors.New("the client took an answer from an address that it had not asked")
+		return nil, errors.New("the client took an answer from an address that it had not asked")
 	}
-	return q, nil
+	return nil, nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -8,46 +9,72 @@ import (
 	"github.com/dnstrail/dnstrail/test/lab"
 )
 
-// fault is one row of the matrix.
+// fault is one row of the matrix: how it is made, and what is true of the lookups that are made into it.
 type fault struct {
 	name string
-	// where and cause are what is true.
-	where, cause string
+	// truths are those of the lookups that the client makes, one for each or for several alike; in has those of a setting in which they are others.
+	truths []truth
+	in     map[setting][]truth
+	// not says of each setting that it cannot be made in why.
+	not map[setting]string
+	// core are the settings in which go test makes it, too.
+	core setting
 	// label is put before the name that is asked: what the upstream does with it, or which zone of CoreDNS it is in.
 	label string
-	// certainty is what the verdict is to be called, certain or inferred, where it matters.
-	certainty string
-	// linked says that there is to be one trace alone, with CoreDNS's span below the client's, and CoreDNS to have been asked by the client's node.
+	// linked says that there is to be one trace alone, with CoreDNS's span below the client's, though CoreDNS was asked by another address.
 	linked bool
-	// perNode runs one agent a node, each confined to its node: for what happens where no agent looks.
-	perNode bool
 	// hostNetwork asks from a process in the client's node's own network, as a pod with hostNetwork does.
 	hostNetwork bool
 	// overlay is the way of the packets between the nodes.
 	overlay lab.Overlay
 	// only is 4 or 6 where the fault is of one family, else 0.
 	only int
-	// wait is how long the client waits for its answer, two seconds if 0; late is how much longer the verdict may take than the client.
-	wait, late time.Duration
+	// wait is how long the client waits for its answer, two seconds if 0.
+	wait time.Duration
 	// inject makes the fault. The undo may be nil.
 	inject func(*scene, family) (lab.Undo, error)
-	// ask makes the lookup in another way than with dig, and says which query it was.
-	ask func(*scene, family, string) (question, error)
-	// tries says that ask may make several, and that nothing is judged before it has ended.
+	// ask makes the lookups in another way than with dig. It may give what is true of them, where that is known only then.
+	ask func(*scene, family, string) ([]truth, error)
+	// tries says that ask gives what is true, and that nothing is judged before it has ended.
 	tries bool
+	// reverts says that the lookup gets an answer when the fault is taken back: what was said before that counts.
+	reverts bool
+	// probes says that CoreDNS's own questions, by which it looks whether an upstream is well, count.
+	probes bool
 	// buffer is the size of answers that dig says it takes, its own default if 0.
 	buffer int
 	// tcp asks over TCP.
 	tcp bool
-	// retried says that it is the client's second try, over TCP after a truncated answer, that is judged.
-	retried bool
-	// answered says that an answer comes: it is the answer that is wrong.
-	answered bool
 }
 
 const (
 	udp = unix.IPPROTO_UDP
 	tcp = unix.IPPROTO_TCP
+)
+
+// one is the truth of one lookup.
+func one(where, cause string) []truth { return []truth{{where: where, cause: cause}} }
+
+// certainly is the truth of one lookup, of which it is known.
+func certainly(where, cause string) []truth {
+	return []truth{{where: where, cause: cause, certain: must}}
+}
+
+// unreturned is the truth of one lookup whose answer was lost where no agent looks.
+func unreturned(cause string) []truth {
+	return []truth{{where: "return-path", cause: cause, certain: mustNot}}
+}
+
+// vanished is the truth of one lookup whose query was lost where no agent looks.
+var vanished = []truth{{where: "between-nodes", cause: "no-reply-seen", among: "not-seen-further", certain: mustNot}}
+
+var (
+	oneNode     = map[setting]string{inTogether: "nothing goes from node to node"}
+	sameNode    = map[setting]string{inTogether: "the client's node and CoreDNS's are one: see the row of the other"}
+	noTunnel    = map[setting]string{inTogether: "nothing goes through the tunnel"}
+	fine        = []truth{answered}
+	switchLost  = map[setting][]truth{inApart: vanished}
+	switchDrops = certainly("between-nodes", "policy-drop")
 )
 
 func drop(in func(*scene) *lab.Namespace, r lab.DropRule) func(*scene, family) (lab.Undo, error) {
@@ -78,152 +105,179 @@ func dropTunnel(in func(*scene) *lab.Namespace, hook lab.Hook) func(*scene, fami
 	}
 }
 
-func node1(s *scene) *lab.Namespace  { return s.cluster.Node("node-1").Namespace }
-func node2(s *scene) *lab.Namespace  { return s.cluster.Node("node-2").Namespace }
-func client(s *scene) *lab.Namespace { return s.client.Namespace }
-func server(s *scene) *lab.Namespace { return s.cluster.DNS.Namespace }
+func clientNode(s *scene) *lab.Namespace { return s.client.Node.Namespace }
+func serverNode(s *scene) *lab.Namespace { return s.cluster.DNS.Node.Namespace }
+func client(s *scene) *lab.Namespace     { return s.client.Namespace }
+func server(s *scene) *lab.Namespace     { return s.cluster.DNS.Namespace }
+func underlay(s *scene) *lab.Namespace   { return s.cluster.Underlay }
 
-var matrix = []fault{
-	{name: "no fault", where: "answered", cause: "answered", answered: true},
-	{name: "no fault, TCP", where: "answered", cause: "answered", tcp: true, answered: true},
+// matrix is the whole list.
+var matrix = slices.Concat(basic, field)
 
-	{name: "answered through masquerade", where: "answered", cause: "answered", inject: masquerade, linked: true, answered: true},
-	{name: "answered through masquerade, agents apart", where: "answered", cause: "answered", inject: masquerade, linked: true, answered: true, perNode: true, late: 2 * time.Second},
+// basic is what can happen to a lookup in one place after the other.
+var basic = []fault{
+	{name: "no fault", truths: fine, core: everywhere},
+	{name: "no fault, TCP", truths: fine, tcp: true, core: inHost | inApart},
+	{name: "answered through masquerade", truths: fine, inject: masquerade, linked: true, core: inHost | inApart},
+
+	// The query on its way.
 	{
-		name: "drop on local output of the client", where: "client", cause: "policy-drop",
+		name: "drop on local output of the client", truths: certainly("client", "policy-drop"), core: inHost | inApart,
 		inject: drop(client, lab.DropRule{Hook: lab.Output, Proto: udp, DstPort: 53}),
 	},
 	{
-		name: "policy drop in forward, client's node", where: "node", cause: "policy-drop",
-		inject: drop(node1, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}),
+		name: "policy drop in forward, client's node", truths: certainly("node", "policy-drop"), core: everywhere,
+		inject: drop(clientNode, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}),
 	},
 	{
-		name: "policy drop in forward, CoreDNS's node", where: "node", cause: "policy-drop",
-		inject: drop(node2, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}),
+		name: "policy drop in forward, CoreDNS's node", truths: certainly("node", "policy-drop"), core: inHost | inApart, not: sameNode,
+		inject: drop(serverNode, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}),
 	},
 	{
-		name: "drop on input in the CoreDNS pod", where: "coredns-socket", cause: "policy-drop",
+		name: "drop on input in the CoreDNS pod", truths: certainly("coredns-socket", "policy-drop"), core: inHost | inApart,
 		inject: drop(server, lab.DropRule{Hook: lab.Input, Proto: udp, DstPort: 53}),
 	},
 	{
-		name: "firewall between the nodes, UDP 53 only", where: "between-nodes", cause: "no-reply-seen", perNode: true, late: 5 * time.Second,
+		name: "firewall between the nodes, UDP 53 only", truths: switchDrops, in: switchLost, not: oneNode, core: inApart,
 		inject: func(s *scene, f family) (lab.Undo, error) {
 			return s.cluster.Underlay.Drop(lab.DropRule{Hook: lab.Switched, Proto: udp, DstPort: 53, Dst: pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6)})
 		},
 	},
-	{name: "no route to the pods of the other node", where: "node", cause: "no-route", inject: noRoute},
-	{name: "neighbor unresolved, at the client", where: "client", cause: "neighbour-unresolved", inject: deadNeighbourInPod, wait: 4 * time.Second},
-	{name: "neighbor unresolved, at the client's node", where: "node", cause: "neighbour-unresolved", inject: deadNeighbourOnNode, wait: 4 * time.Second},
-	{name: "service without endpoints (reject)", where: "service", cause: "no-endpoints", inject: noEndpoints},
-	{name: "service without any rule", where: "service", cause: "not-translated", inject: noRules, late: 5 * time.Second},
-	{name: "stale endpoint", where: "service", cause: "dead-endpoint", inject: staleEndpoint, wait: 4 * time.Second, late: 2 * time.Second},
-	{name: "CoreDNS not listening", where: "coredns-socket", cause: "no-listener", inject: notListening},
-	{name: "CoreDNS stopped (SIGSTOP)", where: "coredns-socket", cause: "not-read", inject: stopped, late: 5 * time.Second},
 	{
-		name: "CoreDNS continued, the client had given up", where: "client", cause: "answer-too-late", wait: continueAfter, late: 2 * time.Second,
-		inject: stopped, ask: giveUpAndContinue, certainty: "certain",
-	},
-	{name: "CoreDNS's receive buffer full", where: "coredns-socket", cause: "receive-buffer-full", inject: bufferFull},
-	{name: "query dropped inside CoreDNS (acl drop)", where: "coredns", cause: "no-answer", label: "acl-drop", late: 5 * time.Second},
-	{name: "query dropped inside CoreDNS (erratic)", where: "coredns", cause: "no-answer", label: "erratic", late: 5 * time.Second},
-	{name: "upstream silent", where: "upstream", cause: "timeout", label: "silent", late: 5 * time.Second},
-	{name: "upstream refuses", where: "upstream", cause: "refused", label: "refused", answered: true},
-	{name: "upstream fails (SERVFAIL)", where: "upstream", cause: "server-failure", label: "servfail", answered: true},
-	{name: "upstream answers with a wrong ID", where: "upstream", cause: "timeout", label: "wrong-id", late: 5 * time.Second},
-	{
-		name: "answer dropped on CoreDNS's node", where: "return-path", cause: "policy-drop",
-		inject: dropAnswers(node2),
+		name: "firewall between the nodes, answers only", truths: certainly("return-path", "policy-drop"),
+		in: map[setting][]truth{inApart: unreturned("not-seen-further")}, not: oneNode, core: inApart,
+		inject: func(s *scene, f family) (lab.Undo, error) {
+			return s.cluster.Underlay.Drop(lab.DropRule{Hook: lab.Switched, Proto: udp, SrcPort: 53, Src: pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6)})
+		},
 	},
 	{
-		name: "answer dropped on the client's node", where: "return-path", cause: "policy-drop",
-		inject: dropAnswers(node1),
+		name: "no route to the pods of the other node", not: oneNode, core: inHost, inject: noRoute,
+		truths: []truth{{where: "node", cause: "no-route", certain: mustOver4}},
 	},
-	{name: "answer later than the client waited", where: "client", cause: "answer-too-late", label: "delay-1500ms", wait: time.Second, late: 2 * time.Second},
-	{name: "client's socket gone", where: "client", cause: "client-gone", label: "delay-300ms", ask: askAndClose},
 	{
-		name: "large answer dropped, small ones pass", where: "return-path", cause: "not-seen-further", label: "size-1100", perNode: true, late: 5 * time.Second,
+		name: "neighbor unresolved, at the client", truths: certainly("client", "neighbour-unresolved"), core: inHost,
+		inject: deadNeighbourInPod, wait: 4 * time.Second,
+	},
+	{
+		name: "neighbor unresolved, at the client's node", truths: certainly("node", "neighbour-unresolved"), core: inHost,
+		inject: deadNeighbourOnNode, wait: 4 * time.Second, not: oneNode,
+	},
+	{name: "service without endpoints (reject)", truths: one("service", "no-endpoints"), core: inHost, inject: noEndpoints},
+	{name: "service without any rule", truths: one("service", "not-translated"), core: inHost, inject: noRules},
+	{name: "stale endpoint", truths: one("service", "dead-endpoint"), core: inHost, inject: staleEndpoint, wait: 4 * time.Second},
+	{name: "connection tracking full", truths: certainly("service", "conntrack-full"), core: inHost, inject: conntrackFull},
+	{
+		name: "drop in the raw table, client's node", truths: certainly("node", "policy-drop"), core: inHost,
+		inject: drop(clientNode, lab.DropRule{Hook: lab.Raw, Proto: udp, DstPort: 53}),
+	},
+	{
+		name: "parallel A and AAAA, insert race", truths: []truth{raceTruth}, core: inHost, wait: raceLimit,
+		inject: insertRace, ask: askParallel, tries: true,
+	},
+
+	// The server.
+	{name: "CoreDNS not listening", truths: certainly("coredns-socket", "no-listener"), core: inHost, inject: notListening},
+	{
+		name: "CoreDNS stopped (SIGSTOP)", truths: one("coredns-socket", "not-read"), core: inHost | inApart,
+		inject: stopped, reverts: true,
+	},
+	{
+		name: "CoreDNS continued, the client had given up", truths: certainly("client", "answer-too-late"), core: inHost, wait: continueAfter,
+		inject: stopped, ask: giveUpAndContinue,
+	},
+	{name: "CoreDNS's receive buffer full", truths: certainly("coredns-socket", "receive-buffer-full"), core: inHost, inject: bufferFull, reverts: true},
+	{name: "query dropped inside CoreDNS (acl drop)", truths: one("coredns", "no-answer"), core: inHost | inApart, label: "acl-drop"},
+	{name: "query dropped inside CoreDNS (erratic)", truths: one("coredns", "no-answer"), core: inHost, label: "erratic"},
+	{name: "upstream silent", truths: one("upstream", "timeout"), core: inHost, label: "silent"},
+	{name: "upstream refuses", truths: []truth{{where: "upstream", cause: "refused", result: "REFUSED"}}, core: inHost, label: "refused"},
+	{name: "upstream fails (SERVFAIL)", truths: []truth{{where: "upstream", cause: "server-failure", result: "SERVFAIL"}}, core: inHost, label: "servfail"},
+	{name: "upstream answers with a wrong ID", truths: one("upstream", "timeout"), core: inHost, label: "wrong-id"},
+
+	// The answer on its way.
+	{name: "answer dropped on CoreDNS's node", truths: certainly("return-path", "policy-drop"), core: inHost | inApart, inject: dropAnswers(serverNode)},
+	{name: "answer dropped on the client's node", truths: certainly("return-path", "policy-drop"), core: inHost, not: sameNode, inject: dropAnswers(clientNode)},
+	{name: "answer later than the client waited", truths: certainly("client", "answer-too-late"), core: inHost, label: "delay-1500ms", wait: time.Second},
+	{name: "client's socket gone", truths: one("client", "client-gone"), core: inHost, label: "delay-300ms", ask: askAndClose},
+	{
+		name: "large answer dropped, small ones pass", truths: certainly("return-path", "policy-drop"), core: inApart, label: "size-1100", not: oneNode,
+		in: map[setting][]truth{inApart: unreturned("not-seen-further")},
 		inject: func(s *scene, f family) (lab.Undo, error) {
 			return s.cluster.Underlay.Drop(lab.DropRule{Hook: lab.Switched, Proto: udp, Src: pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6), MinLength: 600})
 		},
 	},
-	{name: "no fault, answer in fragments", where: "answered", cause: "answered", label: "size-4000", buffer: 4096, answered: true},
+	{name: "no fault, answer in fragments", truths: fine, core: inHost, label: "size-4000", buffer: 4096},
 	{
-		name: "a fragment of the answer dropped, switch", where: "return-path", cause: "fragment-lost", label: "size-4000", buffer: 4096, certainty: "certain",
-		inject: dropFragments(func(s *scene) *lab.Namespace { return s.cluster.Underlay }, lab.Switched),
+		name: "a fragment of the answer dropped, switch", truths: certainly("return-path", "fragment-lost"), core: inHost | inApart, label: "size-4000", buffer: 4096,
+		in: map[setting][]truth{inApart: unreturned("fragment-lost")}, not: oneNode, inject: dropFragments(underlay, lab.Switched),
 	},
 	{
-		name: "a fragment of the answer dropped, node", where: "return-path", cause: "fragment-lost", label: "size-4000", buffer: 4096, certainty: "certain",
-		inject: dropFragments(node1, lab.Prerouting),
+		name: "a fragment of the answer dropped, node", truths: certainly("return-path", "fragment-lost"), core: inHost, label: "size-4000", buffer: 4096,
+		inject: dropFragments(clientNode, lab.Prerouting),
 	},
 	{
-		name: "answer in fragments, dropped whole", where: "return-path", cause: "policy-drop", label: "size-4000", buffer: 4096, certainty: "certain",
-		inject: dropAnswers(node1),
+		name: "answer in fragments, dropped whole", truths: certainly("return-path", "policy-drop"), core: inHost, label: "size-4000", buffer: 4096,
+		inject: dropAnswers(clientNode),
 	},
 	{
-		name: "a fragment of the answer lost, unseen", where: "return-path", cause: "fragment-lost", label: "size-4000", buffer: 4096, certainty: "inferred", perNode: true, late: 5 * time.Second,
-		inject: dropFragments(func(s *scene) *lab.Namespace { return s.cluster.Underlay }, lab.Switched),
+		name: "truncated answer, TCP 53 blocked", core: inHost, label: "tc", wait: 3 * time.Second,
+		// The TCP query never was sent: the store knows of it only in the trace of the answer that did not fit, and what became of it is what became of the lookup.
+		truths: []truth{
+			{where: "node", cause: "policy-drop", transport: "tcp", by: onlyObserve},
+			{where: "answered", cause: "answered", transport: "udp", by: onlyObserve},
+			{where: "node", cause: "policy-drop", by: onlyStore},
+		},
+		inject: drop(clientNode, lab.DropRule{Hook: lab.Forward, Proto: tcp, DstPort: 53}),
 	},
-	{
-		name: "truncated answer, TCP 53 blocked", where: "node", cause: "policy-drop", label: "tc", retried: true,
-		inject: drop(node1, lab.DropRule{Hook: lab.Forward, Proto: tcp, DstPort: 53}),
-	},
-	{name: "connection tracking full", where: "service", cause: "conntrack-full", certainty: "certain", inject: conntrackFull},
-	{
-		name: "drop in the raw table, client's node", where: "node", cause: "policy-drop", certainty: "certain",
-		inject: drop(node1, lab.DropRule{Hook: lab.Raw, Proto: udp, DstPort: 53}),
-	},
-	{
-		name: "parallel A and AAAA, insert race", where: "service", cause: "conntrack-insert-race", wait: raceLimit,
-		inject: insertRace, ask: askParallel, tries: true, certainty: "certain",
-	},
-	{name: "reply from an address that was not asked", where: "client", cause: "unexpected-source", ask: askOddServer},
+	{name: "reply from an address that was not asked", truths: certainly("client", "unexpected-source"), core: inHost, ask: askOddServer},
 
-	{name: "host network: no fault", where: "answered", cause: "answered", answered: true, hostNetwork: true},
-	{name: "host network: no fault, TCP", where: "answered", cause: "answered", tcp: true, answered: true, hostNetwork: true},
+	// From the host network.
+	{name: "host network: no fault", truths: fine, core: inHost | inApart, hostNetwork: true},
+	{name: "host network: no fault, TCP", truths: fine, core: inHost, tcp: true, hostNetwork: true},
 	{
-		name: "host network: drop on local output", where: "client", cause: "policy-drop", hostNetwork: true,
-		inject: drop(node1, lab.DropRule{Hook: lab.Output, Proto: udp, DstPort: 53}),
+		name: "host network: drop on local output", truths: certainly("client", "policy-drop"), core: inHost, hostNetwork: true,
+		inject: drop(clientNode, lab.DropRule{Hook: lab.Output, Proto: udp, DstPort: 53}),
 	},
 	{
-		name: "host network: policy drop, CoreDNS's node", where: "node", cause: "policy-drop", hostNetwork: true,
-		inject: drop(node2, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}),
+		name: "host network: policy drop, CoreDNS's node", truths: certainly("node", "policy-drop"), core: inHost, hostNetwork: true, not: oneNode,
+		inject: drop(serverNode, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}),
 	},
-	{name: "host network: service without endpoints", where: "service", cause: "no-endpoints", hostNetwork: true, inject: noEndpoints},
+	{name: "host network: service without endpoints", truths: one("service", "no-endpoints"), core: inHost, hostNetwork: true, inject: noEndpoints},
 	{
-		name: "host network: answer dropped on input", where: "return-path", cause: "policy-drop", hostNetwork: true,
-		inject: drop(node1, lab.DropRule{Hook: lab.Input, Proto: udp, SrcPort: 53}),
+		name: "host network: answer dropped on input", truths: certainly("return-path", "policy-drop"), core: inHost, hostNetwork: true,
+		inject: drop(clientNode, lab.DropRule{Hook: lab.Input, Proto: udp, SrcPort: 53}),
 	},
-	{name: "host network: client's socket gone", where: "client", cause: "client-gone", label: "delay-300ms", hostNetwork: true, ask: askOnNodeAndClose},
+	{name: "host network: client's socket gone", truths: one("client", "client-gone"), core: inHost, label: "delay-300ms", hostNetwork: true, ask: askOnNodeAndClose},
 
-	{name: "no fault, through VXLAN", where: "answered", cause: "answered", answered: true, overlay: lab.VXLAN},
+	// Through an overlay.
+	{name: "no fault, through VXLAN", truths: fine, core: inHost, not: noTunnel, overlay: lab.VXLAN},
 	{
-		name: "VXLAN: policy drop in forward, CoreDNS's node", where: "node", cause: "policy-drop", overlay: lab.VXLAN,
-		inject: drop(node2, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}),
+		name: "VXLAN: policy drop in forward, CoreDNS's node", truths: certainly("node", "policy-drop"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
+		inject: drop(serverNode, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}),
 	},
 	{
-		name: "VXLAN: its packets dropped, leaving", where: "node", cause: "policy-drop", overlay: lab.VXLAN,
-		inject: dropTunnel(node1, lab.Output),
+		name: "VXLAN: its packets dropped, leaving", truths: certainly("node", "policy-drop"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
+		inject: dropTunnel(clientNode, lab.Output),
 	},
 	{
-		name: "VXLAN: its packets dropped, arriving", where: "node", cause: "policy-drop", overlay: lab.VXLAN,
-		inject: dropTunnel(node2, lab.Input),
+		name: "VXLAN: its packets dropped, arriving", truths: certainly("node", "policy-drop"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
+		inject: dropTunnel(serverNode, lab.Input),
 	},
 	{
-		name: "VXLAN: its packets dropped, coming back", where: "return-path", cause: "policy-drop", overlay: lab.VXLAN,
-		inject: dropTunnel(node2, lab.Output),
+		name: "VXLAN: its packets dropped, coming back", truths: certainly("return-path", "policy-drop"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
+		inject: dropTunnel(serverNode, lab.Output),
 	},
 	{
-		name: "VXLAN: the device on CoreDNS's node is gone", where: "node", cause: "tunnel", overlay: lab.VXLAN,
-		inject: func(s *scene, _ family) (lab.Undo, error) { return s.cluster.Node("node-2").WithoutVXLAN() },
+		name: "VXLAN: the device on CoreDNS's node is gone", truths: one("node", "tunnel"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
+		inject: func(s *scene, _ family) (lab.Undo, error) { return s.cluster.DNS.Node.WithoutVXLAN() },
 	},
 	{
-		name: "VXLAN: does not know CoreDNS's node", where: "node", cause: "tunnel", overlay: lab.VXLAN,
+		name: "VXLAN: does not know CoreDNS's node", truths: one("node", "tunnel"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
 		inject: func(s *scene, _ family) (lab.Undo, error) {
-			return s.cluster.Node("node-1").ForgetNode(s.cluster.Node("node-2"))
+			return s.client.Node.ForgetNode(s.cluster.DNS.Node)
 		},
 	},
 	{
-		name: "VXLAN: firewall between the nodes, its port only", where: "between-nodes", cause: "no-reply-seen", perNode: true, overlay: lab.VXLAN, late: 5 * time.Second,
-		inject: dropTunnel(func(s *scene) *lab.Namespace { return s.cluster.Underlay }, lab.Switched),
+		name: "VXLAN: firewall between the nodes, its port only", truths: switchDrops, in: switchLost, core: inApart, not: noTunnel, overlay: lab.VXLAN,
+		inject: dropTunnel(underlay, lab.Switched),
 	},
 }

@@ -31,7 +31,7 @@ func secondService(f family) netip.AddrPort {
 
 // insertRace gives CoreDNS a second service address, and the client's node many rules.
 func insertRace(s *scene, f family) (lab.Undo, error) {
-	n := s.cluster.Node("node-1")
+	n := s.client.Node
 	translate, err := n.Translate(secondService(f), netip.AddrPortFrom(pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6), 53))
 	if err != nil {
 		return nil, err
@@ -41,38 +41,52 @@ func insertRace(s *scene, f family) (lab.Undo, error) {
 }
 
 // askParallel sends an A and an AAAA query at one instant, each from a CPU of its own, from new ports until the node's connection tracking counts that it dropped one. It gives
-// that one.
-func askParallel(s *scene, f family, name string) (q question, err error) {
-	node := s.cluster.Node("node-1")
+// what is true of them all.
+func askParallel(s *scene, f family, name string) ([]truth, error) {
+	node := s.client.Node
 	before, err := node.ConntrackFailures()
 	if err != nil {
-		return q, err
+		return nil, err
 	}
 	tries := 0
 	for end := time.Now().Add(raceLimit); time.Now().Before(end); {
 		tries++
-		q.sent = time.Now()
 		answered, err := s.parallel(f, name)
 		if err != nil {
-			return q, err
+			return nil, err
 		}
 		now, err := node.ConntrackFailures()
 		if err != nil {
-			return q, err
+			return nil, err
 		}
 		if now == before {
 			continue
 		}
 		if len(answered) != 1 || now != before+1 {
-			return q, fmt.Errorf("connection tracking dropped %d packets, and the answers are %v: want one of two", now-before, answered)
+			return nil, fmt.Errorf("connection tracking dropped %d packets, and the answers are %v: want one of two", now-before, answered)
 		}
-		q.qtype = dns.TypeA
+		lost, won := "A", "AAAA"
 		if answered[0] == dns.TypeA {
-			q.qtype = dns.TypeAAAA
+			lost, won = won, lost
 		}
-		return q, nil
+		truths := []truth{raceTruth, answeredOf(won, tries)}
+		truths[0].qtype = lost
+		if tries > 1 {
+			truths = append(truths, answeredOf(lost, tries-1))
+		}
+		return truths, nil
 	}
-	return q, fmt.Errorf("%d pairs of queries in %s, and connection tracking dropped none", tries, raceLimit)
+	return nil, fmt.Errorf("%d pairs of queries in %s, and connection tracking dropped none", tries, raceLimit)
+}
+
+// raceTruth is the truth of the one that was dropped.
+var raceTruth = truth{where: "service", cause: "conntrack-insert-race", certain: must}
+
+// answeredOf is the truth of so many queries of a type that were answered.
+func answeredOf(qtype string, count int) truth {
+	t := answered
+	t.qtype, t.count = qtype, count
+	return t
 }
 
 // parallel sends one pair, and gives the types that were answered.

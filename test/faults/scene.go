@@ -1,23 +1,24 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/dnstrail/dnstrail/test/cluster"
 	"github.com/dnstrail/dnstrail/test/lab"
-	"github.com/dnstrail/dnstrail/tracer/joined"
+	view "github.com/dnstrail/dnstrail/tracer/joined"
 	"github.com/dnstrail/dnstrail/tracer/output"
+	"github.com/dnstrail/dnstrail/tracer/rowapi"
 	"github.com/dnstrail/dnstrail/tracer/store"
 )
 
@@ -27,16 +28,32 @@ type scene struct {
 	client  *lab.Pod
 	idle    *lab.Pod // in which nothing listens
 	odd     *lab.Pod // which answers what others were asked
+	second  *lab.Pod // of another CoreDNS
+	peer    *lab.Pod // another client, on the client's node
+	options options
+	dummies bool // the client's node has the devices of NodeLocal DNSCache
+	setting setting
+	slow    int // see options
 	store   *store.Store
-	rows    *rows
-	observe *lab.Process
+	// observe has the rows of an agent that sees all, nil where there is none; joined has those of the store.
+	observe, joined *rows
+	agent           *rowapi.Client // of the agent that sees the client; nil until it is asked
 
 	stopStore context.CancelFunc
 	stored    chan error
 	api       string // where the store gives rows
+
+	mu   sync.Mutex
+	made []*row // the rows of the matrix so far
 }
 
-// chain is CoreDNS's, with zones in which it loses queries itself.
+// wholeRun lets the store keep the spans of all lookups of a lab: every row is judged once more at the end.
+var wholeRun = store.Limits{Spans: 2_000_000, Bytes: 2 << 30}
+
+// slowStart is how long observe may take until it sees lookups. It ends a hopeless wait; on an emulated processor a start takes half a minute.
+const slowStart = 90 * time.Second
+
+// chain is CoreDNS's, with a zone in which it loses queries itself.
 func chain() string {
 	return fmt.Sprintf(`prometheus 0.0.0.0:9153
     errors
@@ -47,15 +64,37 @@ func chain() string {
         rcode NXDOMAIN
     }
     cache 1
-    forward . %s
-}
-erratic.example:53 {
-    erratic {
-        drop 1
-    }`, lab.UpstreamV4)
+    forward . %s`, lab.UpstreamV4)
 }
 
-func raise(ctx context.Context, bin string, agents cluster.Agents, overlay lab.Overlay) (s *scene, err error) {
+// nobodysAddress is on the underlay, and no machine has it.
+var nobodysAddress = netip.MustParseAddr("192.168.100.201")
+
+// noRouteAddress is for documentation (RFC 5737).
+var noRouteAddress = netip.MustParseAddr("192.0.2.53")
+
+// zones are CoreDNS's further server blocks, each with a way of its own to fail.
+func zones() []cluster.Zone {
+	forward := "forward . " + lab.UpstreamV4.String()
+	renamed := func(zone, to string) cluster.Zone {
+		return cluster.Zone{Name: zone + ".example:53", Chain: fmt.Sprintf("rewrite name regex (.*)[.]%s[.]example {1}.%s.example.com answer auto\n    errors\n    %s", zone, to, forward)}
+	}
+	return []cluster.Zone{
+		{Name: "erratic.example:53", Chain: "erratic {\n        drop 1\n    }"},
+		renamed("renamed", "well"), renamed("renamed-silent", "silent"), renamed("renamed-servfail", "servfail"),
+		{Name: "alias.example:53", Chain: "errors\n    template ANY ANY alias.example {\n" +
+			"        match \"^(?P<label>[^.]+)[.]alias[.]example[.]$\"\n        answer \"{{ .Name }} 60 IN CNAME {{ .Group.label }}.silent.example.com.\"\n    }"},
+		{Name: "other-question.example:53", Chain: "errors\n    rewrite continue type A TXT\n    template IN TXT other-question.example {\n        answer \"{{ .Name }} 60 IN TXT x\"\n    }"},
+		{Name: "limit.example:53", Chain: "errors\n    forward . " + lab.UpstreamV4.String() + " {\n        max_concurrent 1\n    }"},
+		{Name: "dead-upstream.example:53", Chain: "errors\n    forward . " + nobodysAddress.String()},
+		{Name: "no-route.example:53", Chain: "errors\n    forward . " + noRouteAddress.String()},
+		{Name: "nxdomain-here.example:53", Chain: "errors\n    template ANY ANY nxdomain-here.example {\n        rcode NXDOMAIN\n    }"},
+		{Name: "servfail-here.example:53", Chain: "errors\n    template ANY ANY servfail-here.example {\n        rcode SERVFAIL\n    }"},
+		{Name: ".:5353", Chain: "errors\n    " + forward},
+	}
+}
+
+func raise(ctx context.Context, o options, set setting, overlay lab.Overlay) (s *scene, err error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -64,87 +103,95 @@ func raise(ctx context.Context, bin string, agents cluster.Agents, overlay lab.O
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
-	s = &scene{store: store.New(store.Limits{}), rows: &rows{}, stored: make(chan error, 2), api: api.Addr().String()}
+	s = &scene{slow: max(o.slow, 1), setting: set, options: o, api: api.Addr().String()}
+	s.store, s.stored = store.New(wholeRun), make(chan error, 2)
 	storeCtx, stop := context.WithCancel(context.Background())
 	s.stopStore = stop
 	go func() { s.stored <- s.store.ServeGRPC(storeCtx, ln) }()
-	go func() { s.stored <- store.ServeHTTP(storeCtx, api, joined.Handler(s.store, http.NotFoundHandler())) }()
+	go func() { s.stored <- store.ServeHTTP(storeCtx, api, view.Handler(s.store, http.NotFoundHandler())) }()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.down())
 		}
 	}()
-	if s.cluster, err = cluster.Up(ctx, cluster.Config{Bin: bin, Collector: ln.Addr().String(), Corefile: chain(), Agents: cluster.NoAgent, Overlay: overlay}); err != nil {
+	s.cluster, err = cluster.Up(ctx, cluster.Config{
+		Bin: o.bin, Collector: ln.Addr().String(), Corefile: chain(), Zones: zones(), Sample: o.sample, Agents: cluster.NoAgent, Overlay: overlay,
+		AskBack: o.asks(),
+	})
+	if err != nil {
 		return s, err
 	}
 	for _, p := range []struct {
 		to         **lab.Pod
 		node, name string
-	}{{&s.client, "node-1", "cart"}, {&s.idle, "node-2", "idle"}, {&s.odd, "node-2", "odd"}} {
+	}{{&s.client, set.clientNode(), "cart"}, {&s.idle, "node-2", "idle"}, {&s.odd, "node-2", "odd"}, {&s.second, "node-2", "second"}, {&s.peer, set.clientNode(), "till"}} {
 		if *p.to, err = s.cluster.AddPod(lab.PodSpec{Node: p.node, Namespace: "shop", Workload: lab.Workload{Kind: "Deployment", Name: p.name}}); err != nil {
 			return s, err
 		}
-	}
-	// A node has processes of its own: by way of them its connection tracking can be read.
-	for _, n := range s.cluster.Nodes() {
-		if _, err = n.Start(lab.Command{Path: "sleep", Args: []string{"infinity"}}); err != nil {
+		// A pod has a process of its own from its start to its end, the pause container's: by that it is known.
+		if _, err = (*p.to).Start(lab.Command{Path: "sleep", Args: []string{"infinity"}}); err != nil {
 			return s, err
 		}
 	}
-	if agents == cluster.AgentPerNode {
-		if err = s.cluster.StartNodeAgents(ctx); err == nil {
-			err = s.startObserve(ctx, bin, "--store", s.api)
+	if set == inHost {
+		if err = s.cluster.StartLabAgent(ctx); err == nil {
+			s.observe, err = s.startObserve(ctx, o.bin, append(s.cluster.NetNSArgs(), "--identity-file", s.cluster.IdentityFile)...)
 		}
-		return s, err
+	} else {
+		err = s.cluster.StartNodeAgents(ctx)
 	}
-	if err = s.cluster.StartLabAgent(ctx); err == nil {
-		err = s.startObserve(ctx, bin, append(s.cluster.NetNSArgs(), "--identity-file", s.cluster.IdentityFile)...)
+	if err == nil {
+		s.joined, err = s.startObserve(ctx, o.bin, "--store", s.api)
 	}
 	return s, err
 }
 
 // startObserve starts `dnstrail observe` with further arguments, and reads its rows.
-func (s *scene) startObserve(ctx context.Context, bin string, args ...string) (err error) {
+func (s *scene) startObserve(ctx context.Context, bin string, args ...string) (*rows, error) {
 	path, err := filepath.Abs(filepath.Join(bin, "dnstrail"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r, w := io.Pipe()
-	s.observe, err = s.cluster.Start(lab.Command{Path: path, Args: append([]string{"observe", "-o", "jsonl"}, args...), Stdout: w})
+	p, err := s.cluster.Start(lab.Command{Path: path, Args: append([]string{"observe", "-o", "jsonl"}, args...), Stdout: w})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	go func() {
-		<-s.observe.Done()
+		<-p.Done()
 		_ = w.Close() // never fails: io.Pipe
 	}()
-	go s.rows.read(r)
+	rows := &rows{}
+	go rows.read(r)
 	// It says nothing when it is ready: ask until it has seen a lookup.
-	for end := time.Now().Add(10 * time.Second); ; {
-		name := fmt.Sprintf("ready-%d.example.", time.Now().UnixNano())
-		conn, err := s.send(families[0], name)
+	for end := time.Now().Add(slowStart); ; {
+		zone := "example."
+		if s.options.partial() {
+			zone = "servfail-here.example." // which is kept, whatever the share
+		}
+		conn, err := s.send(families[0], fmt.Sprintf("%s%d.%s", readyPrefix, time.Now().UnixNano(), zone))
 		if err != nil {
-			return err
+			return nil, err
 		}
 		_ = conn.SetReadDeadline(time.Now().Add(time.Second)) // never fails: an open UDP socket
 		_, _ = conn.Read(make([]byte, 512))                   // no answer is no row either
 		_ = conn.Close()
 		for range 100 { // rows wait a while to be put in order, or for what another node's agent sends
-			if row, _ := s.rows.find(&row{name: name, fault: &fault{}}, func(*output.Row) bool { return true }); row != nil {
-				return nil
+			if rows.any() {
+				return rows, nil
 			}
 			time.Sleep(50 * time.Millisecond)
 		}
 		select {
-		case <-s.observe.Done():
-			return fmt.Errorf("dnstrail observe ended at its start: %w\n%s", s.observe.Err(), cluster.Tail(s.observe))
+		case <-p.Done():
+			return nil, fmt.Errorf("dnstrail observe ended at its start: %w\n%s", p.Err(), cluster.Tail(p))
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil, ctx.Err()
 		default:
 		}
 		if time.Now().After(end) {
-			_ = s.observe.Stop(3 * time.Second) // its last line says what it did see
-			return errors.Join(fmt.Errorf("dnstrail observe saw no lookup in 10 s\n%s", cluster.Tail(s.observe)), s.rows.problem())
+			_ = p.Stop(3 * time.Second) // its last line says what it did see
+			return nil, errors.Join(fmt.Errorf("dnstrail observe saw no lookup in %v\n%s", slowStart, cluster.Tail(p)), rows.problem())
 		}
 	}
 }
@@ -158,55 +205,35 @@ func (s *scene) down() error {
 	return errors.Join(err, <-s.stored, <-s.stored)
 }
 
-// rows are what `dnstrail observe` printed, and when.
-type rows struct {
-	mu   sync.Mutex
-	list []seen
-	bad  error
+// add puts a row of the matrix to those that lookups may belong to.
+func (s *scene) add(r *row) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.made = append(s.made, r)
 }
 
-type seen struct {
-	row *output.Row
-	at  time.Time
+// begin notes that the client begins to ask.
+func (s *scene) begin(r *row) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.begin = time.Now()
 }
 
-func (r *rows) read(from io.Reader) {
-	lines := bufio.NewScanner(from)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		row := new(output.Row)
-		d := json.NewDecoder(strings.NewReader(lines.Text()))
-		d.DisallowUnknownFields()
-		err := d.Decode(row)
-		r.mu.Lock()
-		if err != nil {
-			r.bad = fmt.Errorf("a row of dnstrail observe: %w: %s", err, lines.Text())
-		} else {
-			r.list = append(r.list, seen{row, time.Now()})
+// owner gives the row of the matrix that a lookup belongs to, nil if none: the one whose label its name holds, and that which was being made when it began if it
+// holds none of this scene's.
+func (s *scene) owner(l *output.Row) *row {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	labels := strings.Split(strings.ToLower(l.Name), ".")
+	var last *row
+	for _, r := range s.made {
+		label, _, _ := strings.Cut(r.name, ".")
+		if slices.Contains(labels, label) {
+			return r
 		}
-		r.mu.Unlock()
-	}
-}
-
-// problem gives what was wrong with a row, if one was.
-func (r *rows) problem() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.bad
-}
-
-// find gives the newest row for the lookup that is judged, and when the first came that ok accepts.
-func (r *rows) find(of *row, ok func(*output.Row) bool) (last *output.Row, first time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, s := range r.list {
-		if !strings.EqualFold(strings.TrimSuffix(s.row.Name, "."), strings.TrimSuffix(of.name, ".")) || s.row.Serves != "" || s.row.Transport != of.fault.transport() || !of.judged.is(s.row.Type) {
-			continue
-		}
-		last = s.row
-		if first.IsZero() && ok(s.row) {
-			first = s.at
+		if !r.begin.IsZero() && !l.Time.Before(r.begin) {
+			last = r
 		}
 	}
-	return last, first
+	return last
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -112,11 +113,14 @@ func (r *cgroupRoot) addContainer(podUID, containerID string) (*containerCgroup,
 
 // kill kills every process in the cgroups, and waits until they are gone.
 func (r *cgroupRoot) kill() error {
-	if err := os.WriteFile(filepath.Join(r.dir, "cgroup.kill"), []byte("1"), 0); err != nil {
-		return err
-	}
+	killAll := os.WriteFile(filepath.Join(r.dir, "cgroup.kill"), []byte("1"), 0)
 	var events []byte
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		if killAll != nil { // before Linux 5.14: one by one, until no one is left
+			if err := r.killEach(); err != nil {
+				return err
+			}
+		}
 		var err error
 		if events, err = os.ReadFile(filepath.Join(r.dir, "cgroup.events")); err != nil {
 			return err
@@ -126,6 +130,24 @@ func (r *cgroupRoot) kill() error {
 		}
 	}
 	return fmt.Errorf("processes in %s outlive SIGKILL: %q", r.dir, events)
+}
+
+func (r *cgroupRoot) killEach() error {
+	return filepath.WalkDir(r.dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() != "cgroup.procs" {
+			return err
+		}
+		pids, err := os.ReadFile(path) // #nosec G304 -- of the cgroup
+		if err != nil {
+			return err
+		}
+		for text := range strings.FieldsSeq(string(pids)) {
+			if pid, err := strconv.Atoi(text); err == nil && pid > 0 {
+				_ = syscall.Kill(pid, syscall.SIGKILL) // it may be gone already
+			}
+		}
+		return nil
+	})
 }
 
 func (r *cgroupRoot) remove() error {

@@ -115,6 +115,28 @@ func (n *Node) Run(ctx context.Context, path string, args ...string) (string, er
 	return runToEnd(ctx, n.Start, n.Name, path, args)
 }
 
+// AddMacvlan gives another namespace a device on the node's eth0, with a hardware address of its own: its packets pass nothing of the node's but eth0. The undo
+// deletes it.
+func (n *Node) AddMacvlan(to *Namespace, name string, addrs ...netip.Prefix) (Undo, error) {
+	parent, err := n.nl.LinkByName("eth0")
+	if err != nil {
+		return nil, fmt.Errorf("eth0 in %s: %w", n.Name, err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.ParentIndex, attrs.Namespace = name, parent.Attrs().Index, netlink.NsFd(to.fd)
+	if err := n.nl.LinkAdd(&netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}); err != nil {
+		return nil, fmt.Errorf("add macvlan %s of %s to %s: %w", name, n.Name, to.Name, err)
+	}
+	undo := func() error {
+		l, err := to.nl.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("%s in %s: %w", name, to.Name, err)
+		}
+		return to.nl.LinkDel(l)
+	}
+	return undo, to.upWith(name, addrs...)
+}
+
 func (n *Namespace) forward() error {
 	for _, key := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv6/conf/default/forwarding"} {
 		if err := n.SetSysctl(key, "1"); err != nil {

@@ -59,6 +59,23 @@ func (s *Service) SetEndpointAddrs(addrs ...netip.Addr) error {
 	return errors.Join(errs...)
 }
 
+// MoveEndpoints is [Service.SetEndpoints], but connection tracking keeps the translations to other endpoints, as it does where kube-proxy forgot them in vain because the
+// client goes on to ask from the same port.
+func (s *Service) MoveEndpoints(pods ...*Pod) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var addrs []netip.Addr
+	for _, p := range pods {
+		addrs = append(addrs, p.V4, p.V6)
+	}
+	var errs []error
+	for _, n := range s.nodes {
+		errs = append(errs, n.setService(addrs))
+	}
+	s.endpoints = addrs
+	return errors.Join(errs...)
+}
+
 // Endpoints gives the addresses last set.
 func (s *Service) Endpoints() []netip.Addr {
 	s.mu.Lock()

@@ -12,17 +12,23 @@ import (
 
 	"github.com/dnstrail/dnstrail/tracer/explain"
 	"github.com/dnstrail/dnstrail/tracer/render"
-	"github.com/dnstrail/dnstrail/tracer/store"
+	"github.com/dnstrail/dnstrail/tracer/trace"
 )
 
-// TestPageInChromium: nothing on the console, no request, every bar where the scale wants it, at the width of a desk and of a telephone.
-func TestPageInChromium(t *testing.T) {
+// needChromium skips a test where there is no Chromium.
+func needChromium(t *testing.T) {
+	t.Helper()
 	if _, err := exec.LookPath("chromium"); err != nil {
 		if os.Getenv("CI") == "true" && os.Geteuid() == 0 {
 			t.Fatal("chromium is not installed")
 		}
 		t.Skip("chromium is not installed (Debian's package chromium)")
 	}
+}
+
+// TestPageInChromium: nothing on the console, no request, every bar where the scale wants it, at the width of a desk and of a telephone.
+func TestPageInChromium(t *testing.T) {
+	needChromium(t)
 	checker := filepath.Join(t.TempDir(), "browser")
 	build := exec.Command("go", "build", "-o", checker, ".")
 	build.Dir = "browser"
@@ -48,7 +54,7 @@ func TestPageInChromium(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := render.Page(file, explain.Tell(store.NewTrace(store.FromOTLP(td)), nil), render.Options{}); err != nil {
+			if err := render.Page(file, explain.Tell(trace.New(trace.FromOTLP(td)), nil), render.Options{}); err != nil {
 				t.Fatal(err)
 			}
 			if err := file.Close(); err != nil {
@@ -68,12 +74,7 @@ func TestPageInChromium(t *testing.T) {
 
 // TestCheckerFindsWhatIsWrong: a checker that finds nothing anywhere would pass every page.
 func TestCheckerFindsWhatIsWrong(t *testing.T) {
-	if _, err := exec.LookPath("chromium"); err != nil {
-		if os.Getenv("CI") == "true" && os.Geteuid() == 0 {
-			t.Fatal("chromium is not installed")
-		}
-		t.Skip("chromium is not installed (Debian's package chromium)")
-	}
+	needChromium(t)
 	const line = `<details><summary>x</summary><div class="attributes">y</div></details><div style="position: relative; width: 90%"><i class="bar" style="position: absolute; left: 10%; width: 20%; height: 1em"></i></div>`
 	for want, html := range map[string]string{
 		"console.error":                   `<!doctype html><link rel="icon" href="data:,"><body>` + line + `<script>console.error("x")</script>`,

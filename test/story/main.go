@@ -75,6 +75,8 @@ func play(ctx context.Context, bin string) (err error) {
 	run(ctx, checkout, "dig", "+short", "kubernetes.default.svc.cluster.local")
 	run(ctx, cart, "dig", "+short", "+tries=1", "+time=2", "kubernetes.default.svc.cluster.local")
 	run(ctx, cart, "ping", "-c", "1", "-W", "2", k.DNS.V4.String())
+	// That node-2 is watched is known of what its tracer sees before and after.
+	run(ctx, checkout, "dig", "+short", "kubernetes.default.svc.cluster.local")
 	time.Sleep(7 * time.Second) // until the tracer gives the lookup up, too
 	fmt.Println("$ dnstrail observe --store http://127.0.0.1:16686 --since 1m --namespace shop")
 	if err := dnstrail(k, command, "observe", "--store", "http://"+addrs[1], "--since", "1m", "--namespace", "shop"); err != nil {

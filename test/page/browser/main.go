@@ -1,6 +1,7 @@
 // Command browser opens a page of `dnstrail explain -o html` in a headless Chromium and reports what is wrong with it: messages on
 // the console, requests for anything beyond the file itself, bars that do not keep to the scale, overflow at the width of a desk and of a telephone.
 //
+//	browser store URL DIRECTORY    uses the page that a store serves, and prints what it showed as JSON
 //	browser PAGE.html DIRECTORY    screenshots go to the directory; exit status 1 and the list if something is wrong
 package main
 
@@ -35,8 +36,15 @@ func (c *complaints) add(format string, args ...any) {
 }
 
 func main() {
+	if len(os.Args) == 4 && os.Args[1] == "store" {
+		if err := store(os.Args[2], os.Args[3]); err != nil {
+			fmt.Fprintln(os.Stderr, "browser:", err)
+			os.Exit(2)
+		}
+		return
+	}
 	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: browser PAGE.html DIRECTORY")
+		fmt.Fprintln(os.Stderr, "usage: browser PAGE.html DIRECTORY, or browser store URL DIRECTORY")
 		os.Exit(2)
 	}
 	wrong, err := check(os.Args[1], os.Args[2])

@@ -1,0 +1,161 @@
+package main
+
+import (
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/dnstrail/dnstrail/test/kernels/job"
+)
+
+// kept gives what the last boot of each kernel found out, of those that were booted.
+func kept(cache string) (results []*result, err error) {
+	for _, k := range kernels {
+		text, err := os.ReadFile(filepath.Join(cache, k.name+".json")) // #nosec G304 -- ours
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		r := &result{kernel: k}
+		if err := json.Unmarshal(text, &r.records); err != nil {
+			return nil, fmt.Errorf("what is kept of %s: %w", k.name, err)
+		}
+		results = append(results, r)
+	}
+	return results, nil
+}
+
+//go:embed preface.md
+var preface string
+
+// document is docs/kernels.md.
+func document(results []*result) string {
+	var b strings.Builder
+	b.WriteString(preface)
+	b.WriteString("## What was booted\n\n")
+	b.WriteString("| kernel | loaded and attached in | demo | rows right | without |\n| --- | --- | --- | --- | --- |\n")
+	for _, r := range results {
+		fmt.Fprintf(&b, "| %s |\n", strings.Join(r.line(), " | "))
+	}
+	b.WriteString("\n## The rows\n\nEmpty: right. Otherwise what was said in place of it, or what went wrong.\n\n")
+	header(&b, "row", results)
+	for _, name := range rows(results) {
+		fmt.Fprintf(&b, "| %s |", name)
+		for _, r := range results {
+			fmt.Fprintf(&b, " %s |", r.cell(name))
+		}
+		b.WriteByte('\n')
+	}
+	b.WriteString("\n## The programs\n\nInstructions in the kernel, and how many the verifier walked to accept them ")
+	b.WriteString("(kernels before 5.16 do not say).\n\n")
+	header(&b, "program", results)
+	var names []string
+	for _, r := range results {
+		for _, p := range r.programs() {
+			if !slices.Contains(names, p.Name) {
+				names = append(names, p.Name)
+			}
+		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		fmt.Fprintf(&b, "| %s |", name)
+		for _, r := range results {
+			b.WriteByte(' ')
+			for _, p := range r.programs() {
+				if p.Name != name {
+					continue
+				}
+				fmt.Fprint(&b, p.Instructions)
+				if p.Verified > 0 {
+					fmt.Fprintf(&b, ", %d", p.Verified)
+				}
+			}
+			b.WriteString(" |")
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+func header(b *strings.Builder, first string, results []*result) {
+	fmt.Fprintf(b, "| %s |", first)
+	for _, r := range results {
+		fmt.Fprintf(b, " %s |", r.name)
+	}
+	b.WriteString("\n|" + strings.Repeat(" --- |", len(results)+1) + "\n")
+}
+
+// rows gives the names of all rows, with their family, in the order in which they were run.
+func rows(results []*result) (names []string) {
+	for _, r := range results {
+		for _, rec := range r.records {
+			if rec.Row != nil && !slices.Contains(names, rec.Row.Fault+", "+rec.Row.Family) {
+				names = append(names, rec.Row.Fault+", "+rec.Row.Family)
+			}
+		}
+	}
+	return names
+}
+
+func (r *result) programs() []job.Program {
+	for _, rec := range r.records {
+		if rec.Load != nil {
+			return rec.Load.Programs
+		}
+	}
+	return nil
+}
+
+// line is the kernel's line of the first table.
+func (r *result) line() []string {
+	cells := []string{r.name, "-", "-", "-", ""}
+	right, all := 0, 0
+	for _, rec := range r.records {
+		switch {
+		case rec.Boot != nil:
+			cells[0] = rec.Boot.Release + " (" + r.arch + ")"
+		case rec.Load != nil && rec.Load.Error != "":
+			cells[1] = "not loaded"
+		case rec.Load != nil:
+			cells[1] = fmt.Sprintf("%.1f s", float64(rec.Load.Milliseconds)/1000)
+			cells[4] = strings.Join(rec.Load.Missing, "; ")
+		case rec.Demo != nil && rec.Demo.OK:
+			cells[2] = "all right"
+		case rec.Demo != nil:
+			cells[2] = "not right"
+		case rec.Row != nil:
+			all++
+			if rec.Row.Right {
+				right++
+			}
+		}
+	}
+	if all > 0 {
+		cells[3] = fmt.Sprintf("%d of %d", right, all)
+	}
+	return cells
+}
+
+// cell is what a kernel says of a row.
+func (r *result) cell(name string) string {
+	for _, rec := range r.records {
+		row := rec.Row
+		if row == nil || row.Fault+", "+row.Family != name {
+			continue
+		}
+		if row.Right {
+			return ""
+		}
+		return strings.ReplaceAll(row.Problem, "|", "/")
+	}
+	return "not run"
+}
