@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes/scheme"
 
+	"github.com/dnstrail/dnstrail/link/otlpenv"
 	dnstrail "github.com/dnstrail/dnstrail/plugin"
 	"github.com/dnstrail/dnstrail/test/apiserver"
 )
@@ -78,6 +79,7 @@ func TestManifestsAreKubernetesObjects(t *testing.T) {
 			switch o := o.(type) {
 			case *appsv1.DaemonSet:
 				checkAgent(t, f, o)
+				checkToken(t, f, o.Spec.Template.Spec, true)
 			case *appsv1.Deployment:
 				checkStore(t, f, o)
 			case *corev1.ConfigMap:
@@ -85,11 +87,51 @@ func TestManifestsAreKubernetesObjects(t *testing.T) {
 			}
 		}
 	}
+	checkPatch(t, "hindsight-agent-patch.yaml", "DaemonSet")
+	checkPatch(t, "hindsight-coredns-patch.yaml", "Deployment")
 	b, err := os.ReadFile("kubernetes/coredns-patch.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	objects(t, "coredns-patch.yaml", "apiVersion: apps/v1\nkind: Deployment\n"+string(b))
+	for _, o := range objects(t, "coredns-patch.yaml", "apiVersion: apps/v1\nkind: Deployment\n"+string(b)) {
+		if d, ok := o.(*appsv1.Deployment); ok {
+			checkToken(t, "coredns-patch.yaml", d.Spec.Template.Spec, true)
+		}
+	}
+}
+
+// checkPatch reads a patch as the object that it is for: what it mounts, it has a volume for, and its agent's flags exist.
+func checkPatch(t *testing.T, file, kind string) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("kubernetes", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range objects(t, file, "apiVersion: apps/v1\nkind: "+kind+"\n"+string(b)) {
+		var pod corev1.PodSpec
+		switch o := o.(type) {
+		case *appsv1.DaemonSet:
+			pod = o.Spec.Template.Spec
+		case *appsv1.Deployment:
+			pod = o.Spec.Template.Spec
+		default:
+			t.Fatalf("%s is a %T", file, o)
+		}
+		if len(pod.Containers) != 1 || len(pod.Volumes) != 1 || len(pod.Containers[0].VolumeMounts) != 1 ||
+			pod.Containers[0].VolumeMounts[0].Name != pod.Volumes[0].Name || pod.Volumes[0].Secret == nil {
+			t.Errorf("%s: it does not mount the Secret", file)
+		}
+		man, err := os.ReadFile("../docs/man/dnstrail-agent.1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, arg := range pod.Containers[0].Args {
+			flag, _, _ := strings.Cut(arg, "=")
+			if strings.HasPrefix(flag, "--") && !strings.Contains(strings.ReplaceAll(string(man), `\-`, "-"), flag) {
+				t.Errorf("%s: the agent has no flag %s", file, flag)
+			}
+		}
+	}
 }
 
 // A real API server takes every object, strictly and without storing it. It needs the programs of test/kube: see make test-kube.
@@ -112,8 +154,8 @@ func TestRealAPIServerTakesTheManifests(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, f := range files {
-		if base := filepath.Base(f); base == "kustomization.yaml" || base == "coredns-patch.yaml" {
-			continue
+		if strings.HasSuffix(f, "kustomization.yaml") || strings.HasSuffix(f, "-patch.yaml") {
+			continue // a patch is no object: checkPatch reads it as the one that it is for
 		}
 		for _, o := range manifests(t, f) {
 			m, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
@@ -136,7 +178,7 @@ func TestRealAPIServerTakesTheManifests(t *testing.T) {
 func checkAgent(t *testing.T, file string, d *appsv1.DaemonSet) {
 	t.Helper()
 	c := d.Spec.Template.Spec.Containers[0]
-	for _, want := range []corev1.Capability{"BPF", "PERFMON", "NET_ADMIN", "DAC_READ_SEARCH"} {
+	for _, want := range []corev1.Capability{"BPF", "PERFMON", "NET_ADMIN", "SYSLOG", "DAC_READ_SEARCH"} {
 		if !slices.Contains(c.SecurityContext.Capabilities.Add, want) {
 			t.Errorf("%s: the agent lacks capability %s", file, want)
 		}
@@ -155,14 +197,52 @@ func checkAgent(t *testing.T, file string, d *appsv1.DaemonSet) {
 	}
 }
 
-// checkStore holds the store against its own flags: the Service leads to ports that it is told to listen on.
+// checkToken holds that a pod that sends has the token that the store asks for, where its variable says.
+func checkToken(t *testing.T, file string, spec corev1.PodSpec, want bool) {
+	t.Helper()
+	c := spec.Containers[0]
+	path := ""
+	for _, e := range c.Env {
+		if e.Name == otlpenv.TokenFile {
+			path = e.Value
+		}
+	}
+	if !want {
+		if path != "" {
+			t.Errorf("%s: a token is shown to whoever is not asked to be", file)
+		}
+		return
+	}
+	for _, v := range spec.Volumes {
+		if v.Projected == nil || v.Projected.Sources[0].ServiceAccountToken == nil {
+			continue
+		}
+		token := v.Projected.Sources[0].ServiceAccountToken
+		for _, m := range c.VolumeMounts {
+			if m.Name == v.Name && m.MountPath+"/"+token.Path == path && token.Audience == "dnstrail" {
+				return
+			}
+		}
+	}
+	t.Errorf("%s: there is no token for the store at %q", file, path)
+}
+
+// checkStore holds the store against its own flags: the Service leads to ports that it is told to listen on, and the query
+// API, which needs no token there, is for a port-forward alone.
 func checkStore(t *testing.T, file string, d *appsv1.Deployment) {
 	t.Helper()
 	c := d.Spec.Template.Spec.Containers[0]
 	for _, p := range c.Ports {
-		if !slices.ContainsFunc(c.Args, func(a string) bool { return strings.HasSuffix(a, fmt.Sprint("=:", p.ContainerPort)) }) {
+		at := fmt.Sprint("=:", p.ContainerPort)
+		if p.Name == "api" {
+			at = fmt.Sprint("=127.0.0.1:", p.ContainerPort)
+		}
+		if !slices.ContainsFunc(c.Args, func(a string) bool { return strings.HasSuffix(a, at) }) {
 			t.Errorf("%s: the store is not told to listen on port %d, %s: %q", file, p.ContainerPort, p.Name, c.Args)
 		}
+	}
+	if asks := slices.Contains(c.Args, "--otlp-audience=dnstrail"); asks != (d.Spec.Template.Spec.ServiceAccountName != "") {
+		t.Errorf("%s: arguments %q with the account %q", file, c.Args, d.Spec.Template.Spec.ServiceAccountName)
 	}
 	if *d.Spec.Replicas != 1 {
 		t.Errorf("%s: %d stores would each have a part of the traces", file, *d.Spec.Replicas)
@@ -237,17 +317,31 @@ func TestChartGivesKubernetesObjects(t *testing.T) {
 	if helm == "" {
 		t.Skip("HELM is not set: make test-chart builds helm and runs this with it")
 	}
+	for _, wrong := range []string{"agent.sampel=1", "otlp.endpoint=collector:4317", "store.enabled=maybe"} {
+		if out, err := exec.Command(helm, "template", "x", "chart/dnstrail", "--set", wrong).CombinedOutput(); err == nil {
+			t.Errorf("--set %s is taken:\n%s", wrong, out)
+		}
+	}
 	for _, tt := range []struct {
 		name string
 		args []string
 		want []string // kinds
+
+		token bool // of the agents
 	}{
-		{"as it comes", nil, []string{"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet", "Service"}},
-		{"everything", []string{
+		{name: "as it comes", token: true, want: []string{"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet", "Service"}},
+		{name: "a collector elsewhere", args: []string{"--set", "otlp.endpoint=grpc://192.0.2.1:4317"}, want: []string{"DaemonSet"}},
+		{name: "no credentials", args: []string{"--set", "store.credentials=false"}, want: []string{"DaemonSet"}},
+		{name: "everything", token: true, args: []string{
 			"--set", "coredns.serviceAccount=", "--set", "agent.resources.limits.memory=1Gi", "--set", "agent.labels={app,team}", "--set", "agent.extraArgs={--give-up=3s}",
 			"--set", "otlp.headers=authorization=x", "--set", "otlp.protocol=http/protobuf", "--set", "agent.nodeSelector.pool=a", "--set", "image.tag=v1",
-			"--set", "store.enabled=true",
-		}, []string{"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet", "Service", "Deployment"}},
+			"--set", "store.enabled=true", "--set", "networkPolicy.enabled=true",
+			"--set", "networkPolicy.from[0].ipBlock.cidr=192.0.2.0/24", "--set", "store.senders[0].kind=ServiceAccount",
+			"--set", "store.senders[0].name=node-local-dns", "--set", "store.senders[0].namespace=kube-system",
+			"--set", "agent.askBack.secret=dnstrail-hindsight",
+		}, want: []string{
+			"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet", "Service", "Deployment", "NetworkPolicy",
+		}},
 	} {
 		if out, err := exec.Command(helm, append([]string{"lint", "--strict", "chart/dnstrail"}, tt.args...)...).CombinedOutput(); err != nil {
 			t.Errorf("%s: lint: %v\n%s", tt.name, err, out)
@@ -262,6 +356,7 @@ func TestChartGivesKubernetesObjects(t *testing.T) {
 			kinds[o.GetObjectKind().GroupVersionKind().Kind] = true
 			if d, ok := o.(*appsv1.DaemonSet); ok {
 				checkAgent(t, tt.name, d)
+				checkToken(t, tt.name, d.Spec.Template.Spec, tt.token)
 			}
 			if d, ok := o.(*appsv1.Deployment); ok {
 				checkStore(t, tt.name, d)

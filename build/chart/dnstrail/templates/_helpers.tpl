@@ -10,13 +10,17 @@ app.kubernetes.io/component: store
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{- /* Where spans go. The store takes OTLP over gRPC at 4317 and over HTTP at 4318. */ -}}
+{{- /* Where spans go. Kubernetes gives the store's address to pods of its namespace: no DNS is needed for it. */ -}}
 {{- define "dnstrail.endpoint" -}}
 {{- if .Values.otlp.endpoint -}}
 {{ .Values.otlp.endpoint }}
 {{- else if .Values.store.enabled -}}
-http://{{ .Release.Name }}-store.{{ .Release.Namespace }}:{{ eq .Values.otlp.protocol "grpc" | ternary 4317 4318 }}
-{{- else -}}
-http://otel-collector.observability:{{ eq .Values.otlp.protocol "grpc" | ternary 4317 4318 }}
+{{- $address := printf "$(%s_STORE_SERVICE_HOST)" (.Release.Name | upper | replace "-" "_" | replace "." "_") -}}
+{{- if eq .Values.otlp.protocol "http/protobuf" }}http://{{ $address }}:4318{{ else }}grpc://{{ $address }}:4317{{ end -}}
 {{- end -}}
+{{- end }}
+
+{{- /* Whether the agents show a token: to the store here, and to nobody else. */ -}}
+{{- define "dnstrail.token" -}}
+{{- if and .Values.store.enabled .Values.store.credentials (not .Values.otlp.endpoint) -}}yes{{- end -}}
 {{- end }}
