@@ -20,8 +20,8 @@ import (
 	"github.com/dnstrail/dnstrail/test/apiserver"
 )
 
-// CoreDNS counts its clients by what a real API server says of them; while the server is away it goes on doing so, over a reload too, and says that it is
-// away. It needs the programs of test/kube: see make test-kube.
+// CoreDNS counts its clients by what a real API server says of them; while the server is away it goes on doing so, over
+// a reload too, and says that it is away. It needs the programs of test/kube: see make test-kube.
 func TestRealAPIServerAwayFromCoreDNS(t *testing.T) {
 	bin := os.Getenv("DNSTRAIL_KUBE")
 	if bin == "" {

@@ -100,7 +100,8 @@ func TestManifestsAreKubernetesObjects(t *testing.T) {
 	}
 }
 
-// checkPatch reads a patch as the object that it is for: what it mounts, it has a volume for, and its agent's flags exist.
+// checkPatch reads a patch as the object that it is for: what it mounts, it has a volume for, and its agent's flags
+// exist.
 func checkPatch(t *testing.T, file, kind string) {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join("kubernetes", file))
@@ -134,7 +135,8 @@ func checkPatch(t *testing.T, file, kind string) {
 	}
 }
 
-// A real API server takes every object, strictly and without storing it. It needs the programs of test/kube: see make test-kube.
+// A real API server takes every object, strictly and without storing it. It needs the programs of test/kube: see make
+// test-kube.
 func TestRealAPIServerTakesTheManifests(t *testing.T) {
 	bin := os.Getenv("DNSTRAIL_KUBE")
 	if bin == "" {
@@ -227,8 +229,8 @@ func checkToken(t *testing.T, file string, spec corev1.PodSpec, want bool) {
 	t.Errorf("%s: there is no token for the store at %q", file, path)
 }
 
-// checkStore holds the store against its own flags: the Service leads to ports that it is told to listen on, and the query
-// API, which needs no token there, is for a port-forward alone.
+// checkStore holds the store against its own flags: the Service leads to ports that it is told to listen on, and the
+// query API, which needs no token there, is for a port-forward alone.
 func checkStore(t *testing.T, file string, d *appsv1.Deployment) {
 	t.Helper()
 	c := d.Spec.Template.Spec.Containers[0]
@@ -311,7 +313,8 @@ func TestDashboardsAskForMetricsThatExist(t *testing.T) {
 	}
 }
 
-// The chart, with its own values and with all that can be chosen, gives Kubernetes objects. It needs helm: see make test-chart.
+// The chart, with its own values and with all that can be chosen, gives Kubernetes objects. It needs helm: see make
+// test-chart.
 func TestChartGivesKubernetesObjects(t *testing.T) {
 	helm := os.Getenv("HELM")
 	if helm == "" {

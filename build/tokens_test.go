@@ -15,8 +15,8 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/access"
 )
 
-// TestRealAPIServerKnowsTheSenders: with the roles of the manifests the store, by its own account, is told who the agent
-// and CoreDNS are and of which node, and that others may not send; a token for another audience is nobody's.
+// TestRealAPIServerKnowsTheSenders: with the roles of the manifests the store, by its own account, is told who the
+// agent and CoreDNS are and of which node, and that others may not send; a token for another audience is nobody's.
 func TestRealAPIServerKnowsTheSenders(t *testing.T) {
 	bin := os.Getenv("DNSTRAIL_KUBE")
 	if bin == "" {

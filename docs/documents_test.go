@@ -66,8 +66,8 @@ func imports(t *testing.T) map[string][]string {
 	return all
 }
 
-// TestArchitecture: a package imports only what stands above it in the tables of architecture.md, and all stand there but
-// what is for tests alone, which nothing else imports.
+// TestArchitecture: a package imports only what stands above it in the tables of architecture.md, and all stand there
+// but what is for tests alone, which nothing else imports.
 func TestArchitecture(t *testing.T) {
 	row := regexp.MustCompile("(?m)^\\| `([^`]+)` \\|")
 	place := map[string]int{}

@@ -1,9 +1,9 @@
 // Package link is the trace link: the rule by which two programs that watch the same DNS lookup from two places, and
 // never speak to one another, give it the same trace ID.
 //
-// The CoreDNS plugin sees a query arrive on a socket; the tracer sees the packet that carries it. Both know the client's
-// address and port as CoreDNS's socket sees them, the transport, the DNS ID and the question. From these and the time,
-// cut into epochs of eight seconds, both derive
+// The CoreDNS plugin sees a query arrive on a socket; the tracer sees the packet that carries it. Both know the
+// client's address and port as CoreDNS's socket sees them, the transport, the DNS ID and the question. From these and
+// the time, cut into epochs of eight seconds, both derive
 //
 //   - the trace ID ([Key.TraceID]),
 //   - the span ID of the client's span ([TraceID.ClientSpanID]), the parent of the server's span.
@@ -27,15 +27,16 @@ import (
 	"github.com/zeebo/xxh3"
 )
 
-// Version is the version of the derivation, and the first byte of what is hashed: a change of the rule changes every ID.
+// Version is the version of the derivation, and the first byte of what is hashed: a change of the rule changes every
+// ID.
 const Version = 1
 
 // EpochLength is the length of an epoch. Within one, a DNS ID used again for the same question from the same port
 // is taken for a retransmission.
 const EpochLength = 8 * time.Second
 
-// DefaultGuard is how far apart the clocks of the two sides may be before a lookup near an epoch boundary loses its link.
-// It buys tolerance with copies: guard/4s of all lookups are sent under two trace IDs.
+// DefaultGuard is how far apart the clocks of the two sides may be before a lookup near an epoch boundary loses its
+// link. It buys tolerance with copies: guard/4s of all lookups are sent under two trace IDs.
 const DefaultGuard = 50 * time.Millisecond
 
 // MaxQName is the longest name in wire form, in bytes, the root label included (RFC 1035, section 3.1).
@@ -44,7 +45,8 @@ const MaxQName = 255
 // Transport is the IP protocol number that carries the query.
 type Transport uint8
 
-// The transports whose question both sides can see. Encrypted ones (DoT, DoH, DoQ) have no link: their DNS ID is not on the wire.
+// The transports whose question both sides can see. Encrypted ones (DoT, DoH, DoQ) have no link: their DNS ID is not on
+// the wire.
 const (
 	TCP Transport = 6
 	UDP Transport = 17
@@ -73,8 +75,8 @@ func EpochOfNanos(ns int64) Epoch { return Epoch(ns / int64(EpochLength)) }
 // Start gives the first instant of the epoch.
 func (e Epoch) Start() time.Time { return time.Unix(0, int64(e)*int64(EpochLength)).UTC() }
 
-// Epochs gives the first and the last epoch in which the other side may have seen a lookup, when this side knows that it
-// did so between from and to, and the clocks differ by guard at most. first == last for all but a few lookups.
+// Epochs gives the first and the last epoch in which the other side may have seen a lookup, when this side knows that
+// it did so between from and to, and the clocks differ by guard at most. first == last for all but a few lookups.
 func Epochs(from, to time.Time, guard time.Duration) (first, last Epoch) {
 	if to.Before(from) {
 		to = from
@@ -112,7 +114,8 @@ func (k *Key) Append(dst []byte, e Epoch) []byte {
 	return binary.BigEndian.AppendUint64(dst, uint64(e))
 }
 
-// TraceID derives the trace ID of the query in an epoch: XXH3-128 of the encoded key, big-endian; never zero. It does not allocate.
+// TraceID derives the trace ID of the query in an epoch: XXH3-128 of the encoded key, big-endian; never zero. It does
+// not allocate.
 func (k *Key) TraceID(e Epoch) TraceID {
 	var buf [keySize]byte
 	h := xxh3.Hash128(k.Append(buf[:0], e))
@@ -125,8 +128,8 @@ func (k *Key) TraceID(e Epoch) TraceID {
 	return id
 }
 
-// QuestionHash gives what names the question wherever its packets are seen, whatever was translated on the way: XXH3-64 of version,
-// ID, name, type and class, as HINDSIGHT.md says. It does not allocate.
+// QuestionHash gives what names the question wherever its packets are seen, whatever was translated on the way: XXH3-64
+// of version, ID, name, type and class, as HINDSIGHT.md says. It does not allocate.
 func (k *Key) QuestionHash() uint64 {
 	var buf [keySize]byte
 	b := append(buf[:0], Version)
@@ -142,8 +145,8 @@ type TraceID [16]byte
 // String gives the ID as 32 lower-case hexadecimal digits.
 func (t TraceID) String() string { return hex.EncodeToString(t[:]) }
 
-// ClientSpanID derives the span ID of the client's span: XXH3-64 of the trace ID followed by "client", big-endian; never zero.
-// The tracer gives it to its CLIENT span, the plugin takes it for the parent of its SERVER span.
+// ClientSpanID derives the span ID of the client's span: XXH3-64 of the trace ID followed by "client", big-endian;
+// never zero. The tracer gives it to its CLIENT span, the plugin takes it for the parent of its SERVER span.
 func (t TraceID) ClientSpanID() SpanID {
 	var buf [len(t) + len("client")]byte
 	copy(buf[copy(buf[:], t[:]):], "client")
@@ -161,13 +164,14 @@ type SpanID [8]byte
 // String gives the ID as 16 lower-case hexadecimal digits.
 func (s SpanID) String() string { return hex.EncodeToString(s[:]) }
 
-// ErrName says that a name in presentation form has no wire form: a label over 63 bytes, over 255 in all, or a broken escape.
+// ErrName says that a name in presentation form has no wire form: a label over 63 bytes, over 255 in all, or a broken
+// escape.
 var ErrName = errors.New("not a domain name")
 
 // AppendQName appends the uncompressed wire form of a name in presentation form (RFC 1035, section 5.1, as miekg/dns
-// writes it: \DDD and \X escapes) to dst; case and every byte are kept, so that what one side reads from the packet and the other from
-// an unpacked message are the same bytes. A missing final dot is supplied. It does not allocate if dst has room
-// for [MaxQName] bytes more. An error wraps [ErrName], and dst is returned as it was.
+// writes it: \DDD and \X escapes) to dst; case and every byte are kept, so that what one side reads from the packet and
+// the other from an unpacked message are the same bytes. A missing final dot is supplied. It does not allocate if dst
+// has room for [MaxQName] bytes more. An error wraps [ErrName], and dst is returned as it was.
 func AppendQName(dst []byte, name string) ([]byte, error) {
 	if name == "" || !dns.IsFqdn(name) {
 		name += "."
@@ -184,8 +188,8 @@ func AppendQName(dst []byte, name string) ([]byte, error) {
 	return append(dst, buf[:end]...), nil
 }
 
-// appendPlain is [AppendQName] for a name with its final dot and without escapes, which nearly every name is. It gives false for any
-// other name, and for one that is no domain name.
+// appendPlain is [AppendQName] for a name with its final dot and without escapes, which nearly every name is. It gives
+// false for any other name, and for one that is no domain name.
 func appendPlain(dst []byte, name string) (_ []byte, ok bool) {
 	if name == "" || len(name) >= MaxQName {
 		return dst, false

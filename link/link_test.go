@@ -156,8 +156,8 @@ func TestAppendQNameRefuses(t *testing.T) {
 	}
 }
 
-// The share of lookups that link is the product's promise (design, section 6): the server's clock is off by up to 10 ms, the
-// tracer sends under the candidates it computes from what it saw.
+// The share of lookups that link is the product's promise (design, section 6): the server's clock is off by up to 10
+// ms, the tracer sends under the candidates it computes from what it saw.
 func TestLinkRateWithClocksApart(t *testing.T) {
 	const lookups = 2_000_000
 	rng := rand.New(rand.NewPCG(3, 4))

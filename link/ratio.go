@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Ratio is a share of all trace IDs, by the rule of OpenTelemetry's TraceIdRatioBased sampler: both sides of the link, and
-// any collector behind them, choose the same traces. The zero value holds none.
+// Ratio is a share of all trace IDs, by the rule of OpenTelemetry's TraceIdRatioBased sampler: both sides of the link,
+// and any collector behind them, choose the same traces. The zero value holds none.
 type Ratio struct{ bound uint64 }
 
 // NewRatio gives the rule for a share from 0 to 1.

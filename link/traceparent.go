@@ -9,8 +9,8 @@ import (
 // (draft-edns-otel-trace-ids): from the range for local and experimental use (RFC 6891, section 9).
 const OptionTraceparent = 65500
 
-// The lengths of the option's data that have been in use: the newest has everything, the older ones end after the span ID
-// or after the trace ID.
+// The lengths of the option's data that have been in use: the newest has everything, the older ones end after the span
+// ID or after the trace ID.
 const (
 	TraceparentSize        = 27 // version, reserved, trace ID, span ID, flags
 	traceparentNoFlags     = 26
@@ -38,9 +38,10 @@ func (t Traceparent) Append(dst []byte) []byte {
 // ErrTraceparent says that the data of a TRACEPARENT option is none of the known forms.
 var ErrTraceparent = errors.New("EDNS TRACEPARENT")
 
-// ParseTraceparent reads the data of an EDNS TRACEPARENT option: 27 bytes, or one of the older forms of 26 bytes (no flags) and
-// 18 bytes (trace ID alone). A form without flags counts as sampled: its sender asked for a trace. The reserved byte is ignored.
-// An error wraps [ErrTraceparent]: another length, a version other than 0, an all-zero trace ID, or an all-zero span ID where there is one.
+// ParseTraceparent reads the data of an EDNS TRACEPARENT option: 27 bytes, or one of the older forms of 26 bytes (no
+// flags) and 18 bytes (trace ID alone). A form without flags counts as sampled: its sender asked for a trace. The
+// reserved byte is ignored. An error wraps [ErrTraceparent]: another length, a version other than 0, an all-zero trace
+// ID, or an all-zero span ID where there is one.
 func ParseTraceparent(b []byte) (Traceparent, error) {
 	switch len(b) {
 	case TraceparentSize, traceparentNoFlags, traceparentTraceIDOnly:

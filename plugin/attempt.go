@@ -14,8 +14,8 @@ import (
 	"github.com/coredns/coredns/plugin/pkg/transport"
 )
 
-// attempt is what is known of one attempt to ask an upstream. What is not known stays empty: forward does not tell how an attempt ended that it
-// followed by another.
+// attempt is what is known of one attempt to ask an upstream. What is not known stays empty: forward does not tell how
+// an attempt ended that it followed by another.
 type attempt struct {
 	forward   *forwarding // nil for another plugin's
 	grpc      bool        // it is plugin grpc's
@@ -219,8 +219,8 @@ func (n *node) within(ancestor *node) bool {
 	return false
 }
 
-// settle says how attempt a of forward f ended. row is what the row of forwards came back with; followed says that f made another attempt,
-// last that no forward came after f.
+// settle says how attempt a of forward f ended. row is what the row of forwards came back with; followed says that f
+// made another attempt, last that no forward came after f.
 func (a *attempt) settle(n, f *node, row *forwarding, followed, last bool) {
 	setup := a.setup()
 	switch {

@@ -55,7 +55,8 @@ type keepRule struct {
 	names     []string
 }
 
-// property is one property of the block: what its arguments are, for the message about wrong ones, and how they are read.
+// property is one property of the block: what its arguments are, for the message about wrong ones, and how they are
+// read.
 type property struct {
 	name string
 	args string

@@ -9,7 +9,8 @@ import (
 
 var log = clog.NewWithPlugin(pluginName)
 
-// What becomes of our own records. Every query is in queriesTotal once (and once more if it is asked for later), and every span of a kept one in spansTotal once.
+// What becomes of our own records. Every query is in queriesTotal once (and once more if it is asked for later), and
+// every span of a kept one in spansTotal once.
 var (
 	queriesTotal = promauto.NewCounterVec(prometheus.CounterOpts{
 		Namespace: plugin.Namespace, Subsystem: pluginName, Name: "traces_total",

@@ -24,7 +24,8 @@ import (
 // Version is the version of the plugin, as its spans carry it. The build sets it.
 var Version = "dev"
 
-// exportConfig says where spans go. What the Corefile does not say is taken from the OTEL_* variables of the environment.
+// exportConfig says where spans go. What the Corefile does not say is taken from the OTEL_* variables of the
+// environment.
 type exportConfig struct {
 	service  string // "" if the Corefile does not say
 	endpoint string // a URL, or otlpenv.None; "" if the Corefile does not say
@@ -77,8 +78,9 @@ func (x *exportConfig) open(ctx context.Context) (otlptrace.Client, error) {
 // namespaceFile is where Kubernetes writes a pod's namespace.
 const namespaceFile = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
-// resource describes this CoreDNS: by what the environment says (OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME, and POD_NAME, POD_NAMESPACE, POD_UID and
-// NODE_NAME, which a manifest fills from the downward API), and otherwise by what can be seen from inside a pod.
+// resource describes this CoreDNS: by what the environment says (OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME, and
+// POD_NAME, POD_NAMESPACE, POD_UID and NODE_NAME, which a manifest fills from the downward API), and otherwise by what
+// can be seen from inside a pod.
 func (x *exportConfig) resource(ctx context.Context) *resourcepb.Resource {
 	values := map[attribute.Key]string{
 		semconv.ServiceName:      "coredns",

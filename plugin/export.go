@@ -18,9 +18,9 @@ import (
 	"github.com/dnstrail/dnstrail/plugin/identity"
 )
 
-// exporter sends finished queries. Queries wait in a bounded queue as they are; the one goroutine behind it writes their spans in OTLP's wire form (package
-// link/otlp) and gives these to OpenTelemetry's client in batches. The SDK's own batch processor holds spans, not queries: it can drop the half of a trace, and
-// does not tell how many it dropped.
+// exporter sends finished queries. Queries wait in a bounded queue as they are; the one goroutine behind it writes
+// their spans in OTLP's wire form (package link/otlp) and gives these to OpenTelemetry's client in batches. The SDK's
+// own batch processor holds spans, not queries: it can drop the half of a trace, and does not tell how many it dropped.
 type exporter struct {
 	client   otlptrace.Client
 	resource *resourcepb.Resource
@@ -134,8 +134,8 @@ func (e *exporter) run() {
 		select {
 		case rec := <-e.pending:
 			add(rec)
-			// Queries that can run go first. While they do, more of them end, and are taken at once: waking this goroutine for each would cost more than
-			// its spans.
+			// Queries that can run go first. While they do, more of them end, and are taken at once: waking this goroutine for
+			// each would cost more than its spans.
 			runtime.Gosched()
 			for range len(e.pending) {
 				add(<-e.pending)

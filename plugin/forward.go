@@ -21,8 +21,8 @@ import (
 // upstreamName is the name of the probe before forward, as plugin trace's spans show it.
 const upstreamName = "dnstrail/upstream"
 
-// upstreamProbe stands directly before the first plugin forward of a block. It sees what forward comes back with, and follows the attempts
-// in between: forward starts a span for each if there is a span at all.
+// upstreamProbe stands directly before the first plugin forward of a block. It sees what forward comes back with, and
+// follows the attempts in between: forward starts a span for each if there is a span at all.
 type upstreamProbe struct {
 	Next plugin.Handler
 	d    *Dnstrail
@@ -144,8 +144,8 @@ type peerSetup struct {
 	readTimeout time.Duration
 }
 
-// readForwards reads how a row of forwards is set up. Forward keeps that to itself, so it is read by reflection; where a forward does not look as in
-// CoreDNS v1.15.0 the setup is nil, and what would follow from it is not known.
+// readForwards reads how a row of forwards is set up. Forward keeps that to itself, so it is read by reflection; where
+// a forward does not look as in CoreDNS v1.15.0 the setup is nil, and what would follow from it is not known.
 func readForwards(h plugin.Handler) *forwardSetup {
 	f, ok := h.(*forward.Forward)
 	if !ok {
@@ -208,8 +208,9 @@ func (n *node) nextForward() *forwarding {
 	return f
 }
 
-// attemptContext is the context of upstream attempts. CoreDNS asks a context whether it is done each time it takes a connection, and so
-// tells of the attempts that forward makes under one span: again over TCP after a truncated answer, or again because a pooled connection was closed.
+// attemptContext is the context of upstream attempts. CoreDNS asks a context whether it is done each time it takes a
+// connection, and so tells of the attempts that forward makes under one span: again over TCP after a truncated answer,
+// or again because a pooled connection was closed.
 type attemptContext struct {
 	context.Context
 	rec *recorder

@@ -12,8 +12,8 @@ import (
 	"github.com/dnstrail/dnstrail/test/growth"
 )
 
-// TestNothingGrowsMoreThanLinearly: twice as many clients, pods of one workload, or rcodes of an upstream are counted and
-// read in twice the time.
+// TestNothingGrowsMoreThanLinearly: twice as many clients, pods of one workload, or rcodes of an upstream are counted
+// and read in twice the time.
 func TestNothingGrowsMoreThanLinearly(t *testing.T) {
 	const n = 2000
 	for name, c := range map[string]struct {

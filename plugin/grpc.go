@@ -6,8 +6,8 @@ import (
 	ot "github.com/opentracing/opentracing-go"
 )
 
-// globalTracer is opentracing's global tracer while we are there and nobody else is: plugin grpc starts the spans of its upstream attempts with that, and not, as
-// forward does, with the tracer of the span that it is in.
+// globalTracer is opentracing's global tracer while we are there and nobody else is: plugin grpc starts the spans of
+// its upstream attempts with that, and not, as forward does, with the tracer of the span that it is in.
 type globalTracer struct{ ot.NoopTracer }
 
 // StartSpan implements opentracing.Tracer: below a node of ours it starts a node, elsewhere it does nothing.

@@ -20,9 +20,9 @@ import (
 	"github.com/dnstrail/dnstrail/plugin/identity"
 )
 
-// Hindsight: what was seen of queries that were not kept is remembered for some seconds, for agents that ask because the
-// lookup ended badly for its client (HINDSIGHT.md beside package link). On the query path that is one copy into a ring under the lock of one of
-// some shards; spans are made when they are asked for.
+// Hindsight: what was seen of queries that were not kept is remembered for some seconds, for agents that ask because
+// the lookup ended badly for its client (HINDSIGHT.md beside package link). On the query path that is one copy into a
+// ring under the lock of one of some shards; spans are made when they are asked for.
 
 // Bounds of what is remembered and asked.
 const (
@@ -43,8 +43,9 @@ type hindsightConfig struct {
 	past   time.Duration
 	bytes  int
 	peers  map[string]netip.AddrPort // agents, by node
-	port   uint16                    // of agents that none of those names, at an address of their node; 0: they are not asked
-	beside netip.AddrPort            // the agent on this node
+	// of agents that none of those names, at an address of their node; 0: they are not asked
+	port   uint16
+	beside netip.AddrPort // the agent on this node
 }
 
 func (c *hindsightConfig) complete() error {

@@ -19,7 +19,8 @@ type hop struct {
 	pass pass
 }
 
-// pass says what a plugin does with a query that it does not answer itself, and so what can be told by counting the steps down the chain.
+// pass says what a plugin does with a query that it does not answer itself, and so what can be told by counting the
+// steps down the chain.
 type pass uint8
 
 const (
@@ -31,8 +32,9 @@ const (
 	guarded
 )
 
-// passOnce lists the plugins of CoreDNS v1.15.0 that pass a query on once at most and make no look-ups of their own. A plugin that is
-// missing here costs a little time, because it is watched with spans; one that is here wrongly costs the truth.
+// passOnce lists the plugins of CoreDNS v1.15.0 that pass a query on once at most and make no look-ups of their own. A
+// plugin that is missing here costs a little time, because it is watched with spans; one that is here wrongly costs the
+// truth.
 var passOnce = map[string]bool{
 	"acl": true, "any": true, "bufsize": true, "cancel": true, "chaos": true, "dnssec": true, "dnstap": true, "erratic": true, "errors": true,
 	"geoip": true, "header": true, "hosts": true, "loadbalance": true, "local": true, "log": true, "loop": true, "metadata": true, "minimal": true,
@@ -40,7 +42,8 @@ var passOnce = map[string]bool{
 	refreshName: true, upstreamName: true,
 }
 
-// walk lists the chain that starts at h. CoreDNS does not say what follows a plugin; by its convention the plugin's struct does, in a field Next.
+// walk lists the chain that starts at h. CoreDNS does not say what follows a plugin; by its convention the plugin's
+// struct does, in a field Next.
 func walk(h plugin.Handler) chain {
 	c := chain{cache: -1}
 	for h != nil && len(c.hops) < 1000 {

@@ -13,7 +13,8 @@ import (
 	"github.com/dnstrail/dnstrail/plugin/identity"
 )
 
-// maxMetadataClients is how many clients are remembered that plugin kubernetes told: a pod has several queries, and is made once.
+// maxMetadataClients is how many clients are remembered that plugin kubernetes told: a pod has several queries, and is
+// made once.
 const maxMetadataClients = 10000
 
 // metadataClients are the clients that plugin kubernetes told, by a hash of what it told.
@@ -27,7 +28,8 @@ func (d *Dnstrail) identify(ctx context.Context, addr netip.Addr) *identity.Clie
 	return d.index.Lookup(addr)
 }
 
-// identifyLate tells who asks once all metadata is there, of a query that was begun for its own: plugin kubernetes is asked after us.
+// identifyLate tells who asks once all metadata is there, of a query that was begun for its own: plugin kubernetes is
+// asked after us.
 func (q *query) identifyLate(ctx context.Context) {
 	d := q.d
 	if d.config.ids.source != identityMetadata {
@@ -43,8 +45,8 @@ func (q *query) identifyLate(ctx context.Context) {
 	}
 }
 
-// fromMetadata makes a client of what plugin kubernetes says in its metadata. It knows no workload, no UID and no node; and of the pods in
-// a node's host network it names any, as they share the address.
+// fromMetadata makes a client of what plugin kubernetes says in its metadata. It knows no workload, no UID and no node;
+// and of the pods in a node's host network it names any, as they share the address.
 func fromMetadata(ctx context.Context, labels []string) *identity.Client {
 	get := func(label string) string {
 		if f := metadata.ValueFunc(ctx, "kubernetes/"+label); f != nil {

@@ -28,8 +28,8 @@ const (
 // inCluster says whether we run in a pod.
 func inCluster() bool { return os.Getenv("KUBERNETES_SERVICE_HOST") != "" }
 
-// takeIndex gives the index for a configuration, nil if nobody is identified, and a function that gives it back. Package identity shares what is asked for
-// in the same way, over server blocks and reloads.
+// takeIndex gives the index for a configuration, nil if nobody is identified, and a function that gives it back.
+// Package identity shares what is asked for in the same way, over server blocks and reloads.
 func takeIndex(c *identityConfig) (*identity.Index, func(), error) {
 	var s *identity.Source
 	var err error

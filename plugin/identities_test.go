@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestIdentityByDefault starts in what looks like a pod but has no service account: that is an error only for whoever asked for it.
+// TestIdentityByDefault starts in what looks like a pod but has no service account: that is an error only for whoever
+// asked for it.
 func TestIdentityByDefault(t *testing.T) {
 	environment(t)
 	t.Setenv("KUBERNETES_SERVICE_HOST", "192.0.2.1")

@@ -48,7 +48,8 @@ type keeper struct {
 // workload is a client that is always kept: all of a namespace if the name is empty.
 type workload struct{ namespace, name string }
 
-// atStart gives the reason for which a query is kept whatever comes of it; flags are those of the traceparent that came with it, if one did.
+// atStart gives the reason for which a query is kept whatever comes of it; flags are those of the traceparent that came
+// with it, if one did.
 func (k *keeper) atStart(q *query, traced bool, flags byte) reason {
 	switch {
 	case traced && flags&link.FlagSampled != 0:
@@ -98,8 +99,8 @@ func (k *keeper) allow(now time.Time, r reason, n int) bool {
 	return k.all == nil || k.all.AllowN(now, n)
 }
 
-// failed says whether a query counts as an error: it was not answered, or with an rcode that says that a server could not.
-// NXDOMAIN is an answer.
+// failed says whether a query counts as an error: it was not answered, or with an rcode that says that a server could
+// not. NXDOMAIN is an answer.
 func (r *result) failed() bool {
 	return r.rcode < 0 || r.panicked || semconv.RcodeFails(r.rcode)
 }

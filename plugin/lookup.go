@@ -21,7 +21,8 @@ type lookupKey struct{}
 
 func inLookup(ctx context.Context) bool { return ctx.Value(lookupKey{}) != nil }
 
-// serveLookup serves a query that a plugin asks on behalf of another query: a child of that one, not a query of a client.
+// serveLookup serves a query that a plugin asks on behalf of another query: a child of that one, not a query of a
+// client.
 func (d *Dnstrail) serveLookup(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 	ctx = context.WithValue(ctx, lookupKey{}, true)
 	parent, ok := ot.SpanFromContext(ctx).(*node)

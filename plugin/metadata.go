@@ -8,8 +8,8 @@ import (
 	"github.com/coredns/coredns/request"
 )
 
-// Metadata implements metadata.Provider. Who asks is known at once, so that view can go by it; what became of the query is empty until it is known: plugins
-// such as log and dnstap read it when the query is over.
+// Metadata implements metadata.Provider. Who asks is known at once, so that view can go by it; what became of the query
+// is empty until it is known: plugins such as log and dnstap read it when the query is over.
 func (d *Dnstrail) Metadata(ctx context.Context, state request.Request) context.Context {
 	q := d.metadataOf(ctx, state)
 	if q == nil {

@@ -67,7 +67,8 @@ func newClientVecs() *clientVecs {
 // durationBuckets are every second one of CoreDNS's own ([plugin.TimeBuckets]), in seconds.
 var durationBuckets = [...]float64{0.00025, 0.001, 0.004, 0.016, 0.064, 0.256, 1.024, 4.096}
 
-// durations describes a histogram of seconds: native buckets at CoreDNS's resolution, bounded in number, and classic ones for what cannot read those.
+// durations describes a histogram of seconds: native buckets at CoreDNS's resolution, bounded in number, and classic
+// ones for what cannot read those.
 func durations(name, help string) prometheus.HistogramOpts {
 	return prometheus.HistogramOpts{
 		Namespace: plugin.Namespace, Subsystem: subsystem, Name: name, Help: help,

@@ -17,8 +17,10 @@ import (
 // Per-client metrics are bounded by construction:
 //
 //   - a client is a workload, unless pods are asked for;
-//   - at most so many clients have series of their own; the rest, and the namespaces left out, are counted together under otherClient;
-//   - a client that asks nothing for a while loses its series. This is looked at when the metrics are read, so that there is no goroutine.
+//   - at most so many clients have series of their own; the rest, and the namespaces left out, are counted together
+//     under otherClient;
+//   - a client that asks nothing for a while loses its series. This is looked at when the metrics are read, so that
+//     there is no goroutine.
 //
 // A query finds its client's counters by one look-up in a map that reads take no lock on.
 
@@ -96,8 +98,8 @@ type requestCounter struct {
 type clientMetrics struct {
 	table *clientTable
 	opts  clientOptions
-	// known leads from what is at hand in a query to the series: from identity.Group, or from *identity.Client where pods are told
-	// apart, to *clientHandle.
+	// known leads from what is at hand in a query to the series: from identity.Group, or from *identity.Client where pods
+	// are told apart, to *clientHandle.
 	known sync.Map
 }
 
@@ -119,7 +121,8 @@ func newClientTable() *clientTable {
 	return t
 }
 
-// with gives the metrics for a set of options: the same ones for the same options, so that a reload finds all as it was.
+// with gives the metrics for a set of options: the same ones for the same options, so that a reload finds all as it
+// was.
 func (t *clientTable) with(o clientOptions) *clientMetrics {
 	if o.max == 0 {
 		o.max = defaultMaxClients
@@ -156,11 +159,12 @@ func (m *clientMetrics) observe(q *clientQuery) {
 	}
 }
 
-// exemplarEvery is how often a bucket gets a new exemplar: more often than anybody reads them, and not at each query, which would cost
-// more than all other metrics together.
+// exemplarEvery is how often a bucket gets a new exemplar: more often than anybody reads them, and not at each query,
+// which would cost more than all other metrics together.
 const exemplarEvery = time.Second
 
-// histogram is a client's histogram and, for each of its classic buckets, when it last got an exemplar (in nanoseconds since 1970).
+// histogram is a client's histogram and, for each of its classic buckets, when it last got an exemplar (in nanoseconds
+// since 1970).
 type histogram struct {
 	prometheus.Observer
 	exemplars [len(durationBuckets) + 1]atomic.Int64
@@ -310,8 +314,9 @@ func (s *clientSeries) missesOf() prometheus.Counter {
 	return c
 }
 
-// sweep forgets what leads to a client that asked nothing since the last sweep, and drops the series of clients that have been idle for long.
-// What a query counts in the moment in which its client is dropped is lost: it was the first one in a long time.
+// sweep forgets what leads to a client that asked nothing since the last sweep, and drops the series of clients that
+// have been idle for long. What a query counts in the moment in which its client is dropped is lost: it was the first
+// one in a long time.
 func (t *clientTable) sweep() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

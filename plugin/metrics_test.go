@@ -172,7 +172,8 @@ func TestIdleClientsLoseTheirSeriesAndBusyOnesDoNot(t *testing.T) {
 	if got := counts(t, table); got["ns/busy"] != 5 || len(got) != 1 {
 		t.Errorf("got %v, want only the busy one", got)
 	}
-	if n := testutil.CollectAndCount(table); n != 5 { // requests and duration of the busy one, duration of the rest, clients, expired
+	// requests and duration of the busy one, duration of the rest, clients, expired
+	if n := testutil.CollectAndCount(table); n != 5 {
 		t.Errorf("%d series are left, want 5", n)
 	}
 	if got := testutil.ToFloat64(table.vecs.expired); got != 1 {
@@ -379,8 +380,8 @@ func BenchmarkObserve(b *testing.B) {
 	}
 }
 
-// BenchmarkClientMemory reports what the series of a client cost: of one that sees all latencies from 50 us to some seconds, answers and failures,
-// cache hits and upstreams.
+// BenchmarkClientMemory reports what the series of a client cost: of one that sees all latencies from 50 us to some
+// seconds, answers and failures, cache hits and upstreams.
 func BenchmarkClientMemory(b *testing.B) {
 	heap := func() uint64 {
 		runtime.GC()

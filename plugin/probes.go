@@ -9,8 +9,8 @@ import (
 	"github.com/coredns/coredns/plugin"
 )
 
-// probeSites puts our probes into the chains of the server blocks that have us. A probe has no directive; it is put in while the Corefile
-// is being read, right after the directive that it belongs to.
+// probeSites puts our probes into the chains of the server blocks that have us. A probe has no directive; it is put in
+// while the Corefile is being read, right after the directive that it belongs to.
 type probeSites struct {
 	once sync.Once
 

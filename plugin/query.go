@@ -20,7 +20,8 @@ import (
 	"github.com/dnstrail/dnstrail/plugin/identity"
 )
 
-// query is one query of a client, from the moment it reaches us until it is over. Background work that plugins start for it may hold it longer.
+// query is one query of a client, from the moment it reaches us until it is over. Background work that plugins start
+// for it may hold it longer.
 type query struct {
 	d       *Dnstrail
 	request *dns.Msg
@@ -116,7 +117,8 @@ func protocolOf(addr string) protocol {
 	return plainDNS
 }
 
-// addrPort gives the client's address and whether it came by UDP. Behind a PROXY protocol header it is the client that the header names.
+// addrPort gives the client's address and whether it came by UDP. Behind a PROXY protocol header it is the client that
+// the header names.
 func addrPort(a net.Addr) (addr netip.AddrPort, udp bool) {
 	if u, ok := a.(interface{ Unwrap() net.Addr }); ok {
 		a = u.Unwrap()
@@ -235,7 +237,8 @@ func (q *query) enter(i int32) {
 	}
 }
 
-// step is called when a plugin asks for the active span. Plugins do so when they pass the query on: see [plugin.NextOrFailure].
+// step is called when a plugin asks for the active span. Plugins do so when they pass the query on: see
+// [plugin.NextOrFailure].
 func (q *query) step() any {
 	if rec := q.rec.Load(); rec != nil {
 		return rec.anchor
@@ -334,8 +337,8 @@ func (c *queryContext) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// queryWriter notes what is written. What it hides of the writer below (a connection's state, for instance) plugins do not see without us either:
-// plugin.NextOrFailure wraps the writer at each step.
+// queryWriter notes what is written. What it hides of the writer below (a connection's state, for instance) plugins do
+// not see without us either: plugin.NextOrFailure wraps the writer at each step.
 type queryWriter struct {
 	dns.ResponseWriter
 	q *query
@@ -466,7 +469,8 @@ func (q *query) cacheStatus(res *result) string {
 	return ""
 }
 
-// staleAnswer says whether an answer from the cache has outlived its TTL: cache then gives a TTL of 0, and never otherwise.
+// staleAnswer says whether an answer from the cache has outlived its TTL: cache then gives a TTL of 0, and never
+// otherwise.
 func staleAnswer(m *dns.Msg) bool {
 	records := 0
 	for _, section := range [][]dns.RR{m.Answer, m.Ns} {

@@ -14,8 +14,8 @@ import (
 // maxNodes bounds the spans of one query. What goes beyond is counted, not recorded.
 const maxNodes = 128
 
-// recorder notes the plugins and the upstream attempts that a query passes. CoreDNS takes its nodes for opentracing spans. It is safe
-// for concurrent use, and what comes after close is left out: the exporter owns it from then on.
+// recorder notes the plugins and the upstream attempts that a query passes. CoreDNS takes its nodes for opentracing
+// spans. It is safe for concurrent use, and what comes after close is left out: the exporter owns it from then on.
 type recorder struct {
 	q      *query
 	anchor *node // what a plugin is told the active span is, if it asks the query itself
@@ -237,7 +237,8 @@ func (n *node) FinishWithOptions(opts ot.FinishOptions) {
 	}
 }
 
-// Context implements opentracing.Span: the context of plugin trace's span if there is one, because its tracer knows no other.
+// Context implements opentracing.Span: the context of plugin trace's span if there is one, because its tracer knows no
+// other.
 func (n *node) Context() ot.SpanContext {
 	if n.inner != nil {
 		return n.inner.Context()

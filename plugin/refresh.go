@@ -16,8 +16,9 @@ import (
 // refreshName is the name of the probe behind cache, as plugin trace's spans show it.
 const refreshName = "dnstrail/refresh"
 
-// refreshProbe stands directly behind plugin cache. Who gets here was not answered from the cache: a query that missed, or a refresh
-// in the background, which may outlive the query that set it off and so becomes a trace of its own, with a link.
+// refreshProbe stands directly behind plugin cache. Who gets here was not answered from the cache: a query that missed,
+// or a refresh in the background, which may outlive the query that set it off and so becomes a trace of its own, with a
+// link.
 type refreshProbe struct {
 	Next plugin.Handler
 	d    *Dnstrail
@@ -99,11 +100,12 @@ func (p *refreshProbe) begin(by *query, r *dns.Msg) (q *query) {
 	return q
 }
 
-// behindCache says whether a writer is cache's, which it is not where cache passes a query by (a zone or an opcode that it does not cache), and
-// whether it is one of a refresh in the background. Such a one either has no client, or (verifying a stale answer against a time-out) has one, and may
-// lose it while it runs.
+// behindCache says whether a writer is cache's, which it is not where cache passes a query by (a zone or an opcode that
+// it does not cache), and whether it is one of a refresh in the background. Such a one either has no client, or
+// (verifying a stale answer against a time-out) has one, and may lose it while it runs.
 //
-// What cache keeps to itself is read by reflection: a writer that does not look as in CoreDNS v1.15.0 does not count as cache's.
+// What cache keeps to itself is read by reflection: a writer that does not look as in CoreDNS v1.15.0 does not count as
+// cache's.
 func behindCache(w dns.ResponseWriter) (caches, background bool) {
 	v := reflect.ValueOf(w)
 	for range 4 {

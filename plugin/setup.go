@@ -43,8 +43,9 @@ func setup(c *caddy.Controller) error {
 	return nil
 }
 
-// life is the life of a handler, as CoreDNS tells of it. A reload starts the new instance before the old one is shut down; at CoreDNS's end
-// an instance is shut down while it still serves, for as long as health's lameduck time, and only then comes the final shutdown.
+// life is the life of a handler, as CoreDNS tells of it. A reload starts the new instance before the old one is shut
+// down; at CoreDNS's end an instance is shut down while it still serves, for as long as health's lameduck time, and
+// only then comes the final shutdown.
 type life struct {
 	d          *Dnstrail
 	restarting bool
@@ -93,7 +94,8 @@ func (l *life) restartFailed() error {
 	return nil
 }
 
-// shutdown gives back what a reload's new instance has taken too, or does not need. At CoreDNS's end it gives back nothing: queries are still served.
+// shutdown gives back what a reload's new instance has taken too, or does not need. At CoreDNS's end it gives back
+// nothing: queries are still served.
 func (l *life) shutdown() error {
 	if l.restarting {
 		restart.end(false)
@@ -111,7 +113,8 @@ func (l *life) free() {
 	l.release = nil
 }
 
-// end sends what waits. The servers stop after it, and the process ends then; if it does not, everything is given back a little later.
+// end sends what waits. The servers stop after it, and the process ends then; if it does not, everything is given back
+// a little later.
 func (l *life) end() error {
 	if l.d.exporter != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), finalFlush)

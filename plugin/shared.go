@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// Exporters are shared by all server blocks with the same settings, and outlive a reload: the new instance starts before the old one is shut down,
-// so a reload that changes nothing here hands them on. Package identity does the same for its sources.
+// Exporters are shared by all server blocks with the same settings, and outlive a reload: the new instance starts
+// before the old one is shut down, so a reload that changes nothing here hands them on. Package identity does the same
+// for its sources.
 
 // finalFlush bounds how long CoreDNS's end waits for spans to go out.
 const finalFlush = 5 * time.Second
@@ -23,7 +24,8 @@ type holding[T any] struct {
 	users int
 }
 
-// take gives the thing for key, opening it if need be, and a function that gives it back; only the first call of it counts.
+// take gives the thing for key, opening it if need be, and a function that gives it back; only the first call of it
+// counts.
 func (s *shared[T]) take(key string, open func() (T, error), close func(T)) (thing T, release func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,8 +83,8 @@ func takeExporter(x *exportConfig) (*exporter, func(), error) {
 	})
 }
 
-// restarts notes what an instance takes while it starts and another one runs. If it fails to start, CoreDNS does not shut it down; then what it took
-// is given back for it.
+// restarts notes what an instance takes while it starts and another one runs. If it fails to start, CoreDNS does not
+// shut it down; then what it took is given back for it.
 type restarts struct {
 	mu    sync.Mutex
 	on    bool

@@ -20,7 +20,8 @@ import (
 // maxAnswers bounds the answers that a span lists.
 const maxAnswers = 16
 
-// seen is what is taken out of the answer's message at once: the message is CoreDNS's. The rest of a query that is over nothing changes any more.
+// seen is what is taken out of the answer's message at once: the message is CoreDNS's. The rest of a query that is over
+// nothing changes any more.
 type seen struct {
 	size      int
 	truncated bool
@@ -58,7 +59,8 @@ func (q *query) look() (s seen) {
 	return s
 }
 
-// msgFlags are the flags of a message, in the order of flagNames. 0 stands for a message that was not seen, which is as well one without any.
+// msgFlags are the flags of a message, in the order of flagNames. 0 stands for a message that was not seen, which is as
+// well one without any.
 type msgFlags uint8
 
 var flagNames = [...]string{"qr", "aa", "tc", "rd", "ra", "ad", "cd"}

@@ -52,7 +52,8 @@ func (p *propagation) from(a netip.Addr) bool {
 	return len(p.acceptFrom) == 0 || slices.ContainsFunc(p.acceptFrom, func(f netip.Prefix) bool { return f.Contains(a) })
 }
 
-// parseHeader reads a traceparent header (W3C Trace Context, section 3.2): version 00, or the part of a later version that 00 knows.
+// parseHeader reads a traceparent header (W3C Trace Context, section 3.2): version 00, or the part of a later version
+// that 00 knows.
 func parseHeader(s string) (t link.Traceparent, ok bool) {
 	const size = len("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 	if len(s) < size || s[2] != '-' || s[35] != '-' || s[52] != '-' || (len(s) > size && (s[:2] == "00" || s[size] != '-')) {
@@ -79,8 +80,8 @@ func parseHeader(s string) (t link.Traceparent, ok bool) {
 	return t, true
 }
 
-// stripTraceparent takes the option out of a query: it is between the client and us, and forward would pass it on. A signed query
-// stays as it is.
+// stripTraceparent takes the option out of a query: it is between the client and us, and forward would pass it on. A
+// signed query stays as it is.
 func (p *propagation) stripTraceparent(r *dns.Msg) {
 	if len(r.Extra) == 0 || r.IsTsig() != nil {
 		return
@@ -92,8 +93,8 @@ func (p *propagation) stripTraceparent(r *dns.Msg) {
 
 func (p *propagation) isTraceparent(o dns.EDNS0) bool { return o.Option() == p.code }
 
-// addTraceparent gives a copy of a query that tells the upstream of the span n. added says that the query had no OPT record. A signed
-// query is given back as it is.
+// addTraceparent gives a copy of a query that tells the upstream of the span n. added says that the query had no OPT
+// record. A signed query is given back as it is.
 func (p *propagation) addTraceparent(r *dns.Msg, q *query, n *node) (_ *dns.Msg, added bool) {
 	if r.IsTsig() != nil {
 		return r, false

@@ -102,7 +102,8 @@ func FuzzTraceparentOption(f *testing.F) {
 	})
 }
 
-// FuzzNames shows less of any name: what is shown is never longer than a name may be, and never has what is hidden in clear.
+// FuzzNames shows less of any name: what is shown is never longer than a name may be, and never has what is hidden in
+// clear.
 func FuzzNames(f *testing.F) {
 	f.Add("www.example.org.", 1, true)
 	f.Add(`a\.b\255.example.`, 0, false)

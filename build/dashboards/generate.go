@@ -1,4 +1,5 @@
-// The command generate writes the Grafana dashboards: clients.json of the plugin's per-client metrics, lookups.json of the agents'.
+// The command generate writes the Grafana dashboards: clients.json of the plugin's per-client metrics, lookups.json of
+// the agents'.
 package main
 
 //go:generate go run .

@@ -149,8 +149,8 @@ type secret struct {
 	mac []byte // key of HMAC-SHA256
 }
 
-// NewKey makes a key of secrets, each of at least 32 bytes. Questions are asked with the first; those that come with any
-// of them are taken, so that a secret can be changed without a gap. An error wraps [ErrKey].
+// NewKey makes a key of secrets, each of at least 32 bytes. Questions are asked with the first; those that come with
+// any of them are taken, so that a secret can be changed without a gap. An error wraps [ErrKey].
 func NewKey(secrets ...string) (*Key, error) {
 	k := &Key{}
 	for _, s := range secrets {
@@ -294,8 +294,8 @@ var (
 	errForged = errors.New("not sealed with a key of ours")
 )
 
-// open reads a datagram into d, of the same key always: errForged is one that is not authentic, errForm one that no program of this version sends.
-// Nothing but its length and first bytes is looked at before its seal.
+// open reads a datagram into d, of the same key always: errForged is one that is not authentic, errForm one that no
+// program of this version sends. Nothing but its length and first bytes is looked at before its seal.
 func (k *Key) open(b []byte, d *datagram) error {
 	if len(b) != Size || b[0] != Version || kind(b[1]) != question && kind(b[1]) != answer {
 		return errForm

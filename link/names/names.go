@@ -1,5 +1,5 @@
-// Package names says how much of the names that are asked for is shown. Both sides hold to one policy: what it hides stands in no span,
-// row or page of either.
+// Package names says how much of the names that are asked for is shown. Both sides hold to one policy: what it hides
+// stands in no span, row or page of either.
 package names
 
 import (
@@ -50,8 +50,8 @@ func New() *Policy {
 	return &Policy{Key: key}
 }
 
-// Add adds a rule (see [Usage]). A key is read of a file, so that several programs can hash alike; a file has a rule a line, and
-// what follows # is left out.
+// Add adds a rule (see [Usage]). A key is read of a file, so that several programs can hash alike; a file has a rule a
+// line, and what follows # is left out.
 func (p *Policy) Add(args ...string) error {
 	if len(args) < 2 {
 		return ErrArgs
@@ -121,9 +121,9 @@ func (p *Policy) addFile(path string, text []byte) error {
 // Hides says whether any name may be shown in part only.
 func (p *Policy) Hides() bool { return p != nil && len(p.Rules) > 0 }
 
-// Show gives a name in presentation form as it may be shown, and whether that is less than the whole name. Of the zones that
-// hold the name, the longest one rules. What is hidden is replaced by one label: "*", or the hash of the hidden part in
-// lower case. A nil policy shows all.
+// Show gives a name in presentation form as it may be shown, and whether that is less than the whole name. Of the zones
+// that hold the name, the longest one rules. What is hidden is replaced by one label: "*", or the hash of the hidden
+// part in lower case. A nil policy shows all.
 func (p *Policy) Show(name string) (shown string, hidden bool) {
 	if !p.Hides() {
 		return name, false
@@ -160,8 +160,8 @@ func (p *Policy) Show(name string) (shown string, hidden bool) {
 	return "h-" + hex.EncodeToString(mac.Sum(nil)[:8]) + tail, true
 }
 
-// ShowAnswers gives the answers to a question for a name as they may be shown: none where the name is not shown whole, and of names
-// among them (those that end with a dot) what may be shown. list is left as it is.
+// ShowAnswers gives the answers to a question for a name as they may be shown: none where the name is not shown whole,
+// and of names among them (those that end with a dot) what may be shown. list is left as it is.
 func (p *Policy) ShowAnswers(name string, list []string) []string {
 	if !p.Hides() {
 		return list

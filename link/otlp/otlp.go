@@ -1,11 +1,15 @@
-// Package otlp writes spans in OTLP's wire form (opentelemetry/proto/trace/v1/trace.proto) straight from what is known of them.
+// Package otlp writes spans in OTLP's wire form (opentelemetry/proto/trace/v1/trace.proto) straight from what is known
+// of them.
 //
-// OpenTelemetry's exporters make three messages of protobuf for each attribute, measure each of them by reflection, and write them; for a DNS query that is
-// answered in some microseconds this costs several times the answer. Here nothing stands in between: [Spans] is the one buffer, and it is used
-// again. Transport stays OpenTelemetry's: [Spans.Message] gives the message that an otlptrace.Client is given, in which the spans ride as fields that the
-// message does not know; protobuf writes such fields as they are (ProtoReflect().SetUnknown), so that on the wire nothing differs from spans that were made as messages.
+// OpenTelemetry's exporters make three messages of protobuf for each attribute, measure each of them by reflection, and
+// write them; for a DNS query that is answered in some microseconds this costs several times the answer. Here nothing
+// stands in between: [Spans] is the one buffer, and it is used again. Transport stays OpenTelemetry's: [Spans.Message]
+// gives the message that an otlptrace.Client is given, in which the spans ride as fields that the message does not
+// know; protobuf writes such fields as they are (ProtoReflect().SetUnknown), so that on the wire nothing differs from
+// spans that were made as messages.
 //
-// Keys are to be UTF-8. Any other string that is not, which protobuf refuses together with all that is sent with it, is mended: see [strings.ToValidUTF8].
+// Keys are to be UTF-8. Any other string that is not, which protobuf refuses together with all that is sent with it, is
+// mended: see [strings.ToValidUTF8].
 package otlp
 
 import (
@@ -32,10 +36,12 @@ const (
 	Client   = tracepb.Span_SPAN_KIND_CLIENT
 )
 
-// Flags of a span and of a link: those of W3C Trace Context in the lowest eight bits, and what is known of where the parent is.
+// Flags of a span and of a link: those of W3C Trace Context in the lowest eight bits, and what is known of where the
+// parent is.
 const (
-	Sampled       = 0x01
-	ParentKnown   = uint32(tracepb.SpanFlags_SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK) // whether the parent is in another process is known: see ParentRemote
+	Sampled = 0x01
+	// whether the parent is in another process is known: see ParentRemote
+	ParentKnown   = uint32(tracepb.SpanFlags_SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK)
 	ParentRemote  = uint32(tracepb.SpanFlags_SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK)
 	statusIsError = int32(tracepb.Status_STATUS_CODE_ERROR)
 )
@@ -159,7 +165,8 @@ func (s *Spans) End() {
 	s.count++
 }
 
-// Link adds a link to a span; the attributes that follow are the link's, until the next link, [Spans.Error] or [Spans.EndLink].
+// Link adds a link to a span; the attributes that follow are the link's, until the next link, [Spans.Error] or
+// [Spans.EndLink].
 func (s *Spans) Link(traceID [16]byte, span [8]byte, flags uint32) {
 	s.endLink()
 	b := append(s.buf, spanLink)
@@ -197,7 +204,8 @@ func (s *Spans) Error(message string) {
 	s.buf = closeAt(b, at, 1)
 }
 
-// closeAt writes the length of what stands behind the room that was left for it at b[at:at+room], and makes that room larger or smaller if need be.
+// closeAt writes the length of what stands behind the room that was left for it at b[at:at+room], and makes that room
+// larger or smaller if need be.
 func closeAt(b []byte, at, room int) []byte {
 	n := len(b) - at - room
 	need := protowire.SizeVarint(uint64(n)) // #nosec G115 -- a length
@@ -318,7 +326,8 @@ func appendStrs(b []byte, tag byte, key string, values []string) []byte {
 	return b
 }
 
-// appendKey appends the tag and the key of an attribute, and the head of its value, which is size bytes long. It makes room for the value, too.
+// appendKey appends the tag and the key of an attribute, and the head of its value, which is size bytes long. It makes
+// room for the value, too.
 func appendKey(b []byte, tag byte, key string, size int) []byte {
 	all := sized(len(key)) + sized(size)
 	b = slices.Grow(b, sized(all))
@@ -361,7 +370,8 @@ func valid(s string) string {
 	return strings.ToValidUTF8(s, "\uFFFD")
 }
 
-// Message gives the spans as an otlptrace.Client takes them. It shares memory with s: until the client has come back, s must not be changed.
+// Message gives the spans as an otlptrace.Client takes them. It shares memory with s: until the client has come back, s
+// must not be changed.
 func (s *Spans) Message(resource *resourcepb.Resource, scope *commonpb.InstrumentationScope, schemaURL string) *tracepb.ResourceSpans {
 	spans := &tracepb.ScopeSpans{Scope: scope, SchemaUrl: schemaURL}
 	spans.ProtoReflect().SetUnknown(s.buf)

@@ -4,8 +4,8 @@
 // A URL says where spans go: grpc:// and grpcs:// (default port 4317), http:// and https:// (default port 4318, default
 // path /v1/traces); the forms that end in s use TLS. OpenTelemetry's environment variables are read where no URL is
 // given, with one addition: where no variable names the protocol, port 4317 of an http:// or https:// URL without a
-// path means gRPC, since nothing else is spoken there. Where nobody says where spans go, they go nowhere: the default of
-// OpenTelemetry is this host, on which in a pod nobody listens.
+// path means gRPC, since nothing else is spoken there. Where nobody says where spans go, they go nowhere: the default
+// of OpenTelemetry is this host, on which in a pod nobody listens.
 //
 // Headers, certificates, compression and time-outs stay with OpenTelemetry's own exporters, which read their variables.
 // [TokenFile] is our own: a token that changes.
@@ -96,8 +96,8 @@ func Parse(s string) (Target, error) {
 	return parse(s, "", true)
 }
 
-// parse reads a URL. protocol is the one that is named beside it, "" if none is. whole says that the path, if there is one,
-// is that of traces, and not what it is below.
+// parse reads a URL. protocol is the one that is named beside it, "" if none is. whole says that the path, if there is
+// one, is that of traces, and not what it is below.
 func parse(s, protocol string, whole bool) (Target, error) {
 	u, err := url.Parse(s)
 	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
@@ -167,8 +167,8 @@ func first(names ...string) (value, name string) {
 	return "", ""
 }
 
-// Resolve gives where spans go: to the URL if it is not empty, else where the OTEL_* variables of the environment say. With
-// OTEL_SDK_DISABLED they go nowhere in any case.
+// Resolve gives where spans go: to the URL if it is not empty, else where the OTEL_* variables of the environment say.
+// With OTEL_SDK_DISABLED they go nowhere in any case.
 func Resolve(endpoint string) (Target, error) {
 	if disabled, _ := first("OTEL_SDK_DISABLED"); strings.EqualFold(disabled, "true") {
 		return Target{Off: true}, nil
@@ -207,8 +207,8 @@ func Resolve(endpoint string) (Target, error) {
 
 var errNowhere = errors.New("no OTLP client: spans go nowhere")
 
-// NewClient makes OpenTelemetry's client for the target, which is to send. headers, where not nil, go before those of the
-// environment. It connects later, and again and again.
+// NewClient makes OpenTelemetry's client for the target, which is to send. headers, where not nil, go before those of
+// the environment. It connects later, and again and again.
 func (t Target) NewClient(headers map[string]string) (otlptrace.Client, error) {
 	if !t.Sends() {
 		return nil, errNowhere
@@ -256,8 +256,8 @@ func (t Target) NewClient(headers map[string]string) (otlptrace.Client, error) {
 	return otlptracegrpc.NewClient(o...), nil
 }
 
-// MaxBatchBytes is the size in bytes at which a batch is sent though it has fewer spans than it may: gRPC servers take 4 MiB
-// if they are not told otherwise.
+// MaxBatchBytes is the size in bytes at which a batch is sent though it has fewer spans than it may: gRPC servers take
+// 4 MiB if they are not told otherwise.
 const MaxBatchBytes = 2 << 20
 
 // Batching are the sizes and times of OpenTelemetry's batch span processor.
@@ -268,8 +268,8 @@ type Batching struct {
 	Timeout time.Duration // how long sending a batch may take
 }
 
-// ReadBatching reads the OTEL_BSP_* variables. queue is the default of spans that may wait; the others' are 2048 spans, 1 s
-// and 30 s.
+// ReadBatching reads the OTEL_BSP_* variables. queue is the default of spans that may wait; the others' are 2048 spans,
+// 1 s and 30 s.
 func ReadBatching(queue int) (Batching, error) {
 	var err error
 	number := func(name string, def int) int {

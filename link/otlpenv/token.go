@@ -17,8 +17,8 @@ import (
 )
 
 // TokenFile is the environment variable that names a file with a token, which is sent as "Authorization: Bearer TOKEN"
-// where neither headers nor OTEL_EXPORTER_OTLP_HEADERS say another. Kubernetes writes such a file, and another token into
-// it from time to time: a projected volume with a serviceAccountToken.
+// where neither headers nor OTEL_EXPORTER_OTLP_HEADERS say another. Kubernetes writes such a file, and another token
+// into it from time to time: a projected volume with a serviceAccountToken.
 const TokenFile = "DNSTRAIL_OTLP_TOKEN_FILE" // #nosec G101 -- the name of a variable
 
 const (
@@ -102,7 +102,8 @@ func (t *token) GetRequestMetadata(context.Context, ...string) (map[string]strin
 	return map[string]string{"authorization": "Bearer " + value}, nil
 }
 
-// RequireTransportSecurity implements credentials.PerRPCCredentials: a token for this one audience is of no use elsewhere.
+// RequireTransportSecurity implements credentials.PerRPCCredentials: a token for this one audience is of no use
+// elsewhere.
 func (t *token) RequireTransportSecurity() bool { return false }
 
 // renewed is a client over HTTP, which has its headers once and for all: with another token it is made anew.
@@ -116,7 +117,8 @@ type renewed struct {
 	closed bool
 }
 
-// withAuthorization gives headers with that of a token beside them; without any, those of the environment are among them.
+// withAuthorization gives headers with that of a token beside them; without any, those of the environment are among
+// them.
 func withAuthorization(headers map[string]string, authorization string) map[string]string {
 	all := map[string]string{}
 	if headers == nil {

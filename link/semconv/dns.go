@@ -9,8 +9,8 @@ import (
 // What is written about DNS itself is written here for both programs, so that the two sides of a trace spell a fact
 // alike.
 
-// rcodes are the response codes that a DNS message can carry (IANA, "DNS RCODEs"). 16 is BADVERS there: that it is BADSIG,
-// too, is of TSIG's own field, which no message's response code is (RFC 6895, section 2.3).
+// rcodes are the response codes that a DNS message can carry (IANA, "DNS RCODEs"). 16 is BADVERS there: that it is
+// BADSIG, too, is of TSIG's own field, which no message's response code is (RFC 6895, section 2.3).
 var rcodes = map[int]string{
 	dns.RcodeSuccess: "NOERROR", dns.RcodeFormatError: "FORMERR", dns.RcodeServerFailure: "SERVFAIL",
 	dns.RcodeNameError: "NXDOMAIN", dns.RcodeNotImplemented: "NOTIMP", dns.RcodeRefused: "REFUSED",
@@ -62,8 +62,8 @@ func RcodeLabel(rcode int) string {
 	return OtherRcode
 }
 
-// RcodeFails says whether a response code means that the server could not do what it was asked. That a name is not there is
-// an answer, and so is what an update's prerequisites came to (RFC 2136, section 2.2).
+// RcodeFails says whether a response code means that the server could not do what it was asked. That a name is not
+// there is an answer, and so is what an update's prerequisites came to (RFC 2136, section 2.2).
 func RcodeFails(rcode int) bool {
 	switch rcode {
 	case dns.RcodeSuccess, dns.RcodeNameError, dns.RcodeYXDomain, dns.RcodeYXRrset, dns.RcodeNXRrset:
@@ -80,8 +80,8 @@ func OpcodeName(opcode int) string {
 	return "OPCODE" + strconv.Itoa(opcode)
 }
 
-// SpanName names the span of a query: `DNS A` by the type asked, `DNS UPDATE` by the opcode of what is no ordinary query.
-// What has no name is `DNS` alone: names of spans must be few.
+// SpanName names the span of a query: `DNS A` by the type asked, `DNS UPDATE` by the opcode of what is no ordinary
+// query. What has no name is `DNS` alone: names of spans must be few.
 func SpanName(opcode int, qtype uint16) string {
 	name := opcodes[opcode]
 	if opcode == dns.OpcodeQuery {

@@ -1,8 +1,8 @@
 // Package semconv is the one list of the attribute names that dnstrail's spans and resources carry.
 //
 // A name comes from OpenTelemetry's semantic conventions 1.44 where they have one, from the proposal
-// open-telemetry/semantic-conventions#2432 where they do not yet, and is dnstrail.* for the rest. What is not in [All] is not
-// sent: the end-to-end test holds every exported attribute against it. docs/attributes.md is generated from it.
+// open-telemetry/semantic-conventions#2432 where they do not yet, and is dnstrail.* for the rest. What is not in [All]
+// is not sent: the end-to-end test holds every exported attribute against it. docs/attributes.md is generated from it.
 package semconv
 
 // Version is the version of the semantic conventions that the names follow, as in the schema URL.
@@ -93,8 +93,8 @@ const (
 	Operation     = "dns.operation"
 )
 
-// dnstrail's own names. On the tracer's spans the client's pod is the resource; on the plugin's SERVER span the resource is the CoreDNS pod, and the client
-// stands in dnstrail.client.*.
+// dnstrail's own names. On the tracer's spans the client's pod is the resource; on the plugin's SERVER span the
+// resource is the CoreDNS pod, and the client stands in dnstrail.client.*.
 const (
 	LinkVersion = "dnstrail.link.version"
 	LinkCopy    = "dnstrail.link.copy"

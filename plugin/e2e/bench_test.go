@@ -10,8 +10,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// BenchmarkHandler serves cache hits inside CoreDNS, without sockets: what a server does with a message that it has read, until the answer is
-// handed to the connection.
+// BenchmarkHandler serves cache hits inside CoreDNS, without sockets: what a server does with a message that it has
+// read, until the answer is handed to the connection.
 func BenchmarkHandler(b *testing.B) {
 	c := newCollector(b)
 	up := newUpstream(b, answering(3600))

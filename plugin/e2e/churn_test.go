@@ -23,8 +23,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// TestChurn: a thousand pods a second come and go while queries from their addresses are served. Who is told as the client is always one that has, or
-// had until just now, the address.
+// TestChurn: a thousand pods a second come and go while queries from their addresses are served. Who is told as the
+// client is always one that has, or had until just now, the address.
 func TestChurn(t *testing.T) {
 	const addresses, pods = 500, 3000
 	ip := func(n int) string { return fmt.Sprintf("10.0.%d.%d", n>>8, n&0xff) }

@@ -143,8 +143,8 @@ type trail struct {
 	all  []*gotSpan
 }
 
-// wait waits for the trace of the nth (from 0) query for name, of any type. Traces may come out of order: who asks for one that is not the last
-// waits for the last first.
+// wait waits for the trace of the nth (from 0) query for name, of any type. Traces may come out of order: who asks for
+// one that is not the last waits for the last first.
 func (c *collector) wait(t testing.TB, name string, nth int) *trail {
 	t.Helper()
 	return c.waitRoot(t, fmt.Sprintf("query %d for %s", nth, name), nth, func(s *gotSpan) bool {

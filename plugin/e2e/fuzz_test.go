@@ -28,7 +28,8 @@ func (w *taker) WriteMsg(m *dns.Msg) error {
 	return nil
 }
 
-// FuzzServeDNS serves messages as they come from the wire, with us in the chain and without: what is answered is the same, and we do not panic.
+// FuzzServeDNS serves messages as they come from the wire, with us in the chain and without: what is answered is the
+// same, and we do not panic.
 func FuzzServeDNS(f *testing.F) {
 	const chain = "e2e_server\nerrors\nacl {\ndrop type TXT\nblock type HINFO\n}\nrewrite name exact rewritten.example hosts.example\ncache\n" +
 		"template IN A cname.example {\nanswer \"{{ .Name }} 60 IN CNAME hosts.example.\"\nupstream\n}\nhosts {\n192.0.2.1 hosts.example\nfallthrough\n}\nchaos v a\nany\nwhoami\n}"

@@ -145,7 +145,8 @@ func TestLimit(t *testing.T) {
 	}
 }
 
-// TestWhoAnswered asks unsampled queries, of which only counters are kept, and looks at the plugin and the cache status that they name.
+// TestWhoAnswered asks unsampled queries, of which only counters are kept, and looks at the plugin and the cache status
+// that they name.
 func TestWhoAnswered(t *testing.T) {
 	c := newCollector(t)
 	for _, row := range []struct {

@@ -53,7 +53,8 @@ func TestLameduck(t *testing.T) {
 	}
 }
 
-// load asks a server over UDP from several clients until stop is called, which gives how many queries were asked and how many got no answer.
+// load asks a server over UDP from several clients until stop is called, which gives how many queries were asked and
+// how many got no answer.
 func load(addr string, clients int, timeout time.Duration) (stop func() (asked, lost int64)) {
 	var a, l atomic.Int64
 	done := make(chan struct{})
@@ -89,7 +90,8 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// TestReloads reloads a hundred times under load, with and without us: no more queries are lost, nothing grows, and clients stay known.
+// TestReloads reloads a hundred times under load, with and without us: no more queries are lost, nothing grows, and
+// clients stay known.
 func TestReloads(t *testing.T) {
 	c := newCollector(t)
 	spans, unknown := 0, 0
@@ -196,8 +198,8 @@ func TestFailedReload(t *testing.T) {
 	c.wait(t, "reloaded.example.", 0)
 }
 
-// TestCollectorTrouble asks while the collector is away, refuses, is slow or hangs: queries are answered as ever, what cannot be sent is counted,
-// and when the collector is well again spans come.
+// TestCollectorTrouble asks while the collector is away, refuses, is slow or hangs: queries are answered as ever, what
+// cannot be sent is counted, and when the collector is well again spans come.
 func TestCollectorTrouble(t *testing.T) {
 	t.Setenv("OTEL_BSP_EXPORT_TIMEOUT", "500")
 	t.Setenv("OTEL_BSP_MAX_QUEUE_SIZE", "2000")

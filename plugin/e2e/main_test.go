@@ -1,4 +1,5 @@
-// Package e2e holds the tests of the plugin that need a whole CoreDNS: real servers, started from Corefiles, with all of CoreDNS's plugins.
+// Package e2e holds the tests of the plugin that need a whole CoreDNS: real servers, started from Corefiles, with all
+// of CoreDNS's plugins.
 package e2e
 
 import (
@@ -78,7 +79,8 @@ func init() {
 	})
 }
 
-// inner gives the server behind a CoreDNS whose block has the directive e2e_server: it serves messages without a socket too.
+// inner gives the server behind a CoreDNS whose block has the directive e2e_server: it serves messages without a socket
+// too.
 func (s *server) inner(t testing.TB) *dnsserver.Server {
 	t.Helper()
 	grabbed.Store(nil)
@@ -116,8 +118,8 @@ type server struct {
 	udp, tcp string // addresses of the first server block
 }
 
-// start runs a CoreDNS with a Corefile until the test ends. $NAME in the Corefile is replaced by values, given as NAME, value, ...; every
-// server block of it is to bind to loopback.
+// start runs a CoreDNS with a Corefile until the test ends. $NAME in the Corefile is replaced by values, given as NAME,
+// value, ...; every server block of it is to bind to loopback.
 func start(t testing.TB, corefile string, values ...string) *server {
 	t.Helper()
 	s, err := tryStart(corefile, values...)
@@ -275,7 +277,8 @@ func failing(rcode int) dns.HandlerFunc {
 // silent answers nothing.
 func silent(dns.ResponseWriter, *dns.Msg) {}
 
-// metric adds up the series of a counter, or the counts of a histogram, that have all of some label values: label, value, ...
+// metric adds up the series of a counter, or the counts of a histogram, that have all of some label values: label,
+// value, ...
 func (s *server) metric(t testing.TB, name string, labels ...string) (sum float64) {
 	t.Helper()
 	families, err := prometheus.DefaultGatherer.Gather()

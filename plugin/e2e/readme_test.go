@@ -124,8 +124,8 @@ func startExample(t *testing.T, corefile string) {
 		out = append(out, line)
 	}
 	moved := strings.Join(out, "\n")
-	// In a process of its own, as CoreDNS runs: plugin kubernetes sets client-go's logger whenever it is set up, which is no safe thing to do
-	// beside an informer that lives over reloads.
+	// In a process of its own, as CoreDNS runs: plugin kubernetes sets client-go's logger whenever it is set up, which is
+	// no safe thing to do beside an informer that lives over reloads.
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -214,7 +214,8 @@ func TestProxyProtocol(t *testing.T) {
 	c.wait(t, "proxied.example.", 0).root.want(t, "client.address", "192.0.2.7", "client.port", 4711)
 }
 
-// TestTraceparent asks with and without the EDNS option, through a CoreDNS that accepts and sends it, and through one that does neither.
+// TestTraceparent asks with and without the EDNS option, through a CoreDNS that accepts and sends it, and through one
+// that does neither.
 func TestTraceparent(t *testing.T) {
 	c := newCollector(t)
 	in := link.Traceparent{TraceID: link.TraceID{1, 2, 3}, SpanID: link.SpanID{4, 5, 6}, Flags: 1}

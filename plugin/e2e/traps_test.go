@@ -215,7 +215,8 @@ func TestUpstreams(t *testing.T) {
 			name: "failover to the next on an rcode", directives: "forward . $FAIL $OK {\npolicy sequential\nfailover SERVFAIL\n}",
 			root: []any{"dns.response_code", "NOERROR", "dnstrail.upstream.attempts", 2},
 			attempts: [][]any{
-				{"network.peer.port", "$FAIL", "error.type", nil, "dns.response_code", nil}, // an error or the rcode: forward does not tell
+				// an error or the rcode: forward does not tell
+				{"network.peer.port", "$FAIL", "error.type", nil, "dns.response_code", nil},
 				{"network.peer.port", "$OK", "dns.response_code", "NOERROR"},
 			},
 		},
@@ -446,7 +447,8 @@ func slow(d time.Duration, f dns.HandlerFunc) dns.HandlerFunc {
 	}
 }
 
-// TestLookups follows a CNAME out of a zone: the look-up that the plugin makes through the server is a child, not a query of its own.
+// TestLookups follows a CNAME out of a zone: the look-up that the plugin makes through the server is a child, not a
+// query of its own.
 func TestLookups(t *testing.T) {
 	c := newCollector(t)
 	up := newUpstream(t, answering(60))

@@ -21,8 +21,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// The source against a real API server, with the rights that CoreDNS has and with more, while the server is away and when it is back.
-// It needs the programs of test/kube: make test-kube builds them and sets DNSTRAIL_KUBE to where they are.
+// The source against a real API server, with the rights that CoreDNS has and with more, while the server is away and
+// when it is back. It needs the programs of test/kube: make test-kube builds them and sets DNSTRAIL_KUBE to where they
+// are.
 func TestRealAPIServer(t *testing.T) {
 	bin := os.Getenv("DNSTRAIL_KUBE")
 	if bin == "" {
@@ -194,7 +195,8 @@ func (c *cluster) namespace(name string) {
 	c.must(err)
 }
 
-// stockRole grants what the role of CoreDNS's own manifest grants on pods (coredns/deployment, kubernetes/coredns.yaml.sed).
+// stockRole grants what the role of CoreDNS's own manifest grants on pods (coredns/deployment,
+// kubernetes/coredns.yaml.sed).
 func (c *cluster) stockRole() {
 	ctx := c.t.Context()
 	_, err := c.api.RbacV1().ClusterRoles().Create(ctx, &rbacv1.ClusterRole{

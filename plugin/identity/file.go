@@ -16,8 +16,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// PollInterval is how often a file is looked at for a change. It is looked at by its content's time, size and inode, and not by
-// inotify, so that it works on every file system and for the symbolic links of a mounted ConfigMap.
+// PollInterval is how often a file is looked at for a change. It is looked at by its content's time, size and inode,
+// and not by inotify, so that it works on every file system and for the symbolic links of a mounted ConfigMap.
 const PollInterval = 2 * time.Second
 
 // fileClient is one client of the file (docs/architecture.md).
@@ -64,9 +64,9 @@ func (u *fileUID) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
-// ParseFile reads the clients of an identity file in YAML or JSON; name is for the errors. A field that is not known, an address that is
-// none or stands there twice, and a client without an address and UID or without a name are errors that name the file, the line or
-// client, and the field.
+// ParseFile reads the clients of an identity file in YAML or JSON; name is for the errors. A field that is not known,
+// an address that is none or stands there twice, and a client without an address and UID or without a name are errors
+// that name the file, the line or client, and the field.
 func ParseFile(name string, content []byte) ([]Description, error) {
 	var file struct {
 		Clients []fileClient `yaml:"clients"`
@@ -150,9 +150,9 @@ type File struct {
 	done sync.WaitGroup
 }
 
-// OpenFile reads an identity file and watches it, looking every interval ([PollInterval] if that is 0). It fails if the file cannot be
-// read or is wrong. If it turns wrong later, what was known stays, the failure is counted and warn is called with it (from another
-// goroutine; it may be nil).
+// OpenFile reads an identity file and watches it, looking every interval ([PollInterval] if that is 0). It fails if the
+// file cannot be read or is wrong. If it turns wrong later, what was known stays, the failure is counted and warn is
+// called with it (from another goroutine; it may be nil).
 func OpenFile(path string, interval time.Duration, warn func(error)) (*File, error) {
 	if interval <= 0 {
 		interval = PollInterval
@@ -173,7 +173,8 @@ func OpenFile(path string, interval time.Duration, warn func(error)) (*File, err
 // Index is what the file says.
 func (f *File) Index() *Index { return f.index }
 
-// Reloads counts how often a changed file was taken, and how often it was refused because it was wrong or could not be read.
+// Reloads counts how often a changed file was taken, and how often it was refused because it was wrong or could not be
+// read.
 func (f *File) Reloads() (taken, refused int64) { return f.reloads.Load(), f.failures.Load() }
 
 // Close stops watching. The index stays as it is.
@@ -207,7 +208,8 @@ func (f *File) watch(ctx context.Context, interval time.Duration) {
 	}
 }
 
-// load reads the file and puts what it says in place of what it said before. It remembers which file it tried, so that a wrong one is told once.
+// load reads the file and puts what it says in place of what it said before. It remembers which file it tried, so that
+// a wrong one is told once.
 func (f *File) load() error {
 	info, err := os.Stat(f.path)
 	if err != nil {

@@ -1,10 +1,11 @@
 // Package identity tells who stands behind a client address: the pod, its workload and its node.
 //
-// A source (the Kubernetes API, or a file outside Kubernetes) writes what it knows into an [Index]; a query path reads from it with
-// [Index.Lookup], which takes no lock, does not allocate and always gives an answer. What an answer means, and when it is a guess,
-// is said by its [Kind]:
+// A source (the Kubernetes API, or a file outside Kubernetes) writes what it knows into an [Index]; a query path reads
+// from it with [Index.Lookup], which takes no lock, does not allocate and always gives an answer. What an answer means,
+// and when it is a guess, is said by its [Kind]:
 //
-//   - an address that several pods share is never given to one of them: a pod in the host's network is told as its node;
+//   - an address that several pods share is never given to one of them: a pod in the host's network is told as its
+//     node;
 //   - an address that several pods are told to have at once, as while they swap addresses, belongs to the one that came
 //     by it last;
 //   - a pod that was deleted is still found for a while, because its last queries arrive after it is gone;
@@ -55,7 +56,8 @@ func (k Kind) String() string {
 	return "unknown"
 }
 
-// Description is a client in plain words: what [NewClient] takes and what [Client.Describe] gives. What is not known is empty.
+// Description is a client in plain words: what [NewClient] takes and what [Client.Describe] gives. What is not known is
+// empty.
 type Description struct {
 	Kind           Kind
 	Namespace      string
@@ -105,11 +107,12 @@ type group struct {
 	labels         string // key, NUL, value, NUL, ... in order of keys
 }
 
-// Group stands for the clients of one kind that share namespace, workload, service account and chosen labels. Groups are equal
-// (==) exactly if all of that is; one is as cheap as a pointer as the key of a map.
+// Group stands for the clients of one kind that share namespace, workload, service account and chosen labels. Groups
+// are equal (==) exactly if all of that is; one is as cheap as a pointer as the key of a map.
 type Group struct{ handle unique.Handle[group] }
 
-// NewClient makes a client. Unusable UIDs and addresses are dropped; the source that reads them says so where it matters.
+// NewClient makes a client. Unusable UIDs and addresses are dropped; the source that reads them says so where it
+// matters.
 func NewClient(d Description) *Client { return newClient(d, 0) }
 
 func newClient(d Description, start uint32) *Client {
@@ -160,8 +163,8 @@ func (c *Client) Pod() string {
 	return c.pod
 }
 
-// WorkloadKind is the kind of what owns the pod: "Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob", the kind
-// of a custom resource, or "Pod" where nothing owns it.
+// WorkloadKind is the kind of what owns the pod: "Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job",
+// "CronJob", the kind of a custom resource, or "Pod" where nothing owns it.
 func (c *Client) WorkloadKind() string { return c.group.Value().workloadKind }
 
 // Workload is the name of what owns the pod.

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Index maps addresses and pod UIDs to clients. One source writes it; any number of goroutines read it. Make one with [NewIndex].
+// Index maps addresses and pod UIDs to clients. One source writes it; any number of goroutines read it. Make one with
+// [NewIndex].
 type Index struct {
 	addrs table
 	uids  table
@@ -42,8 +43,8 @@ func NewIndex() *Index {
 	return x
 }
 
-// Lookup tells whose address a is; never nil. An IPv4 address and the same one mapped into IPv6 are one; a zone is ignored.
-// It takes no lock and does not allocate. A nil index knows nobody.
+// Lookup tells whose address a is; never nil. An IPv4 address and the same one mapped into IPv6 are one; a zone is
+// ignored. It takes no lock and does not allocate. A nil index knows nobody.
 func (x *Index) Lookup(a netip.Addr) *Client {
 	if x == nil || !a.IsValid() {
 		return unknownClient
@@ -54,8 +55,8 @@ func (x *Index) Lookup(a netip.Addr) *Client {
 	return x.stranger(a)
 }
 
-// stranger tells who an address is that the index does not hold: this node itself, a pod that the source has not heard of yet (its first query may be faster than
-// the news of its address), or somebody outside.
+// stranger tells who an address is that the index does not hold: this node itself, a pod that the source has not heard
+// of yet (its first query may be faster than the news of its address), or somebody outside.
 func (x *Index) stranger(a netip.Addr) *Client {
 	a = a.Unmap()
 	if a.IsLoopback() || a.IsLinkLocalUnicast() {
@@ -70,8 +71,9 @@ func (x *Index) stranger(a netip.Addr) *Client {
 	return x.miss.Load()
 }
 
-// LookupUID tells whose pod UID this is: as the API writes it, or as the kubelet writes it into the name of a cgroup (with underscores,
-// or without dashes for a static pod). Never nil: an UID that is not there is [Unknown]. It takes no lock and does not allocate.
+// LookupUID tells whose pod UID this is: as the API writes it, or as the kubelet writes it into the name of a cgroup
+// (with underscores, or without dashes for a static pod). Never nil: an UID that is not there is [Unknown]. It takes no
+// lock and does not allocate.
 func (x *Index) LookupUID(s string) *Client {
 	if x == nil {
 		return unknownClient
@@ -92,7 +94,8 @@ func (x *Index) Size() (addrs, clients int) {
 	return int(x.addrs.live.Load()), int(x.clients.Load())
 }
 
-// Synced says whether the source has read all it has at least once: only then is an address that is not there [External].
+// Synced says whether the source has read all it has at least once: only then is an address that is not there
+// [External].
 func (x *Index) Synced() bool { return x.isSynced.Load() }
 
 // LastEvent gives the time of the last word from the source; zero if there was none.
@@ -104,7 +107,8 @@ func (x *Index) LastEvent() time.Time {
 	return time.Unix(0, ns)
 }
 
-// synced says that all is read. Of an index that holds a part of the cluster, an address that is not there stays [Unknown].
+// synced says that all is read. Of an index that holds a part of the cluster, an address that is not there stays
+// [Unknown].
 func (x *Index) synced(whole bool) {
 	if whole {
 		x.miss.Store(externalClient)

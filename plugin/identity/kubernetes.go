@@ -17,7 +17,8 @@ import (
 	"k8s.io/client-go/metadata"
 )
 
-// DefaultGrace is how long a deleted pod is still found: its last queries may be answered, and its spans finished, after it is gone.
+// DefaultGrace is how long a deleted pod is still found: its last queries may be answered, and its spans finished,
+// after it is gone.
 const DefaultGrace = time.Minute
 
 // forgetNodes is how often nodes that no pod is on any more are forgotten.
@@ -29,9 +30,11 @@ type KubernetesOptions struct {
 	Core typedcorev1.CoreV1Interface
 	// Metadata reads who owns ReplicaSets and Jobs, where allowed; nil, or where it is not allowed, goes by their names.
 	Metadata metadata.Interface
-	// Node, if not empty, restricts all to that node and its pods, for an agent that runs on each: every other address is Unknown.
+	// Node, if not empty, restricts all to that node and its pods, for an agent that runs on each: every other address is
+	// Unknown.
 	Node string
-	// Local is the name of the node that this process is on: loopback and link-local addresses are told as it. Empty: they are Unknown.
+	// Local is the name of the node that this process is on: loopback and link-local addresses are told as it. Empty: they
+	// are Unknown.
 	Local string
 	// Labels are the keys of the pod labels to keep. Each set of values that differs makes a group of its own in memory.
 	Labels []string
@@ -234,7 +237,8 @@ func (k *Kubernetes) host(old, c *Client) {
 	x.depart(h.client)
 }
 
-// deletePod marks a pod as gone; it is found until its grace is over or its address is another's. Callers hold index.mu.
+// deletePod marks a pod as gone; it is found until its grace is over or its address is another's. Callers hold
+// index.mu.
 func (k *Kubernetes) deletePod(c *Client, now time.Time) {
 	if _, already := k.index.gone[c]; already {
 		return

@@ -478,7 +478,8 @@ func TestChurn(t *testing.T) {
 	}
 }
 
-// BenchmarkPodComesAndGoes is a pod that is created, gets its address and is deleted, in a cluster of 100,000: three events.
+// BenchmarkPodComesAndGoes is a pod that is created, gets its address and is deleted, in a cluster of 100,000: three
+// events.
 func BenchmarkPodComesAndGoes(b *testing.B) {
 	k := newKubernetes(KubernetesOptions{Grace: time.Second})
 	s, now := &podStore{k}, time.Now()

@@ -5,8 +5,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// object is the least that client-go's reflector takes for an object: a key. The pods of a first list are held as such, and a
-// [metav1.ObjectMeta] each would be most of their memory.
+// object is the least that client-go's reflector takes for an object: a key. The pods of a first list are held as such,
+// and a [metav1.ObjectMeta] each would be most of their memory.
 type object struct{ namespace, name string }
 
 var _ metav1.Object = (*object)(nil)

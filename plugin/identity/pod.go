@@ -18,7 +18,8 @@ const (
 // annotationStatic holds the UID that the kubelet gave to a static pod; the API gave its mirror another.
 const annotationStatic = "kubernetes.io/config.hash"
 
-// record is what is kept of a pod while it is on its way into the index. It is small, because at the start there are as many of them as pods.
+// record is what is kept of a pod while it is on its way into the index. It is small, because at the start there are as
+// many of them as pods.
 type record struct {
 	object
 

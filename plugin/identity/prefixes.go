@@ -5,7 +5,8 @@ import (
 	"slices"
 )
 
-// prefixes is a set of network prefixes, which in a cluster are many and of one or two lengths. It does not change once it can be seen.
+// prefixes is a set of network prefixes, which in a cluster are many and of one or two lengths. It does not change once
+// it can be seen.
 type prefixes struct {
 	set     map[netip.Prefix]struct{}
 	lengths []int

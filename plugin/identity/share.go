@@ -26,7 +26,8 @@ type KubernetesConfig struct {
 	Grace      time.Duration
 }
 
-// Connect makes the clients that NewKubernetes needs. It does not talk to the API yet. An error says which file, or that this is not a pod.
+// Connect makes the clients that NewKubernetes needs. It does not talk to the API yet. An error says which file, or
+// that this is not a pod.
 func (c KubernetesConfig) Connect() (KubernetesOptions, error) {
 	var cfg *rest.Config
 	var err error
@@ -56,7 +57,8 @@ func (c KubernetesConfig) Connect() (KubernetesOptions, error) {
 	return KubernetesOptions{Core: core, Metadata: meta, Node: c.Node, Local: c.Local, Labels: c.Labels, Grace: c.Grace}, nil
 }
 
-// sources are what the process shares: server blocks, and the configuration before and after a reload, use one source where they ask for the same.
+// sources are what the process shares: server blocks, and the configuration before and after a reload, use one source
+// where they ask for the same.
 var sources = struct {
 	sync.Mutex
 	open map[string]*shared
@@ -88,7 +90,8 @@ func (s *Source) Kubernetes() *Kubernetes { k, _ := s.shared.source.(*Kubernetes
 // File is the source if it is a file, else nil.
 func (s *Source) File() *File { f, _ := s.shared.source.(*File); return f }
 
-// Name tells the source in a few words, for logs and labels: "kubernetes" or "file", and what else was asked for if it is not the default.
+// Name tells the source in a few words, for logs and labels: "kubernetes" or "file", and what else was asked for if it
+// is not the default.
 func (s *Source) Name() string { return s.shared.name }
 
 // Release ends the use. The source is closed after [Linger] if nobody uses it by then. More than one call is one.
@@ -127,7 +130,8 @@ func AcquireKubernetes(c KubernetesConfig) (*Source, error) {
 	})
 }
 
-// AcquireFile gives the process's source for an identity file: the one that is open already, if there is one. See [OpenFile].
+// AcquireFile gives the process's source for an identity file: the one that is open already, if there is one. See
+// [OpenFile].
 func AcquireFile(path string, warn func(error)) (*Source, error) {
 	return acquire("file\x00"+path, func() (*shared, error) {
 		f, err := OpenFile(path, 0, warn)

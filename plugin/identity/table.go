@@ -6,11 +6,13 @@ import (
 	"sync/atomic"
 )
 
-// table maps 16-byte keys to clients. Reads take no lock and usually touch one cache line; writes must not run side by side.
+// table maps 16-byte keys to clients. Reads take no lock and usually touch one cache line; writes must not run side by
+// side.
 //
-// It is a hash table with linear probing, whose slots are published by an atomic store of the client and whose keys never change once
-// published: what is removed leaves its key behind, and a table with too few free slots is copied and swapped. A Go map a shard, copied on
-// write, was the other way: twice the memory, and four dependent loads instead of one.
+// It is a hash table with linear probing, whose slots are published by an atomic store of the client and whose keys
+// never change once published: what is removed leaves its key behind, and a table with too few free slots is copied and
+// swapped. A Go map a shard, copied on write, was the other way: twice the memory, and four dependent loads instead of
+// one.
 type table struct {
 	seed  key
 	slots atomic.Pointer[[]slot]
@@ -41,7 +43,8 @@ func keyOf(b [16]byte) key {
 	return key{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}
 }
 
-// home gives the slot at which a key is looked for first. The key is mixed with a random seed, so that nobody can choose addresses that collide.
+// home gives the slot at which a key is looked for first. The key is mixed with a random seed, so that nobody can
+// choose addresses that collide.
 func (t *table) home(k key, slots int) int {
 	hi, lo := bits.Mul64(k.hi^t.seed.hi, k.lo^t.seed.lo)
 	h := (hi ^ lo) * 0x9e3779b97f4a7c15

@@ -24,8 +24,8 @@ var nibble = func() (t [256]byte) {
 	return t
 }()
 
-// parseUID reads a UID as 36 characters with dashes (the API), with underscores (the kubelet's cgroups under systemd) or as 32 digits
-// without (static pods). It does not allocate.
+// parseUID reads a UID as 36 characters with dashes (the API), with underscores (the kubelet's cgroups under systemd)
+// or as 32 digits without (static pods). It does not allocate.
 func parseUID(s string) (u uid, dashed, ok bool) {
 	switch len(s) {
 	case 32:

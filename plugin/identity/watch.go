@@ -36,7 +36,8 @@ type store interface {
 	replace(objs []any, now time.Time)
 }
 
-// watchState is a watch on one kind of object. It is the store of client-go's reflector, which does the rest: list, watch, resume, back off.
+// watchState is a watch on one kind of object. It is the store of client-go's reflector, which does the rest: list,
+// watch, resume, back off.
 type watchState struct {
 	resource string
 	required bool // asked for again and again, whatever the API says
@@ -109,7 +110,8 @@ func (w *watchState) run(ctx context.Context) {
 	}
 }
 
-// follow runs a reflector. An object that we fail at in the worst way is counted, and must not take the process with it.
+// follow runs a reflector. An object that we fail at in the worst way is counted, and must not take the process with
+// it.
 func (w *watchState) follow(ctx context.Context, lw *cache.ListWatch) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -125,7 +127,8 @@ func (w *watchState) follow(ctx context.Context, lw *cache.ListWatch) {
 		cache.ReflectorOptions{Name: "dnstrail " + w.resource}).RunWithContext(ctx)
 }
 
-// allowed asks for one object, to learn whether the API lets us read them. Every failure but a refusal counts as yes: the reflector deals with it.
+// allowed asks for one object, to learn whether the API lets us read them. Every failure but a refusal counts as yes:
+// the reflector deals with it.
 func (w *watchState) allowed(ctx context.Context) bool {
 	_, err := w.lw.list(ctx, metav1.ListOptions{Limit: 1})
 	return !apierrors.IsForbidden(w.seen(err))
@@ -134,7 +137,8 @@ func (w *watchState) allowed(ctx context.Context) bool {
 // seen counts an error.
 func (w *watchState) seen(err error) error {
 	w.forbidden.Store(apierrors.IsForbidden(err))
-	if err != nil && !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) { // these two are how the API asks for a new list
+	// these two are how the API asks for a new list
+	if err != nil && !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
 		w.errors.Add(1)
 	}
 	return err

@@ -28,11 +28,14 @@ func controllerOf(refs []metav1.OwnerReference) (metav1.OwnerReference, bool) {
 	return metav1.OwnerReference{}, false
 }
 
-// above guesses what stands above a controller of pods from the names that the controllers of Kubernetes give, without asking the API for it:
+// above guesses what stands above a controller of pods from the names that the controllers of Kubernetes give, without
+// asking the API for it:
 //
-//   - a ReplicaSet whose name ends in its pods' pod-template-hash is a Deployment's (pkg/controller/deployment/sync.go);
-//   - a Job whose name ends in the minute for which it was scheduled, in minutes since 1970, is a CronJob's (pkg/controller/cronjob/utils.go). A date
-//     or a number that people put there is far from the minute in which the pod was made.
+//   - a ReplicaSet whose name ends in its pods' pod-template-hash is a Deployment's
+//     (pkg/controller/deployment/sync.go);
+//   - a Job whose name ends in the minute for which it was scheduled, in minutes since 1970, is a CronJob's
+//     (pkg/controller/cronjob/utils.go). A date or a number that people put there is far from the minute in which the
+//     pod was made.
 func above(ref metav1.OwnerReference, labels map[string]string, created time.Time) owner {
 	switch ref.Kind {
 	case "ReplicaSet":
@@ -59,7 +62,8 @@ func above(ref metav1.OwnerReference, labels map[string]string, created time.Tim
 	return owner{ref.Kind, ref.Name}
 }
 
-// owners remembers what the API says about ReplicaSets and Jobs where [above] is wrong: next to nothing, whatever the size of the cluster.
+// owners remembers what the API says about ReplicaSets and Jobs where [above] is wrong: next to nothing, whatever the
+// size of the cluster.
 type owners map[types.UID]owner
 
 // learn takes in a ReplicaSet or Job.
@@ -75,8 +79,9 @@ func (o owners) learn(kind string, m *metav1.ObjectMeta) {
 	}
 }
 
-// of gives the workload of a pod: what manages it, one step further up where that is a ReplicaSet or a Job. A pod that nothing manages is its own workload; one from a
-// manifest on its node (a static pod) is so too, without the node's name at the end of its own.
+// of gives the workload of a pod: what manages it, one step further up where that is a ReplicaSet or a Job. A pod that
+// nothing manages is its own workload; one from a manifest on its node (a static pod) is so too, without the node's
+// name at the end of its own.
 func (o owners) of(m *metav1.ObjectMeta, node string) owner {
 	ref, ok := controllerOf(m.OwnerReferences)
 	switch {

@@ -1,5 +1,5 @@
-// Package apiserver starts a real Kubernetes API server with an etcd behind it, on loopback, for tests of what reads from it. The programs
-// are built by test/kube/build.sh.
+// Package apiserver starts a real Kubernetes API server with an etcd behind it, on loopback, for tests of what reads
+// from it. The programs are built by test/kube/build.sh.
 package apiserver
 
 import (
@@ -42,7 +42,8 @@ type Server struct {
 	api      *exec.Cmd
 }
 
-// Start starts etcd and kube-apiserver from the directory bin, with their data in dir, and waits until they serve. Stop them with Stop.
+// Start starts etcd and kube-apiserver from the directory bin, with their data in dir, and waits until they serve. Stop
+// them with Stop.
 func Start(ctx context.Context, bin, dir string) (*Server, error) {
 	ports, err := freePorts(3)
 	if err != nil {

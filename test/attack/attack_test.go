@@ -54,7 +54,8 @@ func raise(t *testing.T) *scene {
 	return raiseFor(t, hung(t), nil)
 }
 
-// raiseFor is raise with the collector that agent and CoreDNS send to; before says what is to run before the agent does.
+// raiseFor is raise with the collector that agent and CoreDNS send to; before says what is to run before the agent
+// does.
 func raiseFor(t *testing.T, collector string, before func(s *scene)) *scene {
 	t.Helper()
 	if os.Geteuid() != 0 {

@@ -216,7 +216,8 @@ func (v *service) attacks(t *testing.T) map[string]func(ctx context.Context) {
 				if err != nil {
 					break
 				}
-				_, _ = io.WriteString(c, "POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf") // or refused already
+				// or refused already
+				_, _ = io.WriteString(c, "POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
 				open = append(open, c)
 			}
 			select {

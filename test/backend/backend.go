@@ -1,4 +1,5 @@
-// Package backend starts the real servers that dnstrail's output goes to, on loopback: a Jaeger, a Prometheus. Each is stopped by its process ID.
+// Package backend starts the real servers that dnstrail's output goes to, on loopback: a Jaeger, a Prometheus. Each is
+// stopped by its process ID.
 package backend
 
 import (
@@ -54,7 +55,8 @@ func (s *server) Stop() {
 func start(ctx context.Context, cmd *exec.Cmd, ready string) (*server, error) {
 	s := &server{cmd: cmd, done: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = s, s
-	// A process group of its own: Ctrl-C reaches the program that started it, which stops it. Should that die, the kernel does.
+	// A process group of its own: Ctrl-C reaches the program that started it, which stops it. Should that die, the kernel
+	// does.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := startLocked(cmd); err != nil {
 		return nil, err
@@ -119,8 +121,8 @@ type Jaeger struct {
 	OTLP, Query string
 }
 
-// StartJaeger starts the Jaeger built by test/jaeger (bin is the executable, config test/jaeger/config.yaml) with room for
-// that many traces.
+// StartJaeger starts the Jaeger built by test/jaeger (bin is the executable, config test/jaeger/config.yaml) with room
+// for that many traces.
 func StartJaeger(ctx context.Context, bin, config string, traces int) (*Jaeger, error) {
 	if _, err := os.Stat(bin); err != nil {
 		return nil, fmt.Errorf("jaeger is not built (make jaeger): %w", err)

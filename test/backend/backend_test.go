@@ -57,8 +57,8 @@ func send(t *testing.T, addr string, spans []*trace.Span) {
 	}
 }
 
-// TestJaegerGivesBackEveryTrace: more traces than a page holds, some of them at the same instant, asked for by time; and the store
-// answers the same questions with the same traces.
+// TestJaegerGivesBackEveryTrace: more traces than a page holds, some of them at the same instant, asked for by time;
+// and the store answers the same questions with the same traces.
 func TestJaegerGivesBackEveryTrace(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()

@@ -35,8 +35,8 @@ type measured struct {
 	dropped float64 // spans that were not, a query
 }
 
-// benchCoreDNS measures cache hits: the cheapest query, on which any cost shows most. CoreDNS has the first CPU to itself: the load, the upstream and the
-// collectors, which are in this process, run on the last.
+// benchCoreDNS measures cache hits: the cheapest query, on which any cost shows most. CoreDNS has the first CPU to
+// itself: the load, the upstream and the collectors, which are in this process, run on the last.
 func benchCoreDNS(ctx context.Context, b *bench) error {
 	all, err := allowedCPUs()
 	if err != nil {
@@ -254,7 +254,8 @@ func lastCPU() int {
 	return last
 }
 
-// cpuTime gives the user and system time of a process so far (proc(5), /proc/PID/stat, fields 14 and 15, in clock ticks of 10 ms).
+// cpuTime gives the user and system time of a process so far (proc(5), /proc/PID/stat, fields 14 and 15, in clock ticks
+// of 10 ms).
 func cpuTime(pid int) (time.Duration, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -311,7 +312,8 @@ func answerer() (addr string, stop func(), err error) {
 	return conn.LocalAddr().String(), func() { _ = s.Shutdown() }, nil
 }
 
-// discardOTLP is a collector on loopback that takes every export and looks at none, so that it costs little on a shared machine.
+// discardOTLP is a collector on loopback that takes every export and looks at none, so that it costs little on a shared
+// machine.
 func discardOTLP() (addr string, stop func(), err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

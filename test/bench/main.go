@@ -1,7 +1,9 @@
-// Command bench is behind `make bench`: it prints, as ratios measured side by side in one run, what it costs to be watched.
+// Command bench is behind `make bench`: it prints, as ratios measured side by side in one run, what it costs to be
+// watched.
 //
-// Machines are shared and noisy, so nothing here is an absolute promise: what is compared runs in turns, round after round, and
-// the median of the rounds is shown. CPU time a query is shown beside throughput, because it hardly feels the neighbors.
+// Machines are shared and noisy, so nothing here is an absolute promise: what is compared runs in turns, round after
+// round, and the median of the rounds is shown. CPU time a query is shown beside throughput, because it hardly feels
+// the neighbors.
 package main
 
 import (

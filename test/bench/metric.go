@@ -10,7 +10,8 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// metric gives the sum over the series of a counter or gauge at a /metrics URL, those of which a label has one of the values.
+// metric gives the sum over the series of a counter or gauge at a /metrics URL, those of which a label has one of the
+// values.
 func metric(url, name, label string, values ...string) (float64, error) {
 	resp, err := http.Get(url) //nolint:noctx // a benchmark's own loopback
 	if err != nil {

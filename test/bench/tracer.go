@@ -115,8 +115,9 @@ func iperf3(from *lab.Pod, to string, length time.Duration) (float64, error) {
 	return result.End.Received.BitsPerSecond / 1e9, nil
 }
 
-// The tracer's programs by name, and the hook of each where an empty program can stand beside it. The two at cgroup hooks cost the socket layer more than
-// themselves when a second program is attached, so what measuring costs is not taken off them.
+// The tracer's programs by name, and the hook of each where an empty program can stand beside it. The two at cgroup
+// hooks cost the socket layer more than themselves when a second program is attached, so what measuring costs is not
+// taken off them.
 var hooks = map[string]string{
 	"on_net_dev_queue":     "net_dev_queue",
 	"on_netif_receive_skb": "netif_receive_skb",
@@ -128,8 +129,8 @@ var hooks = map[string]string{
 	"on_recvmsg6":          "",
 }
 
-// nanosecondsARun prints what each program of the tracer costs a run, for packets that are not DNS and for DNS, less what the
-// measuring itself costs: that is what an empty program at the same hook shows in the same seconds.
+// nanosecondsARun prints what each program of the tracer costs a run, for packets that are not DNS and for DNS, less
+// what the measuring itself costs: that is what an empty program at the same hook shows in the same seconds.
 func nanosecondsARun(client *lab.Pod, k *cluster.Cluster, b *bench, others map[ebpf.ProgramID]tally) error {
 	stats, err := ebpf.EnableStats(uint32(unix.BPF_STATS_RUN_TIME))
 	if err != nil {
@@ -271,7 +272,8 @@ func emptyPrograms() (ids map[string]ebpf.ProgramID, detach func(), err error) {
 	return ids, detach, nil
 }
 
-// cpuALookup prints what the agent's user space costs a lookup, and whether it lost events, at rates up to the budget's.
+// cpuALookup prints what the agent's user space costs a lookup, and whether it lost events, at rates up to the
+// budget's.
 func cpuALookup(client *lab.Pod, k *cluster.Cluster, agent *lab.Process, b *bench) error {
 	fmt.Printf("%10s %12s %16s %12s\n", "asked/s", "answered/s", "us CPU a lookup", "events lost")
 	// What is done once, reading the kernel's symbols for instance, is no part of a lookup.

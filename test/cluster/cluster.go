@@ -1,5 +1,6 @@
-// Package cluster is the lab with dnstrail in it: CoreDNS with the plugin runs as a pod behind the service address, the agent on the host (or one a
-// node), and both send their spans to one collector. The demo, the end-to-end tests, the fault matrix and the benchmarks stand on it.
+// Package cluster is the lab with dnstrail in it: CoreDNS with the plugin runs as a pod behind the service address, the
+// agent on the host (or one a node), and both send their spans to one collector. The demo, the end-to-end tests, the
+// fault matrix and the benchmarks stand on it.
 package cluster
 
 import (
@@ -62,7 +63,8 @@ type Agents int
 const (
 	AgentOnHost  Agents = iota // one, which sees every namespace of the lab: a node that holds the whole cluster
 	AgentPerNode               // one a node, confined to the node's and its pods' namespaces
-	NoAgent                    // none yet: see [Cluster.StartAgents], [Cluster.StartLabAgent] and [Cluster.StartNodeAgents]
+	// none yet: see [Cluster.StartAgents], [Cluster.StartLabAgent] and [Cluster.StartNodeAgents]
+	NoAgent
 )
 
 // Cluster is a running lab with dnstrail in it.
@@ -88,8 +90,8 @@ type Cluster struct {
 	askBack askBack
 }
 
-// DefaultChain is what stands below the dnstrail block: a cluster zone with the services default/kubernetes and shop/payments, a cache, and the
-// lab's upstream.
+// DefaultChain is what stands below the dnstrail block: a cluster zone with the services default/kubernetes and
+// shop/payments, a cache, and the lab's upstream.
 func DefaultChain() string {
 	var b strings.Builder
 	b.WriteString("prometheus 0.0.0.0:9153\n    errors\n")
@@ -109,8 +111,8 @@ func DefaultChain() string {
 	return b.String()
 }
 
-// Up raises a lab of two nodes with CoreDNS on the second, and starts the agents. On an error everything is taken down again.
-// The caller calls Down, and [lab.Reexec] first thing in its main or TestMain.
+// Up raises a lab of two nodes with CoreDNS on the second, and starts the agents. On an error everything is taken down
+// again. The caller calls Down, and [lab.Reexec] first thing in its main or TestMain.
 func Up(ctx context.Context, c Config) (*Cluster, error) {
 	l, err := lab.Up(lab.Config{Overlay: c.Overlay})
 	if err != nil {
@@ -346,7 +348,8 @@ func (k *Cluster) startAgent(ctx context.Context, args ...string) error {
 	})
 }
 
-// patience is how long a program may take until it is ready. It ends a hopeless wait; on an emulated processor a start takes half a minute.
+// patience is how long a program may take until it is ready. It ends a hopeless wait; on an emulated processor a start
+// takes half a minute.
 const patience = 90 * time.Second
 
 // wait tries until ready gives nil, the process ends, or patience does.

@@ -1,4 +1,5 @@
-// Package commands runs dnstrail's commands as a user does, in the lab: walk and doctor as a pod, explain on what two agents and CoreDNS saw.
+// Package commands runs dnstrail's commands as a user does, in the lab: walk and doctor as a pod, explain on what two
+// agents and CoreDNS saw.
 package commands
 
 import (
@@ -227,7 +228,8 @@ func TestExplainJoinsTwoAgents(t *testing.T) {
 	s := up(t)
 	dig := func(t *testing.T, name string) {
 		t.Helper()
-		_, _ = s.pod.Run(t.Context(), "dig", "@"+lab.ServiceV4.String(), "+tries=1", "+time=1", name) // that it fails is what is tested
+		// that it fails is what is tested
+		_, _ = s.pod.Run(t.Context(), "dig", "@"+lab.ServiceV4.String(), "+tries=1", "+time=1", name)
 	}
 	// explained waits until all of a lookup has come, which is when its client has given up, and explains it.
 	explained := func(t *testing.T, name string, lost bool) (string, map[string]any) {

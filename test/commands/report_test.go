@@ -87,8 +87,8 @@ func (s *scene) onThePage(t *testing.T, since time.Time, lookups, lost int) {
 	}
 }
 
-// TestReport: on a lab that is well report finds nothing; of planted problems it names each, with the lab's own numbers.
-// What it says that a lower ndots saves is what a pod with that ndots saves.
+// TestReport: on a lab that is well report finds nothing; of planted problems it names each, with the lab's own
+// numbers. What it says that a lower ndots saves is what a pod with that ndots saves.
 func TestReport(t *testing.T) {
 	s := up(t, lab.PodSpec{
 		Node: "node-1", Namespace: "shop", Workload: lab.Workload{Kind: "Deployment", Name: "frugal"}, ResolvOptions: "ndots:2",

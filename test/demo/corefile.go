@@ -6,7 +6,8 @@ import (
 	"github.com/dnstrail/dnstrail/test/lab"
 )
 
-// chain is what stands below the dnstrail block: as in a cluster, but its zone comes from a file, since there is no API server.
+// chain is what stands below the dnstrail block: as in a cluster, but its zone comes from a file, since there is no API
+// server.
 func chain(zone string) string {
 	return fmt.Sprintf(`errors
     prometheus 0.0.0.0:9153

@@ -1,8 +1,8 @@
-// Command demo shows what dnstrail is for: it raises a lab of two nodes, runs real lookups in pods, and prints each as the one trace that
-// tracer and plugin made of it. `make demo` builds what it needs and runs it, as root.
+// Command demo shows what dnstrail is for: it raises a lab of two nodes, runs real lookups in pods, and prints each as
+// the one trace that tracer and plugin made of it. `make demo` builds what it needs and runs it, as root.
 //
-// It exits with 0 only if every lookup came out as exactly one linked trace with the client's identity on both sides, and the lost one as
-// lost where it was lost.
+// It exits with 0 only if every lookup came out as exactly one linked trace with the client's identity on both sides,
+// and the lost one as lost where it was lost.
 package main
 
 import (

@@ -29,7 +29,8 @@ type scene struct {
 	done      bool
 }
 
-// raise starts everything and waits until a lookup is seen from both sides. The scene is to be taken down also after an error, unless it is nil.
+// raise starts everything and waits until a lookup is seen from both sides. The scene is to be taken down also after an
+// error, unless it is nil.
 func raise(ctx context.Context, c config) (s *scene, err error) {
 	begin := time.Now()
 	dir, err := os.MkdirTemp("", "dnstrail-demo-")
@@ -105,7 +106,8 @@ func (s *scene) buildLookup(ctx context.Context) error {
 	return nil
 }
 
-// awaitBothSides sends queries until tracer and plugin have both seen one and both know the pod: they read the identity file again when it changes.
+// awaitBothSides sends queries until tracer and plugin have both seen one and both know the pod: they read the identity
+// file again when it changes.
 func (s *scene) awaitBothSides(ctx context.Context) error {
 	const limit = 90 * time.Second // an emulated processor takes half a minute
 	end := time.Now().Add(limit)

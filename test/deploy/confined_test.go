@@ -22,7 +22,8 @@ import (
 // profile is the seccomp profile that is shipped for the agent.
 const profile = "../../build/kubernetes/seccomp-agent.json"
 
-// spec gives the container that a runtime makes of the manifest and the profile (OCI runtime specification, config.json).
+// spec gives the container that a runtime makes of the manifest and the profile (OCI runtime specification,
+// config.json).
 func spec(t *testing.T, capabilities []string, args ...string) map[string]any {
 	t.Helper()
 	b, err := os.ReadFile(profile)

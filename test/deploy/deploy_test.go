@@ -58,8 +58,8 @@ func TestAgentHasTheFlagsOfTheManifest(t *testing.T) {
 	}
 }
 
-// The agent runs, and sees a lookup, with the capabilities of the manifest and no others, in cgroup, mount and network namespaces of its own, with the
-// host's cgroups mounted read-only beside its own.
+// The agent runs, and sees a lookup, with the capabilities of the manifest and no others, in cgroup, mount and network
+// namespaces of its own, with the host's cgroups mounted read-only beside its own.
 func TestAgentRunsWithTheCapabilitiesOfTheManifest(t *testing.T) {
 	c, program := agent(t)
 	if os.Geteuid() != 0 {

@@ -24,7 +24,8 @@ type linkSpan struct {
 	start      int64
 }
 
-// collector is an OTLP/gRPC receiver that keeps CLIENT spans of the tracer and SERVER spans of the plugin, and counts the rest.
+// collector is an OTLP/gRPC receiver that keeps CLIENT spans of the tracer and SERVER spans of the plugin, and counts
+// the rest.
 type collector struct {
 	collectorpb.UnimplementedTraceServiceServer
 	Addr string

@@ -20,7 +20,8 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/traceapi"
 )
 
-// mix is n questions: names of the cluster, outside names (each asked twice: cold, then cached), names that do not exist.
+// mix is n questions: names of the cluster, outside names (each asked twice: cold, then cached), names that do not
+// exist.
 func mix(n int, seed string) []question {
 	var qs []question
 	for i := 0; len(qs) < n; i++ {
@@ -47,7 +48,8 @@ type lookupID struct {
 	network string
 }
 
-// The main job: after a mix of lookups from two pods on two nodes, IPv4 and IPv6, Jaeger holds for every lookup exactly one linked trace.
+// The main job: after a mix of lookups from two pods on two nodes, IPv4 and IPv6, Jaeger holds for every lookup exactly
+// one linked trace.
 func TestEveryLookupIsOneTrace(t *testing.T) {
 	const each = 150 // a pod and address family: 600 in all
 	bin := binaries(t)

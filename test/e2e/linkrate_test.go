@@ -20,7 +20,8 @@ var (
 	dnsperfSent      = regexp.MustCompile(`Queries sent:\s+([0-9]+)`)
 )
 
-// Design, section 6: of all answered lookups at least 99.99 % have a CLIENT and a SERVER span that share trace and parent.
+// Design, section 6: of all answered lookups at least 99.99 % have a CLIENT and a SERVER span that share trace and
+// parent.
 func TestLinkRate(t *testing.T) {
 	const least, share = 50_000, 0.9999
 	c := newCollector(t)

@@ -1,4 +1,5 @@
-// Package e2e holds the end-to-end tests: the real CoreDNS and agent on real packets in the lab, seen through a real Jaeger and a real Prometheus.
+// Package e2e holds the end-to-end tests: the real CoreDNS and agent on real packets in the lab, seen through a real
+// Jaeger and a real Prometheus.
 package e2e
 
 import (

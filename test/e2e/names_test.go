@@ -55,8 +55,8 @@ func (c *asText) Export(_ context.Context, r *collectorpb.ExportTraceServiceRequ
 	return &collectorpb.ExportTraceServiceResponse{}, nil
 }
 
-// TestHiddenNamesLeaveNowhere: with one policy for both sides, no part of a name that it hides is in what either exports, serves
-// or writes; and both hash alike.
+// TestHiddenNamesLeaveNowhere: with one policy for both sides, no part of a name that it hides is in what either
+// exports, serves or writes; and both hash alike.
 func TestHiddenNamesLeaveNowhere(t *testing.T) {
 	const secret = "tell-nobody"
 	dir := t.TempDir()

@@ -42,7 +42,8 @@ func collect(t *testing.T) (s *store.Store, address string) {
 	return s, ln.Addr().String()
 }
 
-// A lookup through NodeLocal DNSCache is one trace: pod -> cache on its node -> TCP -> service address -> CoreDNS -> upstream.
+// A lookup through NodeLocal DNSCache is one trace: pod -> cache on its node -> TCP -> service address -> CoreDNS ->
+// upstream.
 func TestNodeLocalDNSCache(t *testing.T) {
 	bin := binaries(t)
 	traces, collector := collect(t)
@@ -60,8 +61,8 @@ func TestNodeLocalDNSCache(t *testing.T) {
 	if err := k.StartLabAgent(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// Which lookup a server's own query serves is an inference from what was seen before it, and an agent that has only just started may miss it: a
-	// name of each kind is asked first.
+	// Which lookup a server's own query serves is an inference from what was seen before it, and an agent that has only
+	// just started may miss it: a name of each kind is asked first.
 	for i, name := range []string{"kubernetes.default.svc.cluster.local.", "first.example.com.", "payments.shop.svc.cluster.local.", "www.example.com."} {
 		upstreams := 1 + i%2 // outside the cluster CoreDNS asks on
 		if i < 2 {

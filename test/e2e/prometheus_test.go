@@ -15,8 +15,8 @@ import (
 	"github.com/dnstrail/dnstrail/test/lab"
 )
 
-// A real Prometheus scrapes the custom CoreDNS: the per-client series are there, with native histograms, and exemplars that carry the
-// trace ID of a trace that was really sent.
+// A real Prometheus scrapes the custom CoreDNS: the per-client series are there, with native histograms, and exemplars
+// that carry the trace ID of a trace that was really sent.
 func TestPrometheusSeesClients(t *testing.T) {
 	c := newCollector(t)
 	k, pods := up(t, cluster.Config{Bin: binaries(t), Collector: c.Addr})

@@ -18,8 +18,8 @@ import (
 	"github.com/dnstrail/dnstrail/test/lab"
 )
 
-// A false LOST is worse than none: of many answered lookups under load not one is called lost, and no kernel event is lost
-// without being counted. DNSTRAIL_SOAK says how many lookups (make soak: a million).
+// A false LOST is worse than none: of many answered lookups under load not one is called lost, and no kernel event is
+// lost without being counted. DNSTRAIL_SOAK says how many lookups (make soak: a million).
 func TestNoFalseAlarm(t *testing.T) {
 	lookups, rate := 100_000, 5000
 	if s := os.Getenv("DNSTRAIL_SOAK"); s != "" {

@@ -52,7 +52,8 @@ func TestBadAmongGood(t *testing.T) {
 	for i := range good {
 		all = append(all, question{fmt.Sprintf("good-%d.nxdomain-here.example.", i), 5 * time.Second})
 		if n := i / (good / each / len(zones)); i%(good/each/len(zones)) == 0 && n < each*len(zones) {
-			q := question{fmt.Sprintf("bad-%d.%s", n, zones[n%len(zones)]), 10 * time.Millisecond} // nobody waits for what is lost
+			// nobody waits for what is lost
+			q := question{fmt.Sprintf("bad-%d.%s", n, zones[n%len(zones)]), 10 * time.Millisecond}
 			if !strings.HasPrefix(zones[n%len(zones)], "size") && !strings.HasPrefix(zones[n%len(zones)], "acl") {
 				q.wait = 5 * time.Second
 			}

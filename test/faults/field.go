@@ -135,7 +135,8 @@ func onlyUDP(s *scene, f family) (lab.Undo, error) {
 	return undoAll(s.restoreService, undo), err
 }
 
-// noLocalEndpoint is what kube-proxy makes of internalTrafficPolicy: Local on a node without an endpoint: what is for the service address is dropped, not rejected.
+// noLocalEndpoint is what kube-proxy makes of internalTrafficPolicy: Local on a node without an endpoint: what is for
+// the service address is dropped, not rejected.
 func noLocalEndpoint(s *scene, f family) (lab.Undo, error) {
 	n := s.client.Node
 	if err := n.RemoveService(); err != nil {
@@ -156,7 +157,8 @@ func noLocalEndpoint(s *scene, f family) (lab.Undo, error) {
 // oldPort is the port that a client goes on to ask from.
 const oldPort = 21667
 
-// askOld asks from one port while the service leads to a pod, and again when it does not any more. die makes of the pod what is to become of it.
+// askOld asks from one port while the service leads to a pod, and again when it does not any more. die makes of the pod
+// what is to become of it.
 func askOld(die func(*scene, family) (lab.Undo, error), words func(*scene) []string) func(*scene, family, string) ([]truth, error) {
 	return func(s *scene, f family, name string) (_ []truth, err error) {
 		p, err := s.coreDNS(inPod(s.idle, netip.AddrPortFrom(s.idle.V4, 53)), "", cluster.Zone{Name: ".:53", Chain: forwards})
@@ -242,7 +244,8 @@ func moveAddress(s *scene, f family) (lab.Undo, error) {
 	return undoAll(taken, there), err
 }
 
-// deadRoute makes the node of the idle pod answer what is for it with a route of a kind: blackhole, unreachable, prohibit.
+// deadRoute makes the node of the idle pod answer what is for it with a route of a kind: blackhole, unreachable,
+// prohibit.
 func deadRoute(kind string) func(*scene, family) (lab.Undo, error) {
 	return func(s *scene, f family) (lab.Undo, error) {
 		dst := fmt.Sprintf("%s %s", kind, pick(f, s.idle.V4, s.idle.V6))
@@ -312,7 +315,8 @@ func servicePort(s *scene, f family) (lab.Undo, error) {
 	return undoAll(undos...), nil
 }
 
-// askSlowNeighbor asks while the client's neighbor does not answer, and makes it known 400 ms later, as another process.
+// askSlowNeighbor asks while the client's neighbor does not answer, and makes it known 400 ms later, as another
+// process.
 func askSlowNeighbor(s *scene, f family, name string) (_ []truth, err error) {
 	undo, err := s.client.Node.Sysctls("net/ipv4/conf/cbr0/arp_ignore", "8")
 	defer func() { err = errors.Join(err, undo()) }()
@@ -473,7 +477,8 @@ func shortConntrack(s *scene, _ family) (lab.Undo, error) {
 	return s.client.Node.Sysctls("net/netfilter/nf_conntrack_udp_timeout", "1")
 }
 
-// askUnread asks a stopped server, and ends that when the lookup was reported as lost: the query in its buffer is dropped then.
+// askUnread asks a stopped server, and ends that when the lookup was reported as lost: the query in its buffer is
+// dropped then.
 func askUnread(s *scene, f family, name string) ([]truth, error) {
 	p, err := s.secondDNS(forwards)
 	if err != nil {

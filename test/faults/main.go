@@ -1,5 +1,5 @@
-// Command faults is the fault matrix: it makes every fault that a lookup can meet, for real, in the lab, runs a lookup into it, and prints where and why
-// dnstrail says that it was lost, beside what is true.
+// Command faults is the fault matrix: it makes every fault that a lookup can meet, for real, in the lab, runs a lookup
+// into it, and prints where and why dnstrail says that it was lost, beside what is true.
 //
 //	go run ./test/faults [-bin bin] [-agents host,apart,together] [-run REGEXP] [-row NAME]... [-4 | -6] [-labs N]
 //	                     [-sample R [-alone]] [-core] [-list] [-jsonl FILE] [-write README.md [-with FILE]...]

@@ -12,7 +12,8 @@ import (
 // fault is one row of the matrix: how it is made, and what is true of the lookups that are made into it.
 type fault struct {
 	name string
-	// truths are those of the lookups that the client makes, one for each or for several alike; in has those of a setting in which they are others.
+	// truths are those of the lookups that the client makes, one for each or for several alike; in has those of a setting
+	// in which they are others.
 	truths []truth
 	in     map[setting][]truth
 	// not says of each setting that it cannot be made in why.
@@ -21,7 +22,8 @@ type fault struct {
 	core setting
 	// label is put before the name that is asked: what the upstream does with it, or which zone of CoreDNS it is in.
 	label string
-	// linked says that there is to be one trace alone, with CoreDNS's span below the client's, though CoreDNS was asked by another address.
+	// linked says that there is to be one trace alone, with CoreDNS's span below the client's, though CoreDNS was asked by
+	// another address.
 	linked bool
 	// hostNetwork asks from a process in the client's node's own network, as a pod with hostNetwork does.
 	hostNetwork bool
@@ -220,7 +222,8 @@ var basic = []fault{
 	},
 	{
 		name: "truncated answer, TCP 53 blocked", core: inHost, label: "tc", wait: 3 * time.Second,
-		// The TCP query never was sent: the store knows of it only in the trace of the answer that did not fit, and what became of it is what became of the lookup.
+		// The TCP query never was sent: the store knows of it only in the trace of the answer that did not fit, and what
+		// became of it is what became of the lookup.
 		truths: []truth{
 			{where: "node", cause: "policy-drop", transport: "tcp", by: onlyObserve},
 			{where: "answered", cause: "answered", transport: "udp", by: onlyObserve},

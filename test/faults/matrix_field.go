@@ -16,7 +16,8 @@ func many(count int) []truth {
 	return []truth{t}
 }
 
-// unseen is the truth of one lookup that was lost at a server whose arrivals nobody sees: the place may be told, but not for certain.
+// unseen is the truth of one lookup that was lost at a server whose arrivals nobody sees: the place may be told, but
+// not for certain.
 var unseen = []truth{{where: "coredns-socket|node|between-nodes|return-path", cause: "*", certain: mustNot}}
 
 // oddly is the truth of an odd message that the server answers so.

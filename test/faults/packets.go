@@ -187,7 +187,8 @@ func askSplit(s *scene, f family, name string) ([]truth, error) {
 	return nil, errors.Join(conn.SetReadDeadline(time.Now().Add(answerTime)), readStream(conn))
 }
 
-// askAllServers is what musl does: A and AAAA to every name server at once, from one socket, with one ID a type. It waits until so many answers came.
+// askAllServers is what musl does: A and AAAA to every name server at once, from one socket, with one ID a type. It
+// waits until so many answers came.
 func askAllServers(servers func(*scene, family) []netip.AddrPort, answers int, linger time.Duration) func(*scene, family, string) ([]truth, error) {
 	return func(s *scene, f family, name string) ([]truth, error) {
 		c, err := bound(s.client.Namespace, pick(f, s.client.V4, s.client.V6), 0)

@@ -16,8 +16,9 @@ import (
 	"github.com/dnstrail/dnstrail/test/lab"
 )
 
-// The insert race: two queries of one socket at one instant, to two service addresses that are translated to the same server. Their conntrack entries differ where the client
-// asks and are the same where the server answers; whichever is put into the table second is dropped.
+// The insert race: two queries of one socket at one instant, to two service addresses that are translated to the same
+// server. Their conntrack entries differ where the client asks and are the same where the server answers; whichever is
+// put into the table second is dropped.
 const (
 	raceRules = 40 // hundred, on the way between translation and table: some 50 us, in which the other packet passes, too
 	raceLimit = 20 * time.Second
@@ -40,8 +41,8 @@ func insertRace(s *scene, f family) (lab.Undo, error) {
 	return undoAll(translate, long), err
 }
 
-// askParallel sends an A and an AAAA query at one instant, each from a CPU of its own, from new ports until the node's connection tracking counts that it dropped one. It gives
-// what is true of them all.
+// askParallel sends an A and an AAAA query at one instant, each from a CPU of its own, from new ports until the node's
+// connection tracking counts that it dropped one. It gives what is true of them all.
 func askParallel(s *scene, f family, name string) ([]truth, error) {
 	node := s.client.Node
 	before, err := node.ConntrackFailures()

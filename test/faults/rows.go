@@ -89,7 +89,8 @@ func (r *rows) problem() error {
 	return r.bad
 }
 
-// of gives the lookups that belong to a row of the matrix: not those that servers made for others, nor those that they made for themselves, unless they are called lost.
+// of gives the lookups that belong to a row of the matrix: not those that servers made for others, nor those that they
+// made for themselves, unless they are called lost.
 func (r *rows) of(s *scene, of *row) []*output.Row {
 	r.mu.Lock()
 	defer r.mu.Unlock()

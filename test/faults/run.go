@@ -192,7 +192,8 @@ func tasks(o options) []task {
 	return all
 }
 
-// run runs the matrix and reports each row as it comes. The error says that a lab could not be raised; wrong verdicts are in the rows.
+// run runs the matrix and reports each row as it comes. The error says that a lab could not be raised; wrong verdicts
+// are in the rows.
 func run(ctx context.Context, o options, report func(*row)) ([]*row, error) {
 	var (
 		mu   sync.Mutex
@@ -266,8 +267,8 @@ func runWith(ctx context.Context, o options, j task, token string, numbers *coun
 			all = append(all, r)
 		}
 	}
-	// What comes late may spoil a row: a lookup that comes back, a query of a server's own that is called lost. Or it makes one right: a lost lookup's spans
-	// are sent when no answer can be expected any more.
+	// What comes late may spoil a row: a lookup that comes back, a query of a server's own that is called lost. Or it
+	// makes one right: a lost lookup's spans are sent when no answer can be expected any more.
 	begin := time.Now()
 	for time.Since(begin) < 12*time.Second && ctx.Err() == nil {
 		time.Sleep(100 * time.Millisecond)
@@ -283,7 +284,8 @@ func runWith(ctx context.Context, o options, j task, token string, numbers *coun
 	return all, errors.Join(s.observe.problem(), s.joined.problem())
 }
 
-// patience is how long a verdict may take that rests on silence: five seconds without an answer, until the agents have sent it, and until nothing more comes of it.
+// patience is how long a verdict may take that rests on silence: five seconds without an answer, until the agents have
+// sent it, and until nothing more comes of it.
 const patience = 5*time.Second + 5*time.Second
 
 // one makes one fault, runs a lookup into it, and takes the fault back.
@@ -549,7 +551,8 @@ func (s *scene) told(row *output.Row, all []*trace.Trace) (ofTrace, story said) 
 	return ofTrace, story
 }
 
-// apart says what keeps the traces of a lookup from being one, in which CoreDNS was asked by another address than the client's; "" for nothing.
+// apart says what keeps the traces of a lookup from being one, in which CoreDNS was asked by another address than the
+// client's; "" for nothing.
 func (s *scene) apart(r *row) string {
 	traces := trace.AllLookups(s.store.Traces(trace.Filter{Name: r.name}))
 	shadows := trace.Shadows(traces)

@@ -50,7 +50,8 @@ type scene struct {
 // wholeRun lets the store keep the spans of all lookups of a lab: every row is judged once more at the end.
 var wholeRun = store.Limits{Spans: 2_000_000, Bytes: 2 << 30}
 
-// slowStart is how long observe may take until it sees lookups. It ends a hopeless wait; on an emulated processor a start takes half a minute.
+// slowStart is how long observe may take until it sees lookups. It ends a hopeless wait; on an emulated processor a
+// start takes half a minute.
 const slowStart = 90 * time.Second
 
 // chain is CoreDNS's, with a zone in which it loses queries itself.
@@ -219,8 +220,8 @@ func (s *scene) begin(r *row) {
 	r.begin = time.Now()
 }
 
-// owner gives the row of the matrix that a lookup belongs to, nil if none: the one whose label its name holds, and that which was being made when it began if it
-// holds none of this scene's.
+// owner gives the row of the matrix that a lookup belongs to, nil if none: the one whose label its name holds, and that
+// which was being made when it began if it holds none of this scene's.
 func (s *scene) owner(l *output.Row) *row {
 	s.mu.Lock()
 	defer s.mu.Unlock()

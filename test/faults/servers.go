@@ -44,7 +44,8 @@ func stop(p *lab.Process) lab.Undo {
 	}
 }
 
-// coreDNS starts a CoreDNS whose server blocks each have the dnstrail block, with further lines in it, and waits until it answers.
+// coreDNS starts a CoreDNS whose server blocks each have the dnstrail block, with further lines in it, and waits until
+// it answers.
 func (s *scene) coreDNS(in instance, plugin string, zones ...cluster.Zone) (*lab.Process, error) {
 	var text strings.Builder
 	for _, z := range zones {
@@ -174,7 +175,8 @@ func bothServers(s *scene, f family) []netip.AddrPort {
 	}
 }
 
-// listenTCP accepts connections at port 53 of the idle pod, reads a query of each, and then does with the connection what end does.
+// listenTCP accepts connections at port 53 of the idle pod, reads a query of each, and then does with the connection
+// what end does.
 func listenTCP(end func(*net.TCPConn) error) func(*scene, family) (lab.Undo, error) {
 	return func(s *scene, f family) (lab.Undo, error) {
 		ln, err := s.idle.Listen("tcp", netip.AddrPortFrom(pick(f, s.idle.V4, s.idle.V6), 53).String())

@@ -5,7 +5,8 @@ import (
 	"strings"
 )
 
-// setting is where agents look from, and where the client and CoreDNS are. Settings are bits, so that several can be named.
+// setting is where agents look from, and where the client and CoreDNS are. Settings are bits, so that several can be
+// named.
 type setting uint8
 
 const (

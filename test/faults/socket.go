@@ -24,9 +24,10 @@ func (s *scene) agentSocket() string {
 	return filepath.Join(filepath.Dir(s.cluster.IdentityFile), name)
 }
 
-// bySocket compares what explain makes of the past of the client's agent, which it asks by its socket, with that agent's
-// own rows and with what is true; "" where nothing is wrong. The agent that sees all must be right. One that sees its
-// node alone may know less, and then says so: what it calls certain must be true, and whether an answer came it knows.
+// bySocket compares what explain makes of the past of the client's agent, which it asks by its socket, with that
+// agent's own rows and with what is true; "" where nothing is wrong. The agent that sees all must be right. One that
+// sees its node alone may know less, and then says so: what it calls certain must be true, and whether an answer came
+// it knows.
 func (s *scene) bySocket(r *row) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()

@@ -26,21 +26,23 @@ var mayInfer bool
 
 // truth is what is true of one lookup, or of several alike.
 type truth struct {
-	// name, qtype, transport and server choose the lookups that it is said of; "" is any. Name is what stands before the name of the row, "-" for the name
-	// alone; server is an address without its port.
+	// name, qtype, transport and server choose the lookups that it is said of; "" is any. Name is what stands before the
+	// name of the row, "-" for the name alone; server is an address without its port.
 	name, qtype, transport, server string
 	// count is how many lookups there are, 1 if 0.
 	count int
 	// where and cause are those of the verdict; with | between them there are alternatives, and cause "*" is any.
 	where, cause string
-	// among is the cause where other lookups are known, too, if it is another then: that the node beyond was watched makes it more exact.
+	// among is the cause where other lookups are known, too, if it is another then: that the node beyond was watched makes
+	// it more exact.
 	among string
-	// result is what the client got: NOERROR if "" and the lookup was answered, otherwise LOST if "". With | between them there are alternatives.
+	// result is what the client got: NOERROR if "" and the lookup was answered, otherwise LOST if "". With | between them
+	// there are alternatives.
 	result string
 	// certain says whether the verdict may be called certain.
 	certain certainty
-	// text are words that stand in the text or the evidence of the verdict, and advice such that stand in what explain says is to be looked at next.
-	// Words with | between them are alternatives.
+	// text are words that stand in the text or the evidence of the verdict, and advice such that stand in what explain
+	// says is to be looked at next. Words with | between them are alternatives.
 	text, advice []string
 	// mostly are words that stand in what explain says of where the time went.
 	mostly string
@@ -138,7 +140,8 @@ func rowSaid(r *output.Row) said {
 	}
 }
 
-// denies gives what is wrong with what was said, "" if nothing is. others says that whoever says it knows other lookups.
+// denies gives what is wrong with what was said, "" if nothing is. others says that whoever says it knows other
+// lookups.
 func (t *truth) denies(s said, others bool) string {
 	same := oneOf(s.where, t.where) && (t.cause == "*" || oneOf(s.cause, t.cause) || others && t.among != "" && s.cause == t.among)
 	switch {
@@ -181,7 +184,8 @@ type pair struct {
 	row   *output.Row
 }
 
-// match gives each truth its rows: those that agree with it before those that do not. What is left over is of no lookup that was made.
+// match gives each truth its rows: those that agree with it before those that do not. What is left over is of no lookup
+// that was made.
 func match(truths []truth, rows []*output.Row, of string, others bool) (pairs []pair, left []*output.Row) {
 	taken := make([]bool, len(rows))
 	for _, agreeing := range []bool{true, false} {

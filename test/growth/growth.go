@@ -24,8 +24,8 @@ const least = 2 * time.Millisecond
 // Work makes ready what takes n steps, and gives what is measured of it, which runs on the caller's thread alone.
 type Work func(n int) (run func())
 
-// Ratio gives the least of some rounds of: time for 2n over time for n, for some n and larger ones. It ends with the first
-// that is within [Most].
+// Ratio gives the least of some rounds of: time for 2n over time for n, for some n and larger ones. It ends with the
+// first that is within [Most].
 func Ratio(t testing.TB, n int, w Work) float64 {
 	t.Helper()
 	runtime.LockOSThread() // the time that other programs take does not count

@@ -88,7 +88,8 @@ func removeStaleCgroups(mount string) error {
 	return nil
 }
 
-// startTime gives when a process started, in clock ticks since boot (proc(5), field 22 of stat): with it a process ID is unique.
+// startTime gives when a process started, in clock ticks since boot (proc(5), field 22 of stat): with it a process ID
+// is unique.
 func startTime(pid int) (uint64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

@@ -32,12 +32,12 @@ const (
 	ctMessageDelete = ctMessageNew | 2
 )
 
-// ctAssured is the status of an entry that is not thrown out to make room: IPS_SEEN_REPLY, IPS_ASSURED and IPS_CONFIRMED of
-// linux/netfilter/nf_conntrack_common.h.
+// ctAssured is the status of an entry that is not thrown out to make room: IPS_SEEN_REPLY, IPS_ASSURED and
+// IPS_CONFIRMED of linux/netfilter/nf_conntrack_common.h.
 const ctAssured = 1<<1 | 1<<2 | 1<<3
 
-// FillConntrack fills the namespace's connection tracking table, up to nf_conntrack_max, with connections that do not make room for others. Then
-// the kernel drops the first packet of every new one. The undo empties the table.
+// FillConntrack fills the namespace's connection tracking table, up to nf_conntrack_max, with connections that do not
+// make room for others. Then the kernel drops the first packet of every new one. The undo empties the table.
 func (n *Namespace) FillConntrack() (Undo, error) {
 	limit, err := n.sysctlInt("net/netfilter/nf_conntrack_max")
 	if err != nil {

@@ -19,8 +19,9 @@ const (
 	packetHost = 0 // it is for this host
 )
 
-// RedirectPeer makes what comes in by a device of the namespace for an address go with bpf_redirect_peer straight to the other end of a veth, past netfilter and every device
-// on the way, until undone: what Cilium's host routing in eBPF does as the last step. The kernel does not begin to receive such a packet anew in the pod.
+// RedirectPeer makes what comes in by a device of the namespace for an address go with bpf_redirect_peer straight to
+// the other end of a veth, past netfilter and every device on the way, until undone: what Cilium's host routing in eBPF
+// does as the last step. The kernel does not begin to receive such a packet anew in the pod.
 func (n *Namespace) RedirectPeer(device, veth string, to netip.Addr) (Undo, error) {
 	return n.attach(device, func(_, veth *net.Interface) asm.Instructions {
 		return append(matchDestination(to, "pass"),
@@ -38,7 +39,8 @@ func (n *Namespace) RedirectPeer(device, veth string, to netip.Addr) (Undo, erro
 	}, veth)
 }
 
-// TCDrop drops what comes in by a device of the namespace for an address, by a program as a CNI's or a policy's, until undone.
+// TCDrop drops what comes in by a device of the namespace for an address, by a program as a CNI's or a policy's, until
+// undone.
 func (n *Namespace) TCDrop(device string, to netip.Addr) (Undo, error) {
 	return n.attach(device, func(_, _ *net.Interface) asm.Instructions {
 		return append(matchDestination(to, "pass"),
@@ -77,8 +79,8 @@ func (n *Namespace) attach(device string, program func(device, other *net.Interf
 	return undo, err
 }
 
-// XDPDrop drops UDP for an address and a port before the kernel makes a packet of it, where it comes in by a device, until undone: what a load balancer or a firewall in XDP
-// does. The kernel gives no reason for it.
+// XDPDrop drops UDP for an address and a port before the kernel makes a packet of it, where it comes in by a device,
+// until undone: what a load balancer or a firewall in XDP does. The kernel gives no reason for it.
 func (n *Namespace) XDPDrop(device string, to netip.AddrPort) (undo Undo, err error) {
 	err = n.Do(func() error {
 		dev, err := net.InterfaceByName(device)

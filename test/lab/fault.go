@@ -18,7 +18,8 @@ type Undo func() error
 // Hook is where in a namespace packets are dropped.
 type Hook string
 
-// The netfilter hooks. Switched drops what a namespace's bridge forwards without routing it, as a firewall between nodes does.
+// The netfilter hooks. Switched drops what a namespace's bridge forwards without routing it, as a firewall between
+// nodes does.
 const (
 	Prerouting  Hook = "prerouting"
 	Input       Hook = "input"
@@ -41,8 +42,9 @@ type DropRule struct {
 	Src, Dst netip.Addr
 	// MinLength drops only packets of at least that many bytes, IP header included.
 	MinLength uint32
-	// LaterFragments drops only fragments that are not the first of their packet, which have no ports. Connection tracking puts packets together before other rules
-	// see them: at Prerouting the rule comes before that. Not together with IPv4 or IPv6 false for both, unless Src or Dst says the family.
+	// LaterFragments drops only fragments that are not the first of their packet, which have no ports. Connection tracking
+	// puts packets together before other rules see them: at Prerouting the rule comes before that. Not together with IPv4
+	// or IPv6 false for both, unless Src or Dst says the family.
 	LaterFragments bool
 	// Reject answers with an ICMP port unreachable instead of dropping silently. Not at Switched.
 	Reject bool
@@ -151,7 +153,8 @@ func (r DropRule) exprs(family nftables.TableFamily) [][]expr.Any {
 	return append(parts, expr1(&expr.Verdict{Kind: expr.VerdictDrop}))
 }
 
-// laterFragment matches where the fragment offset is not 0: of 13 bits in the IPv4 header, the last ones of a word; in IPv6's fragment header, the first ones.
+// laterFragment matches where the fragment offset is not 0: of 13 bits in the IPv4 header, the last ones of a word; in
+// IPv6's fragment header, the first ones.
 func laterFragment(v6 bool) []expr.Any {
 	load, mask := expr.Any(&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 2}), uint16(0x1fff)
 	if v6 {

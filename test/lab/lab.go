@@ -1,5 +1,5 @@
-// Package lab raises a small Kubernetes-like network on one Linux host: nodes and pods are network namespaces, joined by
-// veths, bridges and an underlay, with a service address that every node translates as kube-proxy does.
+// Package lab raises a small Kubernetes-like network on one Linux host: nodes and pods are network namespaces, joined
+// by veths, bridges and an underlay, with a service address that every node translates as kube-proxy does.
 //
 //	l, err := lab.Up(lab.Config{})
 //	defer l.Down()
@@ -8,9 +8,9 @@
 //	l.Service.SetEndpoints(dns)
 //	out, _ := cart.Run(ctx, "getent", "hosts", "www.example.com")
 //
-// Nothing of it has a name on the host: the namespaces are anonymous and live as long as a file descriptor or a process of
-// this program does, so a crash leaves nothing behind, and several labs run side by side. Only cgroups outlive a crash;
-// the next [Up] removes those whose owner is gone.
+// Nothing of it has a name on the host: the namespaces are anonymous and live as long as a file descriptor or a process
+// of this program does, so a crash leaves nothing behind, and several labs run side by side. Only cgroups outlive a
+// crash; the next [Up] removes those whose owner is gone.
 //
 // A program that starts processes in pods calls [Reexec] first thing in main or TestMain.
 package lab
@@ -52,7 +52,8 @@ type Lab struct {
 	down    bool
 }
 
-// Addresses of the lab. Node N (from 1) has UnderlayV4 .1N and UnderlayV6 ::1N, and pods in 10.244.N.0/24 and fd00:10:244:N::/64.
+// Addresses of the lab. Node N (from 1) has UnderlayV4 .1N and UnderlayV6 ::1N, and pods in 10.244.N.0/24 and
+// fd00:10:244:N::/64.
 var (
 	ServiceV4  = netip.MustParseAddr("10.96.0.10")
 	ServiceV6  = netip.MustParseAddr("fd00:10:96::a")
@@ -65,7 +66,8 @@ var (
 	routerV6  = netip.MustParsePrefix("fd00:100::1/64")
 )
 
-// Up raises a lab. It needs root (CAP_SYS_ADMIN and CAP_NET_ADMIN). On an error everything made so far is taken down again.
+// Up raises a lab. It needs root (CAP_SYS_ADMIN and CAP_NET_ADMIN). On an error everything made so far is taken down
+// again.
 func Up(c Config) (*Lab, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("lab: needs root to make network namespaces")
@@ -149,7 +151,8 @@ func (l *Lab) Pod(name string) *Pod {
 	return nil
 }
 
-// Namespaces gives every network namespace that the lab has now: the underlay's, the upstream's, the nodes' and the pods'.
+// Namespaces gives every network namespace that the lab has now: the underlay's, the upstream's, the nodes' and the
+// pods'.
 func (l *Lab) Namespaces() []*Namespace {
 	all := []*Namespace{l.Underlay, l.Upstream.Namespace}
 	for _, n := range l.nodes {
@@ -171,7 +174,8 @@ func (l *Lab) onDown(f func() error) {
 	l.closers = append(l.closers, f)
 }
 
-// Down stops every process of the lab, closes its sockets and lets go of its namespaces. It may be called more than once.
+// Down stops every process of the lab, closes its sockets and lets go of its namespaces. It may be called more than
+// once.
 func (l *Lab) Down() error {
 	l.mu.Lock()
 	if l.down {

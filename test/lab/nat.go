@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Translate makes the namespace translate UDP to from into UDP to another address and port, as a further service address, until undone. Both are of one family.
+// Translate makes the namespace translate UDP to from into UDP to another address and port, as a further service
+// address, until undone. Both are of one family.
 func (n *Namespace) Translate(from, to netip.AddrPort) (Undo, error) {
 	f := ipv6
 	if from.Addr().Is4() {
@@ -31,7 +32,8 @@ func (n *Namespace) Translate(from, to netip.AddrPort) (Undo, error) {
 	})
 }
 
-// Masquerade makes the namespace give what leaves it towards an address its own source address and a random port, until undone.
+// Masquerade makes the namespace give what leaves it towards an address its own source address and a random port, until
+// undone.
 func (n *Namespace) Masquerade(to netip.Addr) (Undo, error) {
 	f := ipv6
 	if to.Is4() {
@@ -44,8 +46,8 @@ func (n *Namespace) Masquerade(to netip.Addr) (Undo, error) {
 	})
 }
 
-// LongPostrouting makes every packet that leaves the namespace pass n times a hundred rules that do not match, after its source was translated and before its
-// conntrack entry is put into the table, until undone: some 10 ns a rule.
+// LongPostrouting makes every packet that leaves the namespace pass n times a hundred rules that do not match, after
+// its source was translated and before its conntrack entry is put into the table, until undone: some 10 ns a rule.
 func (n *Namespace) LongPostrouting(times int) (Undo, error) {
 	return n.table("long", nftables.TableFamilyINet, func(c *nftables.Conn, t *nftables.Table) error {
 		hundred := c.AddChain(&nftables.Chain{Name: "hundred", Table: t})
@@ -84,8 +86,8 @@ func (n *Namespace) table(what string, family nftables.TableFamily, fill func(*n
 	return undo, nil
 }
 
-// ConntrackFailures gives how many packets the namespace's connection tracking has dropped so far because their entry could not be put into the table: the sum over the
-// CPUs of insert_failed in /proc/net/stat/nf_conntrack.
+// ConntrackFailures gives how many packets the namespace's connection tracking has dropped so far because their entry
+// could not be put into the table: the sum over the CPUs of insert_failed in /proc/net/stat/nf_conntrack.
 func (n *Namespace) ConntrackFailures() (uint64, error) {
 	var text []byte
 	err := n.Do(func() (err error) {

@@ -110,13 +110,14 @@ func (n *Node) Start(c Command) (*Process, error) {
 	return n.lab.spawner.start(c, target{ns: n.Namespace})
 }
 
-// Run runs a program on the node as [Node.Start] does, and gives what it wrote to its standard output; the error tells what it wrote to its standard error.
+// Run runs a program on the node as [Node.Start] does, and gives what it wrote to its standard output; the error tells
+// what it wrote to its standard error.
 func (n *Node) Run(ctx context.Context, path string, args ...string) (string, error) {
 	return runToEnd(ctx, n.Start, n.Name, path, args)
 }
 
-// AddMacvlan gives another namespace a device on the node's eth0, with a hardware address of its own: its packets pass nothing of the node's but eth0. The undo
-// deletes it.
+// AddMacvlan gives another namespace a device on the node's eth0, with a hardware address of its own: its packets pass
+// nothing of the node's but eth0. The undo deletes it.
 func (n *Node) AddMacvlan(to *Namespace, name string, addrs ...netip.Prefix) (Undo, error) {
 	parent, err := n.nl.LinkByName("eth0")
 	if err != nil {
@@ -163,8 +164,8 @@ func (n *Namespace) addVeth(bridge, name string, peer *Namespace, addrs ...netip
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
-	// The kernel tells a bridge at once that the carrier of its port is up, but takes up to a second where the two ends of the veth
-	// happen to have one index (net/core/link_watch.c, linkwatch_urgent_event).
+	// The kernel tells a bridge at once that the carrier of its port is up, but takes up to a second where the two ends of
+	// the veth happen to have one index (net/core/link_watch.c, linkwatch_urgent_event).
 	attrs.Index = int(vethIndex.Add(1))
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(peer.fd)}
 	if err := n.nl.LinkAdd(veth); err != nil {

@@ -15,7 +15,8 @@ type Overlay string
 
 // The ways between nodes.
 const (
-	// Routed packets go as they are: every node has routes to the others' pods, as with kubenet or Calico without a tunnel.
+	// Routed packets go as they are: every node has routes to the others' pods, as with kubenet or Calico without a
+	// tunnel.
 	Routed Overlay = ""
 	// VXLAN is flannel's default: a device flannel.1 on every node, VNI 1, UDP port 8472 over IPv4, for both families.
 	VXLAN Overlay = "vxlan"
@@ -84,8 +85,8 @@ func (n *Node) tunnelEnd(dev netlink.Link, other *Node) *netlink.Neigh {
 	}
 }
 
-// tunnelTo adds the routes to another node's pods through the VXLAN device. As flannel does it: nothing is learned and nothing flooded, the other
-// node's end is written down.
+// tunnelTo adds the routes to another node's pods through the VXLAN device. As flannel does it: nothing is learned and
+// nothing flooded, the other node's end is written down.
 func (n *Node) tunnelTo(other *Node) error {
 	dev, err := n.nl.LinkByName(vxlanDevice)
 	if err != nil {
@@ -121,7 +122,8 @@ func (n *Node) WithoutVXLAN() (Undo, error) {
 	return func() error { return n.reach(n.lab.nodes, VXLAN) }, nil
 }
 
-// ForgetNode removes another node's end of the tunnel from this node's VXLAN device, as an agent of the overlay does that missed an event.
+// ForgetNode removes another node's end of the tunnel from this node's VXLAN device, as an agent of the overlay does
+// that missed an event.
 func (n *Node) ForgetNode(other *Node) (Undo, error) {
 	dev, err := n.nl.LinkByName(vxlanDevice)
 	if err != nil {

@@ -137,8 +137,8 @@ func (p *Pod) resolvConf() string {
 	return b.String()
 }
 
-// Run runs a command in the pod's container to its end and gives what it printed on its standard output. The error of one that
-// fails carries the end of its standard error. When ctx ends first the command is killed.
+// Run runs a command in the pod's container to its end and gives what it printed on its standard output. The error of
+// one that fails carries the end of its standard error. When ctx ends first the command is killed.
 func (p *Pod) Run(ctx context.Context, path string, args ...string) (string, error) {
 	return runToEnd(ctx, p.Start, p.Name, path, args)
 }

@@ -12,13 +12,14 @@ import (
 )
 
 // Relay listens on TCP at addr in the namespace and connects what comes to target on the host: so CoreDNS in a pod
-// reaches a collector on the host's loopback, as it would one that runs on its node. It gives the address it listens at (port 0: any).
+// reaches a collector on the host's loopback, as it would one that runs on its node. It gives the address it listens at
+// (port 0: any).
 func (l *Lab) Relay(from *Namespace, addr, target string) (string, error) {
 	return l.relay(from, addr, l.host, target)
 }
 
-// Expose listens on TCP at the host's loopback and connects what comes to addr as seen from the namespace: so a scraper on the host reaches a
-// pod. It gives the address on the host.
+// Expose listens on TCP at the host's loopback and connects what comes to addr as seen from the namespace: so a scraper
+// on the host reaches a pod. It gives the address on the host.
 func (l *Lab) Expose(to *Namespace, addr string) (string, error) {
 	return l.relay(l.host, "127.0.0.1:0", to, addr)
 }
@@ -26,7 +27,8 @@ func (l *Lab) Expose(to *Namespace, addr string) (string, error) {
 // CollectorPort is the port of the addresses that [Lab.Collector] gives.
 const CollectorPort = 4317
 
-// Collector makes target, an address on the host, reachable on every node at the node's own addresses and [CollectorPort].
+// Collector makes target, an address on the host, reachable on every node at the node's own addresses and
+// [CollectorPort].
 func (l *Lab) Collector(target string) error {
 	for _, n := range l.nodes {
 		for _, a := range []netip.Addr{n.V4, n.V6} {
@@ -79,7 +81,8 @@ func (r *relay) serve(ctx context.Context, ln net.Listener) {
 	}
 }
 
-// join copies both ways until both sides are done. A target that cannot be reached looks to the client like a closed connection.
+// join copies both ways until both sides are done. A target that cannot be reached looks to the client like a closed
+// connection.
 func (r *relay) join(ctx context.Context, a net.Conn) {
 	defer a.Close()
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)

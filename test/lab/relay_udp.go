@@ -9,8 +9,9 @@ import (
 	"sync"
 )
 
-// RelayUDP passes datagrams that come to addr in one namespace on to target as seen from another, and what comes back to
-// whoever sent last from each address. A nil namespace is the host's. It gives the address it listens at (port 0: any).
+// RelayUDP passes datagrams that come to addr in one namespace on to target as seen from another, and what comes back
+// to whoever sent last from each address. A nil namespace is the host's. It gives the address it listens at (port 0:
+// any).
 func (l *Lab) RelayUDP(from *Namespace, addr string, to *Namespace, target string) (string, error) {
 	if from == nil {
 		from = l.host

@@ -15,10 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Service is the cluster's DNS service: the addresses [ServiceV4] and [ServiceV6], ports 53 (UDP and TCP) and 9153 (TCP),
-// which every node translates to one of the endpoints with rules built like those of kube-proxy's nftables mode: DNAT in
-// prerouting and output, one endpoint at random, masquerade for what does not come from a pod and for an endpoint that
-// reaches itself, reject where there is no endpoint.
+// Service is the cluster's DNS service: the addresses [ServiceV4] and [ServiceV6], ports 53 (UDP and TCP) and 9153
+// (TCP), which every node translates to one of the endpoints with rules built like those of kube-proxy's nftables mode:
+// DNAT in prerouting and output, one endpoint at random, masquerade for what does not come from a pod and for an
+// endpoint that reaches itself, reject where there is no endpoint.
 type Service struct {
 	nodes []*Node
 
@@ -37,8 +37,8 @@ const serviceTable = "kube-proxy"
 // masqueradeMark is the bit that kube-proxy marks packets with whose source is to be translated.
 const masqueradeMark = 0x4000
 
-// SetEndpoints makes the pods the service's endpoints, on every node; with none, the service rejects. Connection tracking
-// forgets the translations to other endpoints, as kube-proxy makes it.
+// SetEndpoints makes the pods the service's endpoints, on every node; with none, the service rejects. Connection
+// tracking forgets the translations to other endpoints, as kube-proxy makes it.
 func (s *Service) SetEndpoints(pods ...*Pod) error {
 	var addrs []netip.Addr
 	for _, p := range pods {
@@ -59,8 +59,8 @@ func (s *Service) SetEndpointAddrs(addrs ...netip.Addr) error {
 	return errors.Join(errs...)
 }
 
-// MoveEndpoints is [Service.SetEndpoints], but connection tracking keeps the translations to other endpoints, as it does where kube-proxy forgot them in vain because the
-// client goes on to ask from the same port.
+// MoveEndpoints is [Service.SetEndpoints], but connection tracking keeps the translations to other endpoints, as it
+// does where kube-proxy forgot them in vain because the client goes on to ask from the same port.
 func (s *Service) MoveEndpoints(pods ...*Pod) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -100,7 +100,8 @@ func (n *Node) RemoveService() error {
 	return n.ForgetService()
 }
 
-// ForgetService deletes the node's conntrack entries that translate a service address, but for those to the addresses in keep.
+// ForgetService deletes the node's conntrack entries that translate a service address, but for those to the addresses
+// in keep.
 func (n *Node) ForgetService(keep ...netip.Addr) error {
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
 		if _, err := n.nl.ConntrackDeleteFilters(netlink.ConntrackTable, family, staleTranslation(keep)); err != nil {

@@ -13,8 +13,8 @@ import (
 // toolTime bounds a tool that [Namespace.Tool] runs.
 const toolTime = 20 * time.Second
 
-// Tool runs a program of the host (ip, nft) in the namespace to its end, with stdin as its input, and gives what it printed. The error of one that fails tells what
-// it wrote to its standard error.
+// Tool runs a program of the host (ip, nft) in the namespace to its end, with stdin as its input, and gives what it
+// printed. The error of one that fails tells what it wrote to its standard error.
 func (n *Namespace) Tool(stdin, path string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), toolTime)
 	defer cancel()
@@ -50,7 +50,8 @@ func (n *Namespace) ip(lines string) error {
 	return errors.Join(errs...)
 }
 
-// Rules adds an nftables table of a family (ip, ip6, inet, bridge, netdev), with the chains that nft(8) reads from text, until undone.
+// Rules adds an nftables table of a family (ip, ip6, inet, bridge, netdev), with the chains that nft(8) reads from
+// text, until undone.
 func (n *Namespace) Rules(family, chains string) (Undo, error) {
 	name := fmt.Sprintf("rules-%d", faults.Add(1))
 	if _, err := n.Tool(fmt.Sprintf("table %s %s {\n%s\n}\n", family, name, chains), "nft", "-f", "-"); err != nil {

@@ -40,9 +40,9 @@ type UpstreamQuery struct {
 	Type      uint16
 }
 
-// Upstream is an authoritative DNS server outside the cluster, at [UpstreamV4] and [UpstreamV6], port 53. It runs in this process,
-// in a network namespace of its own. It answers for every name under example., example.com., example.net. and example.org., and NXDOMAIN for all others.
-// Labels of a name, or [Upstream.Set], ask for other behavior:
+// Upstream is an authoritative DNS server outside the cluster, at [UpstreamV4] and [UpstreamV6], port 53. It runs in
+// this process, in a network namespace of its own. It answers for every name under example., example.com., example.net.
+// and example.org., and NXDOMAIN for all others. Labels of a name, or [Upstream.Set], ask for other behavior:
 //
 //	delay-250ms  lose-2  silent  nxdomain  servfail  refused  nodata  size-4000  tc  wrong-id  wrong-question  ttl-5
 type Upstream struct {
@@ -274,7 +274,8 @@ func zoneOf(name string) string {
 	return "."
 }
 
-// record makes the i-th record for a question: documentation addresses that depend on the name alone. Nil for types it has nothing for.
+// record makes the i-th record for a question: documentation addresses that depend on the name alone. Nil for types it
+// has nothing for.
 func record(q dns.Question, ttl uint32, i int) dns.RR {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(strings.ToLower(q.Name))) // never fails: hash.Hash

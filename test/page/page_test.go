@@ -26,7 +26,8 @@ func needChromium(t *testing.T) {
 	}
 }
 
-// TestPageInChromium: nothing on the console, no request, every bar where the scale wants it, at the width of a desk and of a telephone.
+// TestPageInChromium: nothing on the console, no request, every bar where the scale wants it, at the width of a desk
+// and of a telephone.
 func TestPageInChromium(t *testing.T) {
 	needChromium(t)
 	checker := filepath.Join(t.TempDir(), "browser")

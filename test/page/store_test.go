@@ -26,7 +26,8 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/traceapi"
 )
 
-// recent gives a store of the traces that the drawing is tested with, those of the lab and hostile ones, as of just now.
+// recent gives a store of the traces that the drawing is tested with, those of the lab and hostile ones, as of just
+// now.
 func recent(t *testing.T) *store.Store {
 	t.Helper()
 	s := store.New(store.Limits{})

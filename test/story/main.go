@@ -1,5 +1,6 @@
-// Command story plays an incident in the lab and prints it: a cluster of two nodes whose firewall between them has lost the rule that lets UDP port 53
-// through. Lookups fail from one node only, and ping works. The output stands in the README; `make story` prints it anew.
+// Command story plays an incident in the lab and prints it: a cluster of two nodes whose firewall between them has lost
+// the rule that lets UDP port 53 through. Lookups fail from one node only, and ping works. The output stands in the
+// README; `make story` prints it anew.
 package main
 
 import (

@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// Local keeps web pages of others away from h, which has no other protection than that it listens on loopback: a browser
-// on this machine reaches it, too. A request passes that asks for this host by an address, by a name that cannot be a
-// web site's (localhost, a single label, a name of the cluster) or by one of names; and that no page of another origin
-// made. The first keeps a site away whose name turns into this address when it is asked for again (DNS rebinding): the
-// browser takes it for the same origin, and still sends the site's name.
+// Local keeps web pages of others away from h, which has no other protection than that it listens on loopback: a
+// browser on this machine reaches it, too. A request passes that asks for this host by an address, by a name that
+// cannot be a web site's (localhost, a single label, a name of the cluster) or by one of names; and that no page of
+// another origin made. The first keeps a site away whose name turns into this address when it is asked for again (DNS
+// rebinding): the browser takes it for the same origin, and still sends the site's name.
 func Local(names []string, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		head := w.Header()

@@ -10,13 +10,14 @@ type Hook uint8
 
 // The hooks; src/event.h has the same list.
 const (
-	HookXmit   Hook = 1 + iota // net_dev_queue: leaves by a device
-	HookRecv                   // netif_receive_skb: arrives at a device
-	HookDrop                   // kfree_skb
-	HookCopy                   // skb_copy_datagram_iovec: read from a socket, with the packet
-	HookRead                   // read from a socket, without the packet: only the two ends are known
-	HookSent                   // a send returned although no packet had left: only the sender's end is known, and who it is
-	HookUnsent                 // a connection or send failed before there was a packet
+	HookXmit Hook = 1 + iota // net_dev_queue: leaves by a device
+	HookRecv                 // netif_receive_skb: arrives at a device
+	HookDrop                 // kfree_skb
+	HookCopy                 // skb_copy_datagram_iovec: read from a socket, with the packet
+	HookRead                 // read from a socket, without the packet: only the two ends are known
+	// a send returned although no packet had left: only the sender's end is known, and who it is
+	HookSent
+	HookUnsent // a connection or send failed before there was a packet
 )
 
 // Flags are the properties of an event.
@@ -54,7 +55,8 @@ const (
 	CallConnect
 )
 
-// Tuple is the two ends of a packet or of a conntrack direction. IPv4 addresses are in the first four bytes; ports in host order.
+// Tuple is the two ends of a packet or of a conntrack direction. IPv4 addresses are in the first four bytes; ports in
+// host order.
 type Tuple struct {
 	SrcAddr, DstAddr [16]byte
 	SrcPort, DstPort uint16
@@ -88,8 +90,8 @@ const eventSize = int(unsafe.Sizeof(Event{}))
 // ErrEvent says that a record of the ring buffer is shorter than its head or than the payload it announces.
 var ErrEvent = errors.New("short kernel event")
 
-// Decode gives the event in a record of the ring buffer and the captured payload, neither of them copied: both live as long as raw does.
-// raw is 8-byte aligned, as every slice of that size from Go's allocator is.
+// Decode gives the event in a record of the ring buffer and the captured payload, neither of them copied: both live as
+// long as raw does. raw is 8-byte aligned, as every slice of that size from Go's allocator is.
 func Decode(raw []byte) (*Event, []byte, error) {
 	if len(raw) < eventSize {
 		return nil, nil, ErrEvent

@@ -26,7 +26,8 @@ type Options struct {
 	Ports []uint16
 	// NetNS confines the tracer to network namespaces by inode number; none means all.
 	NetNS []uint32
-	// RingBytes is the ring buffer's size, a power of two; 0 means 64 MiB: half a second of 20,000 lookups a second with 20 hops each.
+	// RingBytes is the ring buffer's size, a power of two; 0 means 64 MiB: half a second of 20,000 lookups a second with
+	// 20 hops each.
 	RingBytes uint32
 
 	without []string // features to do without, for tests; nil means what [WithoutVariable] says
@@ -133,8 +134,8 @@ func (t *Tracer) start(o Options) error {
 	return t.attach()
 }
 
-// Cgroup2Mount gives the place where the root of cgroup v2 is mounted, an error if it is not. In a container that is the place where the host's
-// hierarchy was mounted into it, not the container's own part.
+// Cgroup2Mount gives the place where the root of cgroup v2 is mounted, an error if it is not. In a container that is
+// the place where the host's hierarchy was mounted into it, not the container's own part.
 func Cgroup2Mount() (string, error) {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -146,8 +147,9 @@ func Cgroup2Mount() (string, error) {
 	return "", errors.New("cgroup v2 is not mounted")
 }
 
-// cgroup2Root finds the mount point of the cgroup v2 hierarchy's root in a mountinfo file. Seen from within a cgroup namespace, what lies above the
-// namespace's own cgroup is /.., /../.. and so on (cgroup_namespaces(7)): of these the highest is the root. Without a namespace the root is /.
+// cgroup2Root finds the mount point of the cgroup v2 hierarchy's root in a mountinfo file. Seen from within a cgroup
+// namespace, what lies above the namespace's own cgroup is /.., /../.. and so on (cgroup_namespaces(7)): of these the
+// highest is the root. Without a namespace the root is /.
 func cgroup2Root(mountinfo string) (at string) {
 	above := -1
 	for line := range strings.Lines(mountinfo) {
@@ -168,8 +170,8 @@ func cgroup2Root(mountinfo string) (at string) {
 	return at
 }
 
-// Read gives the next event and its payload, waiting for one until a poll interval has passed. Neither outlives the next call.
-// It gives nil, nil, nil when nothing waits, and [os.ErrClosed] after Close.
+// Read gives the next event and its payload, waiting for one until a poll interval has passed. Neither outlives the
+// next call. It gives nil, nil, nil when nothing waits, and [os.ErrClosed] after Close.
 func (t *Tracer) Read() (*Event, []byte, error) {
 	if t.paged != nil {
 		return t.paged.merge(t)
@@ -181,7 +183,8 @@ func (t *Tracer) Read() (*Event, []byte, error) {
 	return Decode(t.record.RawSample)
 }
 
-// fill takes the next record out of the ring buffer, waiting for one until a poll interval has passed. False: there is none.
+// fill takes the next record out of the ring buffer, waiting for one until a poll interval has passed. False: there is
+// none.
 func (t *Tracer) fill() (bool, error) {
 	err := t.reader.ReadInto(&t.record)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -195,7 +198,8 @@ func (t *Tracer) fill() (bool, error) {
 type Losses struct {
 	RingFull uint64 // events: no room in the ring buffer, user space was too slow
 	Paged    uint64 // events without payload: it lay in pages that this kernel gives no access to
-	Fragment uint64 // identifications of fragmented packets forgotten while their later fragments may have been on their way
+	// identifications of fragmented packets forgotten while their later fragments may have been on their way
+	Fragment uint64
 	Connect  uint64 // connections to a DNS port that were not watched: too many at once
 	Missed   uint64 // events: a hook was hit while it ran on the same CPU
 }

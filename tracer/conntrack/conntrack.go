@@ -1,4 +1,5 @@
-// Package conntrack reads how full the connection tracking of a network namespace is: what tells a packet that found no room there from one that a rule dropped.
+// Package conntrack reads how full the connection tracking of a network namespace is: what tells a packet that found no
+// room there from one that a rule dropped.
 package conntrack
 
 import (
@@ -16,15 +17,17 @@ import (
 // ErrUnreachable says that no process of this host is in the namespace, so that it cannot be entered.
 var ErrUnreachable = errors.New("no process is in the network namespace")
 
-// Table is a namespace's table of connections: how many there are, and how many there may be (nf_conntrack_count and nf_conntrack_max).
+// Table is a namespace's table of connections: how many there are, and how many there may be (nf_conntrack_count and
+// nf_conntrack_max).
 type Table struct{ Count, Max int }
 
-// Full says whether the next new connection finds no room: nf_conntrack_alloc in net/netfilter/nf_conntrack_core.c drops its packet unless an
-// older connection gives way.
+// Full says whether the next new connection finds no room: nf_conntrack_alloc in net/netfilter/nf_conntrack_core.c
+// drops its packet unless an older connection gives way.
 func (t Table) Full() bool { return t.Max > 0 && t.Count >= t.Max }
 
-// Of reads the table of a network namespace, by inode number. Another namespace than this process's own is entered by way of a process that is in it: an error
-// wraps [ErrUnreachable] if there is none, and is that of setns(2) without CAP_SYS_ADMIN. It takes a millisecond for each thousand processes.
+// Of reads the table of a network namespace, by inode number. Another namespace than this process's own is entered by
+// way of a process that is in it: an error wraps [ErrUnreachable] if there is none, and is that of setns(2) without
+// CAP_SYS_ADMIN. It takes a millisecond for each thousand processes.
 func Of(netns uint32) (Table, error) {
 	if is(netns, "/proc/self/ns/net") {
 		return read()

@@ -2,8 +2,8 @@ package conntrack
 
 import "time"
 
-// Readings remembers what was read, so that a flood of drops does not make a flood of readings, and so that what is asked again of a time gets the same answer. The
-// zero value is ready. It is for one goroutine.
+// Readings remembers what was read, so that a flood of drops does not make a flood of readings, and so that what is
+// asked again of a time gets the same answer. The zero value is ready. It is for one goroutine.
 type Readings struct {
 	read  func(netns uint32) (Table, error) // Of, but in tests
 	now   func() time.Time
@@ -23,8 +23,8 @@ const (
 	maxNamespaces   = 256
 )
 
-// After gives how full the connection tracking of a network namespace was soon after a time, in ns since 1970: by the first reading after it, or by one not much older. Where there is
-// none yet, it reads. False: it cannot be read.
+// After gives how full the connection tracking of a network namespace was soon after a time, in ns since 1970: by the
+// first reading after it, or by one not much older. Where there is none yet, it reads. False: it cannot be read.
 func (r *Readings) After(netns uint32, after int64) (count, limit int, ok bool) {
 	for _, x := range r.known[netns] {
 		if x.at >= after-int64(readingInterval) {

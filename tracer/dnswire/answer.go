@@ -53,8 +53,8 @@ type Body struct {
 	Complete bool
 }
 
-// ParseBody reads the records of a message whose head is h. A message that is cut off or broken gives what was read up to there, with Complete false:
-// in a packet that is no error.
+// ParseBody reads the records of a message whose head is h. A message that is cut off or broken gives what was read up
+// to there, with Complete false: in a packet that is no error.
 func ParseBody(b []byte, h Head) Body {
 	body := Body{Rcode: h.Flags.Rcode(), EDE: -1}
 	off := h.End
@@ -147,7 +147,8 @@ func skipName(b []byte, off int) (int, bool) {
 	return 0, false
 }
 
-// expand appends the name at off in wire form, its pointers followed (RFC 1035, section 4.1.4), at most maxPointers of them.
+// expand appends the name at off in wire form, its pointers followed (RFC 1035, section 4.1.4), at most maxPointers of
+// them.
 func expand(dst, b []byte, off int) ([]byte, int, bool) {
 	for jumps := 0; off < len(b); {
 		l := int(b[off])
@@ -169,8 +170,8 @@ func expand(dst, b []byte, off int) ([]byte, int, bool) {
 	return dst, 0, false
 }
 
-// CountSOA counts the SOA records of a message's answer section: a zone transfer begins and ends with one (RFC 5936, section 2.2). A message that is cut off
-// gives what was read up to there.
+// CountSOA counts the SOA records of a message's answer section: a zone transfer begins and ends with one (RFC 5936,
+// section 2.2). A message that is cut off gives what was read up to there.
 func CountSOA(b []byte, h Head) int {
 	n, off := 0, h.End
 	for range int(h.Answers) {

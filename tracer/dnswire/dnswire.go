@@ -1,7 +1,8 @@
-// Package dnswire reads DNS messages as they are found in packets: cut off, lying about their lengths, compressed in loops.
+// Package dnswire reads DNS messages as they are found in packets: cut off, lying about their lengths, compressed in
+// loops.
 //
-// It is the one parser of DNS that the tracer has: bounded, without allocation for what every hop needs ([ParseHead]), and fuzzed.
-// Nothing here trusts a length that the message states.
+// It is the one parser of DNS that the tracer has: bounded, without allocation for what every hop needs ([ParseHead]),
+// and fuzzed. Nothing here trusts a length that the message states.
 package dnswire
 
 import (
@@ -53,7 +54,8 @@ type Head struct {
 	Flags Flags
 	// Questions, Answers, Authority and Additional are the counts as the header states them.
 	Questions, Answers, Authority, Additional uint16
-	// Name is the question's name in wire form, its case kept, the root label included: a view of the message. Empty without a question.
+	// Name is the question's name in wire form, its case kept, the root label included: a view of the message. Empty
+	// without a question.
 	Name        []byte
 	Type, Class uint16
 	// End is the offset at which the answer section starts.
@@ -64,9 +66,9 @@ type Head struct {
 	hash uint64 // of the question, as [Questions] has found it; 0 where it was not
 }
 
-// ParseHead reads the header and the question of a DNS message. It does not allocate. An error wraps [ErrMessage]: less than a header, more than one question
-// (nobody sends it), an opcode other than query, notify and update, a name that is compressed, too long or cut off.
-// A response without a question is allowed: servers answer FORMERR so.
+// ParseHead reads the header and the question of a DNS message. It does not allocate. An error wraps [ErrMessage]: less
+// than a header, more than one question (nobody sends it), an opcode other than query, notify and update, a name that
+// is compressed, too long or cut off. A response without a question is allowed: servers answer FORMERR so.
 func ParseHead(b []byte) (h Head, err error) {
 	if err := h.Parse(b); err != nil {
 		return Head{}, err
@@ -112,8 +114,8 @@ func (h *Head) Parse(b []byte) error {
 	return nil
 }
 
-// ParseAny is [Head.Parse] of what comes to a DNS port: any opcode, any number of questions, of which the first is read, and a question that cannot be read. Only less than a header is
-// an error, which wraps [ErrShort].
+// ParseAny is [Head.Parse] of what comes to a DNS port: any opcode, any number of questions, of which the first is
+// read, and a question that cannot be read. Only less than a header is an error, which wraps [ErrShort].
 func (h *Head) ParseAny(b []byte) error {
 	err := h.Parse(b)
 	if err == nil {
@@ -138,7 +140,8 @@ func (h *Head) ParseAny(b []byte) error {
 	return nil
 }
 
-// nameLength gives the length of the uncompressed name that b starts with. A question's name has nothing before it to point to.
+// nameLength gives the length of the uncompressed name that b starts with. A question's name has nothing before it to
+// point to.
 func nameLength(b []byte) (int, error) {
 	for i := 0; i < len(b); {
 		l := int(b[i])
@@ -187,8 +190,8 @@ func AppendLower(dst, name []byte) []byte {
 	return dst
 }
 
-// lowerEight is [lower] of eight bytes at once. Each sum sets a byte's highest bit where its lower seven are beyond what
-// it asks for, and never carries into the next byte.
+// lowerEight is [lower] of eight bytes at once. Each sum sets a byte's highest bit where its lower seven are beyond
+// what it asks for, and never carries into the next byte.
 func lowerEight(x uint64) uint64 {
 	const ones = 0x0101010101010101
 	seven := x & (0x7f * ones)
@@ -204,8 +207,8 @@ func lower(c byte) byte {
 	return c
 }
 
-// NameString gives a name in wire form in presentation form (RFC 1035, section 5.1), with its final dot and its case, escaped as miekg/dns does.
-// What is not a name gives what could be read of it.
+// NameString gives a name in wire form in presentation form (RFC 1035, section 5.1), with its final dot and its case,
+// escaped as miekg/dns does. What is not a name gives what could be read of it.
 func NameString(wire []byte) string {
 	var buf [4 * maxName]byte
 	return string(appendText(buf[:0], wire))

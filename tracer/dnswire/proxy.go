@@ -43,8 +43,8 @@ const (
 )
 
 // ProxyStream reads the header of either version that a load balancer puts before the first query of a TCP connection.
-// It gives what [ProxyHeader] does; more says that b may be the start of a header, and that what follows it is needed to
-// tell: then n is 0.
+// It gives what [ProxyHeader] does; more says that b may be the start of a header, and that what follows it is needed
+// to tell: then n is 0.
 func ProxyStream(b []byte) (n int, client netip.AddrPort, more bool) {
 	if starts(b, proxyLine) {
 		end := bytes.Index(b[:min(len(b), maxProxyLine)], []byte("\r\n"))

@@ -152,7 +152,8 @@ func hooks(capable Finding, ports []uint16, found func(Finding)) {
 	}
 }
 
-// symbols looks whether the kernel shows where its functions are: where it gives no reason for a drop, the function that dropped tells the cause.
+// symbols looks whether the kernel shows where its functions are: where it gives no reason for a drop, the function
+// that dropped tells the cause.
 func symbols() Finding {
 	f := Finding{What: "symbols", Is: "the kernel's functions can be named"}
 	file, err := os.Open("/proc/kallsyms")
@@ -168,7 +169,8 @@ func symbols() Finding {
 	return f
 }
 
-// symbolsShown says whether the first symbol that has a place has an address. A line is "address type name" (proc(5)); where addresses are hidden, all are zero.
+// symbolsShown says whether the first symbol that has a place has an address. A line is "address type name" (proc(5));
+// where addresses are hidden, all are zero.
 func symbolsShown(kallsyms io.Reader) bool {
 	for s, n := bufio.NewScanner(kallsyms), 0; s.Scan() && n < 1000; n++ {
 		if address, _, ok := strings.Cut(s.Text(), " "); ok && strings.Trim(address, "0") != "" {

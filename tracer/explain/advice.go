@@ -73,7 +73,8 @@ func newScene(t *trace.Trace, v trace.Verdict) scene {
 
 func (s *scene) here() string { return s.place }
 
-// here names the machine that a verdict's stage is on: by the tracer that said so, by the owner of the network namespace of the drop, else by the stage.
+// here names the machine that a verdict's stage is on: by the tracer that said so, by the owner of the network
+// namespace of the drop, else by the stage.
 func here(t *trace.Trace, v trace.Verdict, clientNode string) string {
 	if v.Node != "" {
 		return v.Node
@@ -93,7 +94,8 @@ func here(t *trace.Trace, v trace.Verdict, clientNode string) string {
 	return clientNode
 }
 
-// nodeNetNS gives the network namespace of the client's node, where the query came out of the pod; 0 if it was not seen.
+// nodeNetNS gives the network namespace of the client's node, where the query came out of the pod; 0 if it was not
+// seen.
 func nodeNetNS(t *trace.Trace) uint32 {
 	for _, s := range t.Spans {
 		if s.Stage() == verdict.PodLink && !s.IsAnswer() {

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// Duration writes d with three significant digits and its unit: "18.2 µs", "1.24 ms", "5.00 s"; whole nanoseconds below a microsecond, days above 100,000 s.
+// Duration writes d with three significant digits and its unit: "18.2 µs", "1.24 ms", "5.00 s"; whole nanoseconds below
+// a microsecond, days above 100,000 s.
 func Duration(d time.Duration) string {
 	if d < 0 {
 		return "-" + Duration(-max(d, -math.MaxInt64)) // the least of all has no opposite

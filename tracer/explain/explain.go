@@ -1,4 +1,5 @@
-// Package explain tells one lookup in words: what happened, in order of time, and, of a lookup that was lost, what to look at next.
+// Package explain tells one lookup in words: what happened, in order of time, and, of a lookup that was lost, what to
+// look at next.
 package explain
 
 import (
@@ -36,7 +37,8 @@ type Step struct {
 	Hop, Back, Translated, Passing bool
 }
 
-// Tell tells t. Others are further traces of about the same time, which may show whether another node was watched; none need be given.
+// Tell tells t. Others are further traces of about the same time, which may show whether another node was watched; none
+// need be given.
 func Tell(t *trace.Trace, others []*trace.Trace) Story {
 	s := Story{Trace: t, Verdict: t.VerdictAmong(trace.NewOthers(others)), served: t.Server() != nil}
 	s.begin()
@@ -234,7 +236,8 @@ func arrival(p trace.Place) string {
 
 func device(p trace.Place) string { return cmp.Or(p.Device, "no device") }
 
-// MarshalJSON writes the story with its trace ID and question; times are in seconds. The schema's version is its first field.
+// MarshalJSON writes the story with its trace ID and question; times are in seconds. The schema's version is its first
+// field.
 func (s Story) MarshalJSON() ([]byte, error) {
 	type step struct {
 		At     float64 `json:"at"`

@@ -557,8 +557,8 @@ func TestTheQueueIsBoundedInBytes(t *testing.T) {
 	}
 }
 
-// TestSpansThatWaitArePacked: a collector that hangs for a while finds more waiting than would have room as they are, and
-// gets them as they were.
+// TestSpansThatWaitArePacked: a collector that hangs for a while finds more waiting than would have room as they are,
+// and gets them as they were.
 func TestSpansThatWaitArePacked(t *testing.T) {
 	const most = 1 << 20
 	c := &collector{hang: make(chan struct{})}
@@ -595,7 +595,8 @@ func TestSpansThatWaitArePacked(t *testing.T) {
 	}
 }
 
-// BenchmarkAdd is what a lookup of which all spans are kept costs: its spans are made, and marshaled as a transport does it.
+// BenchmarkAdd is what a lookup of which all spans are kept costs: its spans are made, and marshaled as a transport
+// does it.
 func BenchmarkAdd(b *testing.B) {
 	e, err := New(&marshaler{}, Options{Sample: link.NewRatio(1), Queue: 1 << 20})
 	if err != nil {

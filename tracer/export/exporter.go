@@ -32,7 +32,8 @@ const DefaultQueueBytes = 64 << 20
 type Options struct {
 	// Sample is the share of traces kept.
 	Sample link.Ratio
-	// Slow is the duration from which a lookup is kept whatever Sample says; 0 keeps none for that. Lookups that failed are always kept.
+	// Slow is the duration from which a lookup is kept whatever Sample says; 0 keeps none for that. Lookups that failed
+	// are always kept.
 	Slow time.Duration
 	// Guard is how far apart this host's clock and CoreDNS's may be.
 	Guard time.Duration
@@ -83,7 +84,8 @@ type Stats struct {
 	Copies    uint64 // lookups sent under a second trace ID
 }
 
-// Exporter makes spans and sends them. Add and Tick are for one goroutine and never wait; what cannot be queued is dropped and counted.
+// Exporter makes spans and sends them. Add and Tick are for one goroutine and never wait; what cannot be queued is
+// dropped and counted.
 type Exporter struct {
 	o       Options
 	client  otlptrace.Client
@@ -218,12 +220,14 @@ func New(client otlptrace.Client, o Options) (*Exporter, error) {
 	return e, nil
 }
 
-// Add makes the spans of a lookup that has ended for good and puts them into the next batch. It gives the trace ID under which they go first, "" if none is kept.
+// Add makes the spans of a lookup that has ended for good and puts them into the next batch. It gives the trace ID
+// under which they go first, "" if none is kept.
 func (e *Exporter) Add(l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, o *origin.Origin) string {
 	return e.add(l, v, j, o, false)
 }
 
-// Asked is [Exporter.Add] of a lookup that somebody asked about, for a reason in a word: it is kept, and its spans say so.
+// Asked is [Exporter.Add] of a lookup that somebody asked about, for a reason in a word: it is kept, and its spans say
+// so.
 func (e *Exporter) Asked(l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, o *origin.Origin, reason string) string {
 	e.builder.asked = reason
 	defer func() { e.builder.asked = "" }()

@@ -1,4 +1,5 @@
-// Package export turns lookups and their verdicts into OpenTelemetry spans and sends them by OTLP, never holding up who makes them.
+// Package export turns lookups and their verdicts into OpenTelemetry spans and sends them by OTLP, never holding up who
+// makes them.
 package export
 
 import (
@@ -197,8 +198,8 @@ func (b *builder) spans(dst *otlp.Spans, l *lookup.Lookup, v *verdict.Verdict, j
 		return
 	}
 	b.ways(&h, l, v, j, t, 0)
-	// Without a span at the top the client is out of sight: its own node's agent sends the CLIENT span. What is known here of how the lookup ended stands on the
-	// last segment, for whoever joins the trace.
+	// Without a span at the top the client is out of sight: its own node's agent sends the CLIENT span. What is known here
+	// of how the lookup ended stands on the last segment, for whoever joins the trace.
 	if t.away() && len(b.segs) == 0 {
 		last := &l.Hops[len(l.Hops)-1]
 		h.SpanID, h.Name, h.Start, h.End = b.spanID(), "seen", uint64(last.Time), uint64(last.Time)
@@ -382,8 +383,8 @@ func (b *builder) served(id link.TraceID, span link.SpanID, relation string) {
 	b.EndLink()
 }
 
-// ErrorType gives the value of error.type: the rcode of a server failure, `timeout` or the verdict's cause of a lookup without an answer; "" for an
-// answer, NXDOMAIN included.
+// ErrorType gives the value of error.type: the rcode of a server failure, `timeout` or the verdict's cause of a lookup
+// without an answer; "" for an answer, NXDOMAIN included.
 func ErrorType(l *lookup.Lookup, v *verdict.Verdict) string {
 	if v.Lost() {
 		if v.Cause == verdict.CauseNoReply || v.Cause == verdict.CauseNoAnswer || v.Cause == verdict.CauseVanished {
@@ -397,8 +398,8 @@ func ErrorType(l *lookup.Lookup, v *verdict.Verdict) string {
 	return dnswire.RcodeString(l.Body.Rcode)
 }
 
-// ErrorLabel gives what [ErrorType] does as the value of a metric's label: of rcodes without a name, of which a server may
-// send thousands, it gives [semconv.OtherRcode].
+// ErrorLabel gives what [ErrorType] does as the value of a metric's label: of rcodes without a name, of which a server
+// may send thousands, it gives [semconv.OtherRcode].
 func ErrorLabel(l *lookup.Lookup, v *verdict.Verdict) string {
 	e := ErrorType(l, v)
 	if l.Ending == lookup.Answered && !v.Lost() && e != "" {

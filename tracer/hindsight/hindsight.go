@@ -1,6 +1,6 @@
-// Package hindsight is the agent's part of asking back: it remembers for some seconds what became of every lookup, tells
-// others who ask, asks others about lookups that ended badly, and puts what they say into the verdict. HINDSIGHT.md beside
-// package link says how they speak.
+// Package hindsight is the agent's part of asking back: it remembers for some seconds what became of every lookup,
+// tells others who ask, asks others about lookups that ended badly, and puts what they say into the verdict.
+// HINDSIGHT.md beside package link says how they speak.
 package hindsight
 
 import (
@@ -224,8 +224,8 @@ func (m *Memory) within(l *lookup.Lookup, q *askback.Question) bool {
 	return l.Hops[0].Time <= q.To+guard && l.End() >= q.From-guard
 }
 
-// Tick answers what was asked, and ends the wait of lookups whose answers have come or are overdue. Call it every now and
-// then.
+// Tick answers what was asked, and ends the wait of lookups whose answers have come or are overdue. Call it every now
+// and then.
 func (m *Memory) Tick(now time.Time) {
 	m.recent.expire(now.UnixNano())
 	m.note(now.UnixNano())
@@ -430,8 +430,8 @@ func (m *Memory) Hold(r pipeline.Result) bool {
 	return true
 }
 
-// recall sends the lookup whose truncated answer had the client ask over TCP, which came to nothing: that one went well,
-// and is where the connection stands. The server is asked about it, too.
+// recall sends the lookup whose truncated answer had the client ask over TCP, which came to nothing: that one went
+// well, and is where the connection stands. The server is asked about it, too.
 func (m *Memory) recall(of *lookup.Relation) {
 	for i := m.recent.n - 1; i >= 0; i-- {
 		k := m.recent.queue[(m.recent.head+i)%len(m.recent.queue)]

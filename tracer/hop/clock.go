@@ -7,8 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ClockOffset gives what must be added to CLOCK_MONOTONIC (the kernel side's clock) to get wall-clock time, in ns: the best of a few
-// readings, good to a microsecond. It changes when the wall clock is stepped; take it anew every few seconds.
+// ClockOffset gives what must be added to CLOCK_MONOTONIC (the kernel side's clock) to get wall-clock time, in ns: the
+// best of a few readings, good to a microsecond. It changes when the wall clock is stepped; take it anew every few
+// seconds.
 func ClockOffset() (int64, error) {
 	best, offset := int64(1<<62), int64(0)
 	for range 5 {

@@ -16,8 +16,9 @@ var functions struct {
 
 const maxFunctions = 1024
 
-// FunctionAt gives the name of the kernel function that holds an address, such as [Hop.Location]: where a kernel gives no reason for a drop, the
-// place says more. It reads /proc/kallsyms, once for each address (some 50 ms); "" where the kernel hides it (kernel.kptr_restrict) or has none there.
+// FunctionAt gives the name of the kernel function that holds an address, such as [Hop.Location]: where a kernel gives
+// no reason for a drop, the place says more. It reads /proc/kallsyms, once for each address (some 50 ms); "" where the
+// kernel hides it (kernel.kptr_restrict) or has none there.
 func FunctionAt(address uint64) string {
 	functions.Lock()
 	defer functions.Unlock()
@@ -36,7 +37,8 @@ func FunctionAt(address uint64) string {
 	return name
 }
 
-// functionIn finds the last symbol of the kernel's text at or before an address. A line is "address type name [module]" (proc(5)).
+// functionIn finds the last symbol of the kernel's text at or before an address. A line is "address type name [module]"
+// (proc(5)).
 func functionIn(lines *bufio.Scanner, address uint64) string {
 	var at uint64
 	var name string
@@ -55,7 +57,8 @@ func functionIn(lines *bufio.Scanner, address uint64) string {
 	return name
 }
 
-// AddressOf gives the address of a kernel function, for tests and for building hops; 0 if the kernel has none of that name or hides it.
+// AddressOf gives the address of a kernel function, for tests and for building hops; 0 if the kernel has none of that
+// name or hides it.
 func AddressOf(function string) uint64 {
 	text, err := os.ReadFile("/proc/kallsyms")
 	if err != nil {

@@ -23,8 +23,9 @@ const (
 	Drop                        // was dropped by the kernel
 	Read                        // was read from a socket
 	Unreachable                 // was answered by an ICMP error, which was sent or arrived here
-	Sent                        // a send returned although the packet had not left: no hop of a lookup, but who sent it, and when
-	Unsent                      // a connection or send failed before there was a packet
+	// a send returned although the packet had not left: no hop of a lookup, but who sent it, and when
+	Sent
+	Unsent // a connection or send failed before there was a packet
 
 	afterKinds
 )
@@ -122,8 +123,8 @@ func (s ConntrackStatus) String() string {
 	return strings.Join(words, " ")
 }
 
-// Conntrack is the connection-tracking entry of a packet: its two directions as the kernel expects them. Source translation shows in
-// ReplyDst != OrigSrc, destination translation in ReplySrc != OrigDst.
+// Conntrack is the connection-tracking entry of a packet: its two directions as the kernel expects them. Source
+// translation shows in ReplyDst != OrigSrc, destination translation in ReplySrc != OrigDst.
 type Conntrack struct {
 	OrigSrc, OrigDst   Endpoint
 	ReplySrc, ReplyDst Endpoint
@@ -168,7 +169,8 @@ type Hop struct {
 	Process *Process // Local and Read: the sender or reader; shared, not to be changed
 }
 
-// Fragment is which part of a packet a fragment is: its identification (of IPv4 or IPv6), and what it holds of what follows the IP header, in bytes.
+// Fragment is which part of a packet a fragment is: its identification (of IPv4 or IPv6), and what it holds of what
+// follows the IP header, in bytes.
 type Fragment struct {
 	ID            uint32
 	Offset, Bytes uint16
@@ -200,7 +202,8 @@ type Packet struct {
 	// Head is the DNS header and question; HasHead false on TCP, on a read without packet, and where the payload is none.
 	Head    dnswire.Head
 	HasHead bool
-	// Later says that this is a later fragment: it has no ports, and says only by addresses and identification what it belongs to.
+	// Later says that this is a later fragment: it has no ports, and says only by addresses and identification what it
+	// belongs to.
 	Later bool
 	// Error is the errno of what was not sent, 0 if it was not seen, and Connect whether a connection failed.
 	Error   int
@@ -251,7 +254,8 @@ func (d *Decoder) Decode(e *bpf.Event, payload []byte, p *Packet) bool {
 	p.Time = int64(e.Time) + d.Offset
 	p.SKB = e.SKB
 	p.Kind = kind
-	// A packet keeps its socket where it crosses into another namespace by a switch alone; but what arrives was sent elsewhere.
+	// A packet keeps its socket where it crosses into another namespace by a switch alone; but what arrives was sent
+	// elsewhere.
 	p.Local = e.Flags&bpf.FlagLocal != 0 && kind != In
 	p.Tracked = e.Flags&bpf.FlagConntrack != 0
 	p.Paged = e.Flags&bpf.FlagPaged != 0
@@ -335,7 +339,8 @@ func (d *Decoder) process(e *bpf.Event) *Process {
 	return p
 }
 
-// setEndpoint fills an endpoint in place, in two whole words: parts that are read back as a whole at once make the CPU wait.
+// setEndpoint fills an endpoint in place, in two whole words: parts that are read back as a whole at once make the CPU
+// wait.
 func setEndpoint(e *Endpoint, version uint8, addr *[16]byte, port uint16) {
 	e.Port = port
 	if version != 4 {

@@ -236,7 +236,8 @@ func said(rows []*output.Row) string {
 	return strings.Join(list, ", ")
 }
 
-// TestOneRowForBothTraceIDs: a lookup at an epoch boundary is sent under two, and CoreDNS's side comes under one of them.
+// TestOneRowForBothTraceIDs: a lookup at an epoch boundary is sent under two, and CoreDNS's side comes under one of
+// them.
 func TestOneRowForBothTraceIDs(t *testing.T) {
 	original, copied := clientSpan(1, verdict.Answered, verdict.CauseAnswered, trace.Certain), clientSpan(1, verdict.Answered, verdict.CauseAnswered, trace.Certain)
 	copied.TraceID, copied.SpanID = id(9), id(9).ClientSpanID()
@@ -536,8 +537,8 @@ func TestTheRowHasTheLinkedTrace(t *testing.T) {
 	}
 }
 
-// A lookup was told as lost between the nodes, and is looked at again for a while. Meanwhile CoreDNS reads the query, in
-// another epoch, and the client's agent sends all of it under that trace ID, too.
+// A lookup was told as lost between the nodes, and is looked at again for a while. Meanwhile CoreDNS reads the query,
+// in another epoch, and the client's agent sends all of it under that trace ID, too.
 func TestALookupThatGoesOnUnderAnotherTraceIDStaysOneRow(t *testing.T) {
 	mark := trace.Attributes{{Key: semconv.LinkCopy, Value: true}}
 	under := func(n byte, s *trace.Span) *trace.Span {

@@ -1,5 +1,5 @@
-// Package joined gives the rows of a whole cluster: one a lookup, made of the spans that the agents of all nodes and CoreDNS sent to a store, with the verdict that
-// joins them ([trace.Trace.VerdictAmong]; no other is made here).
+// Package joined gives the rows of a whole cluster: one a lookup, made of the spans that the agents of all nodes and
+// CoreDNS sent to a store, with the verdict that joins them ([trace.Trace.VerdictAmong]; no other is made here).
 package joined
 
 import (
@@ -108,8 +108,8 @@ func serverSays(r *output.Row, t *trace.Trace) {
 	}
 }
 
-// stages gives how long the lookup spent at each stage: each moment counts for the innermost that was seen of it. What is
-// not in it was seen by nobody.
+// stages gives how long the lookup spent at each stage: each moment counts for the innermost that was seen of it. What
+// is not in it was seen by nobody.
 func stages(t *trace.Trace) []output.Stage {
 	spent := map[string]time.Duration{}
 	var visit func(nodes []*trace.Node)
@@ -172,7 +172,8 @@ func waysOf(t *trace.Trace) []*trace.Span {
 	return ways
 }
 
-// times splits the time of an answered lookup. What another node's clock says counts only where it fits into the client's own view of it.
+// times splits the time of an answered lookup. What another node's clock says counts only where it fits into the
+// client's own view of it.
 func times(r *output.Row, t *trace.Trace, ways []*trace.Span) {
 	client := t.Client()
 	if client == nil || r.Result == output.Lost {

@@ -22,10 +22,11 @@ const (
 	settle = 1500 * time.Millisecond
 	// settleAtMost bounds that for one of which ever more comes.
 	settleAtMost = 6 * time.Second
-	// settleAlone is the same for a lookup of which the agent on the client's node has said nothing yet: of one without an answer that agent speaks
-	// only when none can be expected any more.
+	// settleAlone is the same for a lookup of which the agent on the client's node has said nothing yet: of one without an
+	// answer that agent speaks only when none can be expected any more.
 	settleAlone = 12 * time.Second
-	// reconsider is how long the verdict on a lookup that was lost on its way is looked at again: others may yet show that the other node was watched.
+	// reconsider is how long the verdict on a lookup that was lost on its way is looked at again: others may yet show that
+	// the other node was watched.
 	reconsider = 30 * time.Second
 
 	tick = 200 * time.Millisecond
@@ -395,7 +396,8 @@ func (l *look) move(from, to trace.Key) *told {
 	return was
 }
 
-// tell notes what is said of a trace; it gives a row where that is new and the filter takes it, or where it corrects a row that was given.
+// tell notes what is said of a trace; it gives a row where that is new and the filter takes it, or where it corrects a
+// row that was given.
 func (l *look) tell(t *trace.Trace, now time.Time) *output.Row {
 	t = t.Whole(l.store.Trace)
 	v := t.Verdict()

@@ -75,7 +75,8 @@ func (a *Assembler) answerHop(e *entry, p *hop.Packet) {
 	case e.Ending == Dropped && e.droppedLater(&p.Hop):
 		// Another CPU's record of its drop came first.
 	case e.ClientNetNS != 0:
-		// The client is in sight: answered when the answer arrives where it was asked. A packet that never leaves the namespace arrives, too (loopback).
+		// The client is in sight: answered when the answer arrives where it was asked. A packet that never leaves the
+		// namespace arrives, too (loopback).
 		if p.Kind != hop.In || p.NetNS != e.ClientNetNS {
 			break
 		}
@@ -116,8 +117,8 @@ func (e *entry) droppedLater(h *hop.Hop) bool {
 	return false
 }
 
-// stray takes an answer to no question in flight. Where it came to a socket that waits, from a server that was asked, it is what that server
-// sent in place of the answer.
+// stray takes an answer to no question in flight. Where it came to a socket that waits, from a server that was asked,
+// it is what that server sent in place of the answer.
 func (a *Assembler) stray(p *hop.Packet) {
 	s := a.sockets.get(socketID{p.Dst, p.Transport})
 	if s == nil {

@@ -28,7 +28,8 @@ const maxHops = 512
 type Options struct {
 	// GiveUp is how long after the last attempt a lookup without an answer counts as lost.
 	GiveUp time.Duration
-	// DropWait is how long after the kernel dropped a lookup's packet, and nothing more was seen of it, it is reported as lost.
+	// DropWait is how long after the kernel dropped a lookup's packet, and nothing more was seen of it, it is reported as
+	// lost.
 	DropWait time.Duration
 	// Linger is how long after the answer reached the client further hops are waited for.
 	Linger time.Duration
@@ -41,14 +42,15 @@ type Options struct {
 	Ports []uint16
 	// ReadsSeen says that reads of UDP sockets are seen: an answer that came to a client is waited for to be read.
 	ReadsSeen bool
-	// Emit gets each lookup when it has ended, and again when more becomes known. It is called by the goroutine that calls the Assembler.
+	// Emit gets each lookup when it has ended, and again when more becomes known. It is called by the goroutine that calls
+	// the Assembler.
 	Emit func(*Lookup)
 	// Tell is how many unanswered lookups of one client are told a second in the long run, below 0 all; Untold, if
 	// set, gets each of the others.
 	Tell   int
 	Untold func(*Lookup)
-	// Losses gives the kernel events lost so far, and when they were counted, in ns since 1970; it may be nil. Where events
-	// wait to be read, it has counted what was lost long after the one that is read now.
+	// Losses gives the kernel events lost so far, and when they were counted, in ns since 1970; it may be nil. Where
+	// events wait to be read, it has counted what was lost long after the one that is read now.
 	Losses func() (n uint64, at int64)
 }
 
@@ -205,8 +207,8 @@ type lossCount struct {
 // maxLossCounts bounds the counts that are kept: those of the last 50 s, at the least.
 const maxLossCounts = 2048
 
-// lossKnown is how late it may be known that an event was lost, in ns: a lookup that begins within that time after a loss
-// may have begun with the lost one.
+// lossKnown is how late it may be known that an event was lost, in ns: a lookup that begins within that time after a
+// loss may have begun with the lost one.
 const lossKnown = int64(100e6)
 
 // lossesBefore gives the events lost before a lookup that begins at some time, in ns since 1970. What was lost since is
@@ -265,7 +267,8 @@ func (a *Assembler) Add(p *hop.Packet) {
 	}
 }
 
-// addUnreachable takes an ICMP error about a query or an answer. What it quotes has the addresses as they were where it was refused.
+// addUnreachable takes an ICMP error about a query or an answer. What it quotes has the addresses as they were where it
+// was refused.
 func (a *Assembler) addUnreachable(p *hop.Packet) {
 	end := p.Src
 	if p.Answer {
@@ -418,8 +421,8 @@ func (a *Assembler) finish(e *entry) {
 	a.release(e)
 }
 
-// besideOther says whether the lookup has the trace ID of one at another server, which has its client span there, or will
-// have: their sources were translated alike, or not at all.
+// besideOther says whether the lookup has the trace ID of one at another server, which has its client span there, or
+// will have: their sources were translated alike, or not at all.
 func (a *Assembler) besideOther(e *entry) bool {
 	if e.Exported {
 		return e.Beside
@@ -541,7 +544,8 @@ func (e *entry) deliver() {
 	e.Ending = Answered
 }
 
-// reopen makes an answered lookup wait for the answer to a further attempt. What was known of the first answer is overwritten by the next.
+// reopen makes an answered lookup wait for the answer to a further attempt. What was known of the first answer is
+// overwritten by the next.
 func (e *entry) reopen() {
 	e.Ending = InFlight
 	e.AnswerSeen, e.Delivered, e.ReadByClient, e.ReadUnseen, e.ReadInferred = false, false, false, false, false

@@ -7,14 +7,16 @@ func unplaced(drop *hop.Hop) bool {
 	return drop.Kind == hop.Drop && drop.Tracked && drop.Conntrack.Status&hop.Confirmed == 0 && !drop.Reason.Harmless()
 }
 
-// clash says that two conntrack entries cannot be in one table: __nf_conntrack_confirm and nf_ct_resolve_clash in net/netfilter/nf_conntrack_core.c.
-// Where both ask the same, newer kernels find a way (nf_ct_resolve_clash_harder), and drop nothing.
+// clash says that two conntrack entries cannot be in one table: __nf_conntrack_confirm and nf_ct_resolve_clash in
+// net/netfilter/nf_conntrack_core.c. Where both ask the same, newer kernels find a way (nf_ct_resolve_clash_harder),
+// and drop nothing.
 func clash(a, b *hop.Conntrack) bool {
 	return a.ReplySrc == b.ReplySrc && a.ReplyDst == b.ReplyDst || a.OrigSrc == b.OrigSrc && a.OrigDst == b.OrigDst
 }
 
-// findClash looks, when a query was dropped before its conntrack entry was in the table, for another query of its process and port on its way at that
-// time whose entry stands in the way. Where that one was dropped there, too, neither lost a race: a rule dropped both.
+// findClash looks, when a query was dropped before its conntrack entry was in the table, for another query of its
+// process and port on its way at that time whose entry stands in the way. Where that one was dropped there, too,
+// neither lost a race: a rule dropped both.
 func (a *Assembler) findClash(e *entry, drop *hop.Hop) {
 	if !unplaced(drop) || e.Process == nil {
 		return
@@ -40,7 +42,8 @@ func (a *Assembler) findClash(e *entry, drop *hop.Hop) {
 	})
 }
 
-// winsClash looks, when a query passes where another was dropped before its conntrack entry was in the table, whether this one's entry stood in the way.
+// winsClash looks, when a query passes where another was dropped before its conntrack entry was in the table, whether
+// this one's entry stood in the way.
 func (a *Assembler) winsClash(e *entry, h *hop.Hop) {
 	if a.unplaced == 0 || !h.Tracked || e.Process == nil || e.unplaced {
 		return

@@ -17,8 +17,8 @@ type pairQuery struct {
 	dropped     bool
 }
 
-// pair sends two queries of one socket, a microsecond between any two hops. Each is seen by the node where it comes in, and dropped or sent on where its conntrack
-// entry, which shows only there, is to be put into the table.
+// pair sends two queries of one socket, a microsecond between any two hops. Each is seen by the node where it comes in,
+// and dropped or sent on where its conntrack entry, which shows only there, is to be put into the table.
 func (w *walk) pair(queries [2]pairQuery) {
 	w.t.Helper()
 	for i, q := range queries {

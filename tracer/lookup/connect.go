@@ -5,8 +5,9 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/hop"
 )
 
-// A client whose TCP connection does not come about sends no query: nothing on the wire says what the connection was for. The connection stands for the
-// lookup until it is established. Where the process that opens it has just got a truncated answer, that is what it asks again.
+// A client whose TCP connection does not come about sends no query: nothing on the wire says what the connection was
+// for. The connection stands for the lookup until it is established. Where the process that opens it has just got a
+// truncated answer, that is what it asks again.
 
 // handshake follows the opening of a connection.
 func (a *Assembler) handshake(c *conn, p *hop.Packet, toServer bool) {
@@ -63,8 +64,9 @@ func (a *Assembler) handshake(c *conn, p *hop.Packet, toServer bool) {
 	}
 }
 
-// established says whether a segment shows that the client has its connection: its data, an acknowledgement of its own, or the server's
-// acceptance where it arrives at the client. Where the client is out of sight, the acceptance on its way has to do.
+// established says whether a segment shows that the client has its connection: its data, an acknowledgement of its own,
+// or the server's acceptance where it arrives at the client. Where the client is out of sight, the acceptance on its
+// way has to do.
 func established(e *entry, p *hop.Packet, toServer bool) bool {
 	syn, rst := p.TCPFlags&tcpSYN != 0, p.TCPFlags&tcpRST != 0
 	switch {
@@ -96,7 +98,8 @@ func (a *Assembler) opened(c *conn, e *entry) {
 	a.release(e)
 }
 
-// beginConnect starts the lookup that a connection is opened for: the last one of the process whose answer was truncated, or one that is not known yet.
+// beginConnect starts the lookup that a connection is opened for: the last one of the process whose answer was
+// truncated, or one that is not known yet.
 func (a *Assembler) beginConnect(c *conn, p *hop.Packet) *entry {
 	a.makeRoom()
 	e := a.alloc()

@@ -5,8 +5,8 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/hop"
 )
 
-// A firewall that rejects what a process sends writes the ICMP error first and drops the query then: where that is at the sender's own output, the error is
-// the first that is seen of the lookup.
+// A firewall that rejects what a process sends writes the ICMP error first and drops the query then: where that is at
+// the sender's own output, the error is the first that is seen of the lookup.
 
 // earlyError is an ICMP error about a query that nobody had seen yet.
 type earlyError struct {

@@ -7,9 +7,9 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/hop"
 )
 
-// A lookup is one question, with one ID, of one client's socket to one server. A packet on its way tells the first three and, once the service
-// address was translated, no longer the server: which of several servers it is for, its conntrack entry, its identity in the
-// kernel and where it was seen going tell.
+// A lookup is one question, with one ID, of one client's socket to one server. A packet on its way tells the first
+// three and, once the service address was translated, no longer the server: which of several servers it is for, its
+// conntrack entry, its identity in the kernel and where it was seen going tell.
 
 // key is what every packet of a lookup has in common, wherever it is seen on one side of a source translation.
 type key struct {
@@ -141,9 +141,9 @@ func (e *entry) untranslated() bool {
 	return false
 }
 
-// elsewhere says that a query's packet goes to another server than the lookup's: where it is, one of the lookup's was seen
-// going elsewhere. A packet is translated on its way, not at one place, and on its way through a network namespace it is
-// one and the same for the kernel.
+// elsewhere says that a query's packet goes to another server than the lookup's: where it is, one of the lookup's was
+// seen going elsewhere. A packet is translated on its way, not at one place, and on its way through a network namespace
+// it is one and the same for the kernel.
 func (e *entry) elsewhere(p *hop.Packet) bool {
 	for i := range e.Hops {
 		x := &e.Hops[i]
@@ -157,7 +157,8 @@ func (e *entry) elsewhere(p *hop.Packet) bool {
 	return false
 }
 
-// findAnswer finds the lookup that an answer's hop belongs to. An answer without a question (FORMERR) is known by its ID alone.
+// findAnswer finds the lookup that an answer's hop belongs to. An answer without a question (FORMERR) is known by its
+// ID alone.
 func (a *Assembler) findAnswer(k key, p *hop.Packet) *entry {
 	if p.Head.Questions == 0 {
 		if e := a.findByID(k.client, p); e != nil {

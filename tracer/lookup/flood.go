@@ -1,8 +1,8 @@
 package lookup
 
-// Who asks more than is ever answered floods, whether by a fault or on purpose. Each second so many of a client's unanswered
-// lookups are told one by one, and a burst of many more; what is beyond is counted, and the client is named with how
-// many there were. So a flood costs neither memory for long nor the attention of those who read.
+// Who asks more than is ever answered floods, whether by a fault or on purpose. Each second so many of a client's
+// unanswered lookups are told one by one, and a burst of many more; what is beyond is counted, and the client is named
+// with how many there were. So a flood costs neither memory for long nor the attention of those who read.
 
 // Defaults of [Options].
 const (
@@ -15,7 +15,8 @@ const (
 // second is the time over which a client's unanswered lookups are counted, in ns.
 const second = int64(1e9)
 
-// Flood is what a client left unanswered in a second, or longer where it was silent between: more than is told one by one.
+// Flood is what a client left unanswered in a second, or longer where it was silent between: more than is told one by
+// one.
 type Flood struct {
 	Unanswered int   // lookups
 	Untold     int   // of them, counted and not told
@@ -47,7 +48,8 @@ func (t *tally) roll(now int64, tell int) {
 	t.since, t.unanswered, t.untold = now, 0, 0
 }
 
-// hush says that a lookup that has ended unanswered is not to be told: its owner floods. One that was told before is told on.
+// hush says that a lookup that has ended unanswered is not to be told: its owner floods. One that was told before is
+// told on.
 func (a *Assembler) hush(e *entry) bool {
 	w := e.owner
 	if w == nil || a.o.Tell < 0 || e.Ending == Answered || e.reportedHops > 0 {

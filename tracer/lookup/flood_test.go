@@ -17,8 +17,8 @@ func (w *walk) ask(i, rate int, netns uint32, client hop.Endpoint) {
 	w.wait(time.Second / time.Duration(rate))
 }
 
-// TestFloodIsToldInOne: of a client that leaves 2,000 lookups a second unanswered each is told or counted, the rows that
-// are told name the flood, and another client's lookups are all told.
+// TestFloodIsToldInOne: of a client that leaves 2,000 lookups a second unanswered each is told or counted, the rows
+// that are told name the flood, and another client's lookups are all told.
 func TestFloodIsToldInOne(t *testing.T) {
 	const tell, rate, seconds = 50, 2000, 40
 	untold := uint64(0)

@@ -2,8 +2,9 @@ package lookup
 
 import "github.com/dnstrail/dnstrail/tracer/hop"
 
-// A message too large for the way is sent in fragments (RFC 791, RFC 8200). The first has the DNS header; the others are known by their addresses and the packet's
-// identification, and none is of use without all others: an answer has come when all of it has.
+// A message too large for the way is sent in fragments (RFC 791, RFC 8200). The first has the DNS header; the others
+// are known by their addresses and the packet's identification, and none is of use without all others: an answer has
+// come when all of it has.
 
 // bounds of what is remembered of fragments.
 const (
@@ -93,8 +94,9 @@ func (a *Assembler) addFragment(p *hop.Packet) {
 	}
 }
 
-// freedWithWhole says that a fragment was not dropped by itself: it was a part of a packet that had been put together, and freed with it (skb_release_data in
-// net/core/skbuff.c frees the list of fragments). What became of that packet has a hop of its own.
+// freedWithWhole says that a fragment was not dropped by itself: it was a part of a packet that had been put together,
+// and freed with it (skb_release_data in net/core/skbuff.c frees the list of fragments). What became of that packet has
+// a hop of its own.
 func freedWithWhole(h *hop.Hop) bool {
 	switch hop.FunctionAt(h.Location) {
 	case "skb_release_data":
@@ -105,7 +107,8 @@ func freedWithWhole(h *hop.Hop) bool {
 	return false
 }
 
-// Arrived gives how many bytes of the packet that a hop is a fragment of were seen where the hop is, the UDP header included; 0 for a hop that is none.
+// Arrived gives how many bytes of the packet that a hop is a fragment of were seen where the hop is, the UDP header
+// included; 0 for a hop that is none.
 func (l *Lookup) Arrived(h *hop.Hop) int {
 	if h.Fragment.Bytes == 0 {
 		return 0

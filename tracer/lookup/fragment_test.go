@@ -7,8 +7,8 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/hop"
 )
 
-// fragments sends the answer to the client in two fragments, by a node that puts the packet together and takes it apart again under another identification.
-// Each step is the first fragment's or the later one's.
+// fragments sends the answer to the client in two fragments, by a node that puts the packet together and takes it apart
+// again under another identification. Each step is the first fragment's or the later one's.
 func (w *walk) fragments(later func(kind hop.Kind, netns, ifindex uint32) hop.Kind) {
 	w.t.Helper()
 	w.skb++

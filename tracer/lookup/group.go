@@ -9,8 +9,9 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/hop"
 )
 
-// People think of one lookup where the network sees several: the A and the AAAA of a getaddrinfo, the names of a search path, a further try from another port
-// or at the next server, TCP after a truncated answer. What belongs together is concluded from one process's questions, shortly one after the other.
+// People think of one lookup where the network sees several: the A and the AAAA of a getaddrinfo, the names of a search
+// path, a further try from another port or at the next server, TCP after a truncated answer. What belongs together is
+// concluded from one process's questions, shortly one after the other.
 
 // RelationKind says what an earlier lookup of the same process is to this one.
 type RelationKind string
@@ -277,8 +278,9 @@ func addressTypes(a, b uint16) bool {
 	return a == dnswire.TypeA && b == dnswire.TypeAAAA || a == dnswire.TypeAAAA && b == dnswire.TypeA
 }
 
-// sameStart says whether two names in wire form may be one name with two suffixes of a search path: behind the labels that they
-// share at their start, one has nothing more, or what one has ends what the other has (shop.svc.cluster.local, svc.cluster.local, cluster.local).
+// sameStart says whether two names in wire form may be one name with two suffixes of a search path: behind the labels
+// that they share at their start, one has nothing more, or what one has ends what the other has
+// (shop.svc.cluster.local, svc.cluster.local, cluster.local).
 func sameStart(a, b []byte) bool {
 	i := 0
 	for i < len(a) && i < len(b) && a[i] != 0 && a[i] == b[i] {
@@ -299,8 +301,8 @@ func sameStart(a, b []byte) bool {
 	return bytes.HasSuffix(a, b) || bytes.HasSuffix(b, a)
 }
 
-// identify finds out the trace ID of an answered lookup, or of one that has just been asked of, as far as it is known by
-// now.
+// identify finds out the trace ID of an answered lookup, or of one that has just been asked of, as far as it is known
+// by now.
 func (p *past) identify() {
 	if p.lookup != nil {
 		p.lookup.identify()

@@ -9,8 +9,8 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/hop"
 )
 
-// TestNothingGrowsMoreThanLinearly: what an attacker can choose in a packet costs twice the time where there is twice as much of
-// it, in every table that it leads to.
+// TestNothingGrowsMoreThanLinearly: what an attacker can choose in a packet costs twice the time where there is twice
+// as much of it, in every table that it leads to.
 func TestNothingGrowsMoreThanLinearly(t *testing.T) {
 	const n = 8000
 	other := func(i int) hop.Endpoint {

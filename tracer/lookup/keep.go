@@ -8,8 +8,8 @@ import (
 )
 
 // CopyTo makes dst a copy of what may not be kept beyond [Options.Emit], in dst's own memory as far as it has some. The
-// server's own queries and later fragments are left out: a verdict has told of them. The answers are shared: they do not
-// change.
+// server's own queries and later fragments are left out: a verdict has told of them. The answers are shared: they do
+// not change.
 func (l *Lookup) CopyTo(dst *Lookup) {
 	hops, name, related := dst.Hops[:0], dst.Name[:0], dst.Related[:0]
 	*dst = *l
@@ -28,8 +28,8 @@ func (l *Lookup) Room() int {
 	return n
 }
 
-// Held gives the lookups that are held, those that have ended and wait for more included, oldest first. Nothing else may
-// be asked of the assembler meanwhile, and what is given lives until the loop goes on.
+// Held gives the lookups that are held, those that have ended and wait for more included, oldest first. Nothing else
+// may be asked of the assembler meanwhile, and what is given lives until the loop goes on.
 func (a *Assembler) Held() iter.Seq[*Lookup] {
 	return func(yield func(*Lookup) bool) {
 		for at := a.ages.first; at != nil; at = at.next {

@@ -1,7 +1,7 @@
 // Package lookup puts hops together to lookups: one question of one client, its attempts, and its answer.
 //
-// The [Assembler] is the only state that the tracer keeps of lookups in flight. It is bounded, and what leaves it leaves by being emitted:
-// an unanswered lookup is never forgotten silently.
+// The [Assembler] is the only state that the tracer keeps of lookups in flight. It is bounded, and what leaves it
+// leaves by being emitted: an unanswered lookup is never forgotten silently.
 package lookup
 
 import (
@@ -39,7 +39,8 @@ func (e Ending) String() string {
 	return [...]string{"in-flight", "answered", "dropped", "gave-up", "evicted", "closed"}[e]
 }
 
-// Lookup is one question and all that was seen of it. Who gets one from [Options.Emit] may not keep it, or anything of it, after that call.
+// Lookup is one question and all that was seen of it. Who gets one from [Options.Emit] may not keep it, or anything of
+// it, after that call.
 type Lookup struct {
 	Transport link.Transport
 	ID        uint16
@@ -49,7 +50,8 @@ type Lookup struct {
 
 	// Client is the client's end as first seen, Server the end it asked.
 	Client, Server hop.Endpoint
-	// Translated is the client's end as last seen on the way to the server: other than Client where a source translation was seen.
+	// Translated is the client's end as last seen on the way to the server: other than Client where a source translation
+	// was seen.
 	Translated hop.Endpoint
 	// Proxied is the client for whom a load balancer asks, as its header before the query says: to the server that is
 	// who asks. It is zero where there is no such header.
@@ -57,7 +59,8 @@ type Lookup struct {
 
 	// Hops are all hops, in order of time once the lookup is emitted.
 	Hops []hop.Hop
-	// Fragments are the later fragments of its packets that were seen on their way, in no order; those that were dropped are among Hops.
+	// Fragments are the later fragments of its packets that were seen on their way, in no order; those that were dropped
+	// are among Hops.
 	Fragments []hop.Hop
 	// Attempts counts how often the client sent the query.
 	Attempts int
@@ -70,8 +73,8 @@ type Lookup struct {
 	ServerNetNS   uint32
 
 	Ending Ending
-	// AnswerSeen says that an answer was seen anywhere; Flags, Body and AnswerSize are its own, AnsweredBy its source where first seen and
-	// AnswerSource where last seen.
+	// AnswerSeen says that an answer was seen anywhere; Flags, Body and AnswerSize are its own, AnsweredBy its source
+	// where first seen and AnswerSource where last seen.
 	AnswerSeen   bool
 	Flags        dnswire.Flags
 	Body         dnswire.Body
@@ -116,14 +119,17 @@ type Lookup struct {
 	// GivenUp says that the client had closed its socket, to ask over TCP, because another answer to it was truncated.
 	GivenUp bool
 
-	// Paired says that another question was on its way from the same port at the same time: the A and AAAA of one getaddrinfo.
+	// Paired says that another question was on its way from the same port at the same time: the A and AAAA of one
+	// getaddrinfo.
 	Paired bool
 
-	// Clash is the other query whose conntrack entry stood in the way of this one's when the kernel dropped it; nil where none was seen.
+	// Clash is the other query whose conntrack entry stood in the way of this one's when the kernel dropped it; nil where
+	// none was seen.
 	Clash *Clash
 
-	// Related are earlier lookups of the same process that this one belongs to; Group names all of them by the first one's trace ID, zero where nothing is known
-	// of the process. SearchStep counts the names of the search path that went before, AttemptOfGroup this lookup among those that asked the same again from another port.
+	// Related are earlier lookups of the same process that this one belongs to; Group names all of them by the first one's
+	// trace ID, zero where nothing is known of the process. SearchStep counts the names of the search path that went
+	// before, AttemptOfGroup this lookup among those that asked the same again from another port.
 	Related        []Relation
 	Group          link.TraceID
 	SearchStep     int
@@ -239,8 +245,8 @@ type Holder struct {
 	Source hop.Endpoint // the translated source
 }
 
-// Clash is a query of the same socket whose conntrack entry asks the same or expects the same answer packets as that of a query which the kernel dropped: only one of
-// the two can be in the table.
+// Clash is a query of the same socket whose conntrack entry asks the same or expects the same answer packets as that of
+// a query which the kernel dropped: only one of the two can be in the table.
 type Clash struct {
 	Conntrack hop.Conntrack
 	Type      uint16
@@ -269,8 +275,8 @@ type Upstream struct {
 	Unsent *Unsent
 }
 
-// Start gives when the client sent the query first, in ns since 1970: the time of the first hop, or an earlier send that
-// returned before the packet left.
+// Start gives when the client sent the query first, in ns since 1970: the time of the first hop, or an earlier send
+// that returned before the packet left.
 func (l *Lookup) Start() int64 {
 	if l.Sent != 0 && l.Sent < l.Hops[0].Time {
 		return l.Sent
@@ -326,15 +332,16 @@ func (l *Lookup) Key() link.Key {
 // handlerStart bounds how long after a DNS server has read a query its handler starts.
 const handlerStart = 100 * time.Millisecond
 
-// Epochs gives the epochs in which the server may have derived the trace ID, the primary one first: the epoch of the first attempt's arrival. The server does so when
-// its handler starts: after the last hop of the query and before the first of the answer; where its read was seen, soon after that. Clocks
-// differ by guard at most. The result is appended to dst.
+// Epochs gives the epochs in which the server may have derived the trace ID, the primary one first: the epoch of the
+// first attempt's arrival. The server does so when its handler starts: after the last hop of the query and before the
+// first of the answer; where its read was seen, soon after that. Clocks differ by guard at most. The result is appended
+// to dst.
 func (l *Lookup) Epochs(dst []link.Epoch, guard time.Duration) []link.Epoch {
 	return l.epochs(dst, guard, l.Hops)
 }
 
-// EpochsBefore is [Lookup.Epochs] as of the report that is corrected by this one, where FinalBefore is set: a server that reads the query late derives another epoch than could
-// be known then.
+// EpochsBefore is [Lookup.Epochs] as of the report that is corrected by this one, where FinalBefore is set: a server
+// that reads the query late derives another epoch than could be known then.
 func (l *Lookup) EpochsBefore(dst []link.Epoch, guard time.Duration) []link.Epoch {
 	if l.Again && l.finalHops == 0 {
 		for e := l.told.first; e <= l.told.last; e++ {
@@ -401,7 +408,8 @@ type window struct {
 	from, to int64
 }
 
-// windowOf gives the time between which the server's handler started for an attempt; 0, 0 if nothing of its query was seen.
+// windowOf gives the time between which the server's handler started for an attempt; 0, 0 if nothing of its query was
+// seen.
 func windowOf(hops []hop.Hop, attempt uint8) (from, to int64) {
 	read := false
 	for i := range hops {

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// TestWhatWasLostWhileEventsWaited: an agent that is behind has counted what was lost after an event before it reads that
-// event. The lookup that begins with it knows of the loss all the same.
+// TestWhatWasLostWhileEventsWaited: an agent that is behind has counted what was lost after an event before it reads
+// that event. The lookup that begins with it knows of the loss all the same.
 func TestWhatWasLostWhileEventsWaited(t *testing.T) {
 	for name, tc := range map[string]struct {
 		counted time.Duration // after the query's first event: when the loss came to be known

@@ -89,8 +89,8 @@ func (a *Assembler) hold(c *conn, s *stream, p *hop.Packet, seq uint32, toServer
 	return true
 }
 
-// shows says whether one of the packets before a place is of a segment that begins at seq, and has as many bytes captured
-// as one of that size. A read has none, and stands where the segment behind it begins.
+// shows says whether one of the packets before a place is of a segment that begins at seq, and has as many bytes
+// captured as one of that size. A read has none, and stands where the segment behind it begins.
 func (h *held) shows(i int, seq uint32, size int) bool {
 	for i--; i >= 0 && h.packets[i].seq == seq; i-- {
 		if x := &h.packets[i]; x.Kind != hop.Read && x.PayloadLen >= size {

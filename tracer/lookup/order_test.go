@@ -82,8 +82,8 @@ func (w *walk) segmentOf(b []byte, from, to int) *hop.Packet {
 	return p
 }
 
-// A read that is told before the segment which it read waits where the next segment begins: that segment's bytes are kept
-// beside it.
+// A read that is told before the segment which it read waits where the next segment begins: that segment's bytes are
+// kept beside it.
 func TestAReadThatWaitsDoesNotStandForASegment(t *testing.T) {
 	b, ends := queries(t, 3)
 	w := start(t, Options{})
@@ -240,8 +240,8 @@ func TestEpochsOfALaterReportAreThoseOfTheReportBefore(t *testing.T) {
 	}
 }
 
-// An answer of several segments has come when all of it has. TCP sends the last segment again by itself where nothing is
-// acknowledged (RFC 8985, tail loss probe): it may pass where larger ones do not.
+// An answer of several segments has come when all of it has. TCP sends the last segment again by itself where nothing
+// is acknowledged (RFC 8985, tail loss probe): it may pass where larger ones do not.
 func TestTheEndOfAnAnswerIsNotTheAnswer(t *testing.T) {
 	for name, headComes := range map[string]bool{"the rest comes, too": true, "the rest never comes": false} {
 		w := start(t, Options{})

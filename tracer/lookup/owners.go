@@ -2,8 +2,8 @@ package lookup
 
 import "github.com/dnstrail/dnstrail/tracer/hop"
 
-// The memory for lookups is bounded, and shared fairly: who asks most gives up first. An owner is who is answerable for lookups: the client's network namespace, or its
-// address where that is out of sight.
+// The memory for lookups is bounded, and shared fairly: who asks most gives up first. An owner is who is answerable for
+// lookups: the client's network namespace, or its address where that is out of sight.
 
 // ownerID is a client's network namespace; its address where the namespace is not known.
 type ownerID struct {
@@ -93,8 +93,8 @@ func (a *Assembler) charge(e *entry) {
 	e.bytes = n
 }
 
-// makeRoom lets lookups go until one more may be held. The owner with the most memory gives first those that only wait for a late
-// answer, which were told already; then its oldest, which is emitted as evicted.
+// makeRoom lets lookups go until one more may be held. The owner with the most memory gives first those that only wait
+// for a late answer, which were told already; then its oldest, which is emitted as evicted.
 func (a *Assembler) makeRoom() {
 	for a.ages.n > 0 && (a.ages.n >= a.o.MaxInFlight || a.owners.bytes >= a.o.MaxBytes) {
 		w := a.owners.most()
@@ -134,7 +134,8 @@ func (a *Assembler) evict(e *entry) {
 	a.finish(e)
 }
 
-// sightings are conntrack entries that were seen lately: whether a lookup was translated by one that is older than itself, and who holds a translated source.
+// sightings are conntrack entries that were seen lately: whether a lookup was translated by one that is older than
+// itself, and who holds a translated source.
 type sightings struct {
 	young, old map[translation]sighting
 	since      int64

@@ -4,7 +4,8 @@ import (
 	"testing"
 )
 
-// TestALoadBalancersHeaderBeforeTheQueries: it is no message, and names the client by which the server knows the lookup.
+// TestALoadBalancersHeaderBeforeTheQueries: it is no message, and names the client by which the server knows the
+// lookup.
 func TestALoadBalancersHeaderBeforeTheQueries(t *testing.T) {
 	const first = 0xfffffff8 // sequence numbers wrap
 	client := end("203.0.113.7:5555")

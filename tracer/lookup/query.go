@@ -41,12 +41,12 @@ func (a *Assembler) addQuery(p *hop.Packet) {
 	a.queryHop(e, p)
 }
 
-// begins says whether a query's hop may be the first that is seen of a lookup. A packet that is dropped without a device and
-// without its sender waited in a socket: it was seen before, and reported.
+// begins says whether a query's hop may be the first that is seen of a lookup. A packet that is dropped without a
+// device and without its sender waited in a socket: it was seen before, and reported.
 func begins(p *hop.Packet) bool { return p.NetNS != 0 }
 
-// retried says that the answer was none that ends a client's asking: glibc and musl ask the same again, from the same port with the
-// same ID, after SERVFAIL, NOTIMP and REFUSED.
+// retried says that the answer was none that ends a client's asking: glibc and musl ask the same again, from the same
+// port with the same ID, after SERVFAIL, NOTIMP and REFUSED.
 func (e *entry) retried() bool { return retries(e.Body.Rcode) }
 
 func retries(rcode uint16) bool {
@@ -57,8 +57,8 @@ func retries(rcode uint16) bool {
 	return true
 }
 
-// restarts says whether a query's hop is that of a query sent anew, after the lookup's answer, and not one of the answered query
-// that is told late.
+// restarts says whether a query's hop is that of a query sent anew, after the lookup's answer, and not one of the
+// answered query that is told late.
 func (e *entry) restarts(p *hop.Packet) bool {
 	if p.Kind != hop.In && p.Kind != hop.Out && (p.Kind != hop.Drop || !p.Local) {
 		return false
@@ -228,8 +228,9 @@ func (a *Assembler) know(e *entry) {
 	a.sentBy(e)
 }
 
-// untranslate finds out whom the process really asked, and from where, where the packet was translated before it had a device: the service address in a
-// namespace that translates for itself, as a node does for its own processes. The answer is translated back only after its last device.
+// untranslate finds out whom the process really asked, and from where, where the packet was translated before it had a
+// device: the service address in a namespace that translates for itself, as a node does for its own processes. The
+// answer is translated back only after its last device.
 func (a *Assembler) untranslate(e *entry, p *hop.Packet) {
 	ct := &p.Conntrack
 	if !p.Tracked || ct.ReplyDst != p.Src || ct.ReplySrc != p.Dst || ct.OrigSrc == p.Src && ct.OrigDst == p.Dst {
@@ -254,8 +255,8 @@ func (e *entry) progressed(h *hop.Hop) bool {
 	return true
 }
 
-// startsAttempt says whether the query was sent again: a packet passes each device and direction once. One that passes twice with a lower
-// hop limit goes round in a loop.
+// startsAttempt says whether the query was sent again: a packet passes each device and direction once. One that passes
+// twice with a lower hop limit goes round in a loop.
 func (e *entry) startsAttempt(p *hop.Packet) bool {
 	if p.Time < e.lastQuery {
 		return false
@@ -289,8 +290,8 @@ func (e *entry) startsAttempt(p *hop.Packet) bool {
 // sameDrop is how far apart two records of one packet's drop may be, in ns.
 const sameDrop = int64(1e6)
 
-// diedAtSender gives when an attempt's packet was dropped before it had left its sender, in ns since 1970; 0 where it was
-// not. What comes after that is sent anew.
+// diedAtSender gives when an attempt's packet was dropped before it had left its sender, in ns since 1970; 0 where it
+// was not. What comes after that is sent anew.
 func (e *entry) diedAtSender(attempt uint8) int64 {
 	died := int64(0)
 	for i := range e.Hops {
@@ -316,8 +317,8 @@ func (e *entry) carries(skb uint64, attempt uint8) bool {
 	return false
 }
 
-// goesOn says whether a hop is one of an earlier attempt's packet that comes further while the last one is already on its
-// way, and gives that attempt: the kernel knows the packet by the same address, and it was not at that place yet.
+// goesOn says whether a hop is one of an earlier attempt's packet that comes further while the last one is already on
+// its way, and gives that attempt: the kernel knows the packet by the same address, and it was not at that place yet.
 func (e *entry) goesOn(h *hop.Hop) (attempt uint8, ok bool) {
 	if e.Attempts < 2 || h.SKB == 0 {
 		return 0, false

@@ -8,9 +8,10 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/hop"
 )
 
-// A read from a UDP socket is seen without the datagram that was read. But a socket hands out what it got in the order in which
-// that came: the first lookup of that peer which was delivered there and not read yet is the one. A packet may come to a socket by a way that no
-// hook sees (bpf_redirect_peer, macvlan); then what else is known decides: who was asked, what was seen on its way, the size.
+// A read from a UDP socket is seen without the datagram that was read. But a socket hands out what it got in the order
+// in which that came: the first lookup of that peer which was delivered there and not read yet is the one. A packet may
+// come to a socket by a way that no hook sees (bpf_redirect_peer, macvlan); then what else is known decides: who was
+// asked, what was seen on its way, the size.
 
 // pending is a lookup's place in one of a socket's queues.
 type pending struct {
@@ -192,8 +193,8 @@ func (e *entry) answeredSince(t int64) bool {
 	return true
 }
 
-// readAs says whether what a server read can be the lookup's query: it went to that socket, and has its size, or that and
-// more for a load balancer's header.
+// readAs says whether what a server read can be the lookup's query: it went to that socket, and has its size, or that
+// and more for a load balancer's header.
 func (e *entry) readAs(p *hop.Packet) bool {
 	to := e.lastQueryDst()
 	if to.Port != p.Dst.Port || !unspecified(p.Dst.Addr) && p.Dst != to && !e.goes(p.Dst) {
@@ -377,8 +378,8 @@ func (a *Assembler) misread(e *entry, size int) {
 	}
 }
 
-// claim takes for a lookup the read that another one of its socket was given: its answer was on the way before that read,
-// which another CPU's record told first, and nothing was seen of an answer to the other.
+// claim takes for a lookup the read that another one of its socket was given: its answer was on the way before that
+// read, which another CPU's record told first, and nothing was seen of an answer to the other.
 func (a *Assembler) claim(e *entry, p *hop.Packet) {
 	n := 0
 	for l := e.socket.open.first; l != nil && n < maxByID; l, n = l.next, n+1 {
@@ -418,7 +419,8 @@ func (m *Mismatch) like(p *hop.Packet) bool {
 	return m.unread && (p.PayloadLen == 0 || m.size == p.PayloadLen)
 }
 
-// unlike says that what was read is of another size than the lookup's answer. A reader's buffer may be too small for it.
+// unlike says that what was read is of another size than the lookup's answer. A reader's buffer may be too small for
+// it.
 func (e *entry) unlike(p *hop.Packet) bool {
 	return e.AnswerSeen && p.PayloadLen != 0 && p.PayloadLen != e.AnswerSize && p.PayloadLen < 512
 }

@@ -7,9 +7,9 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/hop"
 )
 
-// Both sides derive a lookup's trace ID from its client's end, ID, question and epoch. A socket that asks the same again within the epoch asks under the
-// same trace ID, and so it is the same lookup, however many answers it had. What was reported is remembered until the epoch is over, so that no span ID
-// is given twice.
+// Both sides derive a lookup's trace ID from its client's end, ID, question and epoch. A socket that asks the same
+// again within the epoch asks under the same trace ID, and so it is the same lookup, however many answers it had. What
+// was reported is remembered until the epoch is over, so that no span ID is given twice.
 
 // maxReported bounds the lookups remembered of one generation: two are kept.
 const (

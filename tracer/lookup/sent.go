@@ -4,8 +4,9 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/hop"
 )
 
-// A packet may leave later than it was sent, and in the context of another process: one that waits for its neighbor's address leaves when that is known. The kernel
-// side tells of every send that returned before the packet had left: who sent, and when.
+// A packet may leave later than it was sent, and in the context of another process: one that waits for its neighbor's
+// address leaves when that is known. The kernel side tells of every send that returned before the packet had left: who
+// sent, and when.
 
 const (
 	maxSenders = 4096

@@ -6,11 +6,12 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/hop"
 )
 
-// A server asks others to answer what it was asked. Which lookup such a query serves is concluded from the process that asks: it has read the
-// lookup's query and not answered it. Of several, the one with the same question; the question may be another where the server rewrites names, follows
-// a CNAME or minimises the name (RFC 9156).
+// A server asks others to answer what it was asked. Which lookup such a query serves is concluded from the process that
+// asks: it has read the lookup's query and not answered it. Of several, the one with the same question; the question
+// may be another where the server rewrites names, follows a CNAME or minimises the name (RFC 9156).
 
-// servers are processes that have read or answered DNS queries, and network namespaces in which such a process was seen.
+// servers are processes that have read or answered DNS queries, and network namespaces in which such a process was
+// seen.
 type servers struct {
 	netns   map[uint32]struct{}
 	working map[asker]*list // what each has read and not answered, oldest first
@@ -97,8 +98,8 @@ func (a *Assembler) unindexQuestion(e *entry) {
 // maxServedSearch bounds how many lookups are looked at.
 const maxServedSearch = 64
 
-// findServed finds the lookup that a server's own query serves. It is an inference. Of several with the same question the oldest without a query of its
-// own is taken, because a server asks once for each, or once for all of them.
+// findServed finds the lookup that a server's own query serves. It is an inference. Of several with the same question
+// the oldest without a query of its own is taken, because a server asks once for each, or once for all of them.
 func (a *Assembler) findServed(up *entry, netns uint32) {
 	if _, serves := a.servers.netns[netns]; !serves {
 		return
@@ -126,7 +127,8 @@ func (a *Assembler) findServed(up *entry, netns uint32) {
 	best.Upstreams = append(best.Upstreams, up.serving)
 }
 
-// asked gives the lookup with the same question that has arrived in the namespace and is not answered; nil where there is none.
+// asked gives the lookup with the same question that has arrived in the namespace and is not answered; nil where there
+// is none.
 func (a *Assembler) asked(up *entry, netns uint32) *entry {
 	s := a.questions[up.questionHash]
 	if s == nil {
@@ -149,7 +151,8 @@ func (a *Assembler) asked(up *entry, netns uint32) *entry {
 // soonAsked is how soon after a server has read a query it asks for it, where nothing but the time tells.
 const soonAsked = int64(2e6) // ns
 
-// worked gives the lookup that a server works on when it asks another question than it was asked; nil where that cannot be told.
+// worked gives the lookup that a server works on when it asks another question than it was asked; nil where that cannot
+// be told.
 func worked(working *list, up *entry) *entry {
 	if up.Type == dnswire.TypeNS && len(up.Name) <= 1 && !up.Connect {
 		return nil // a health check, or the priming of a resolver (RFC 9609)
@@ -192,7 +195,8 @@ func (e *entry) awaited() bool {
 	return e.Ending == InFlight || e.Ending == GaveUp || e.Ending == Closed && !e.Close.ByServer
 }
 
-// arrivedIn says whether the query has come to the namespace from elsewhere, or was read there, by the process that asks where that is known.
+// arrivedIn says whether the query has come to the namespace from elsewhere, or was read there, by the process that
+// asks where that is known.
 func (e *entry) arrivedIn(netns uint32, up *entry) bool {
 	if e.ServerProcess != nil && up.Process != nil && e.ServerProcess.PID != up.Process.PID {
 		return false

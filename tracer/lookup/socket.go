@@ -97,7 +97,8 @@ func (a *Assembler) leaveSocket(e *entry) {
 	e.socket = nil
 }
 
-// addresses are those that the clients of a network namespace had last: a socket that is bound to no address is read without one.
+// addresses are those that the clients of a network namespace had last: a socket that is bound to no address is read
+// without one.
 type addresses struct {
 	last     [8][16]byte
 	n        int
@@ -126,7 +127,8 @@ func (a *Assembler) addressOf(netns uint32, addr [16]byte) {
 	x.n++
 }
 
-// readingSocket finds the client's socket that was read. A socket that is bound to no address has one of its namespace's.
+// readingSocket finds the client's socket that was read. A socket that is bound to no address has one of its
+// namespace's.
 func (a *Assembler) readingSocket(p *hop.Packet) *socket {
 	if s := a.sockets.get(socketID{p.Dst, p.Transport}); s != nil {
 		return s

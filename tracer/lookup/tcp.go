@@ -10,9 +10,9 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/hop"
 )
 
-// DNS over TCP (RFC 7766): a stream of messages, each behind its length; several may share a segment, one may span several. Every hop shows every segment
-// again. The first hop that shows bytes not seen before feeds them to the stream, which finds the messages in them; at every hop, a message has passed when its last
-// byte has.
+// DNS over TCP (RFC 7766): a stream of messages, each behind its length; several may share a segment, one may span
+// several. Every hop shows every segment again. The first hop that shows bytes not seen before feeds them to the
+// stream, which finds the messages in them; at every hop, a message has passed when its last byte has.
 
 // Bounds of what is kept of streams.
 const (
@@ -161,7 +161,8 @@ func (a *Assembler) addTCP(p *hop.Packet) {
 	}
 }
 
-// readTCP takes a read of a part of a stream: its range is that of Seq and PayloadLen. A message was read when its last byte was.
+// readTCP takes a read of a part of a stream: its range is that of Seq and PayloadLen. A message was read when its last
+// byte was.
 func (a *Assembler) readTCP(p *hop.Packet, end hop.Endpoint, toServer bool) {
 	c := a.streams.conns[end]
 	if c == nil {
@@ -249,8 +250,8 @@ func (a *Assembler) messageFound(c *conn, p *hop.Packet, m *message, data []byte
 	}
 }
 
-// toServer says whether a segment goes from the client to the server: to a DNS port, or, behind a service on another port, to the end that accepted
-// the connection.
+// toServer says whether a segment goes from the client to the server: to a DNS port, or, behind a service on another
+// port, to the end that accepted the connection.
 func (a *Assembler) toServer(p *hop.Packet) bool {
 	to, from := slices.Contains(a.o.Ports, p.Dst.Port), slices.Contains(a.o.Ports, p.Src.Port)
 	switch {
@@ -285,8 +286,9 @@ func (a *Assembler) conn(end hop.Endpoint, now int64) *conn {
 	return c
 }
 
-// closing takes the end of a connection. What was asked on it and not answered never will be; but a record of the answer may come late from another CPU. A client that has said
-// all it has to say may still wait for answers (RFC 7766, section 6.2.3 and 6.2.4).
+// closing takes the end of a connection. What was asked on it and not answered never will be; but a record of the
+// answer may come late from another CPU. A client that has said all it has to say may still wait for answers (RFC 7766,
+// section 6.2.3 and 6.2.4).
 func (a *Assembler) closing(c *conn, p *hop.Packet, toServer bool) {
 	reset := p.TCPFlags&tcpRST != 0
 	if p.Kind == hop.Drop || toServer && !reset {
@@ -338,8 +340,8 @@ func (a *Assembler) sweepStreams(now int64) {
 	}
 }
 
-// feed takes the bytes of a segment that were not seen before and finds the messages in them. size is that of the whole segment, of which data was
-// captured.
+// feed takes the bytes of a segment that were not seen before and finds the messages in them. size is that of the whole
+// segment, of which data was captured.
 func (s *stream) feed(seq uint32, data []byte, size int, now int64) {
 	switch {
 	case s.synced && s.early(seq):
@@ -429,7 +431,8 @@ func (s *stream) take(data []byte, at uint32) int {
 	return n
 }
 
-// skip steps over bytes that went by without being captured. If they reach beyond the message in the making, the boundaries of those that follow are lost.
+// skip steps over bytes that went by without being captured. If they reach beyond the message in the making, the
+// boundaries of those that follow are lost.
 func (s *stream) skip(n int, at uint32) {
 	if len(s.partial) < 2 {
 		s.lose()

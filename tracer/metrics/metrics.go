@@ -1,6 +1,7 @@
 // Package metrics counts lookups by who asked and how they ended, and the tracer's own losses, for Prometheus.
 //
-// The number of series is bounded: clients are workloads, at most [Options.MaxClients] of them; the rest is counted under `~other`.
+// The number of series is bounded: clients are workloads, at most [Options.MaxClients] of them; the rest is counted
+// under `~other`.
 package metrics
 
 import (
@@ -58,7 +59,8 @@ type Metrics struct {
 
 type clientKey struct{ namespace, workload string }
 
-// client is a client with series of its own, and which these are: to look for them among all costs time for each of them.
+// client is a client with series of its own, and which these are: to look for them among all costs time for each of
+// them.
 type client struct {
 	clientKey
 	seen      time.Time
@@ -99,9 +101,10 @@ func New(maxClients int, version string) *Metrics {
 		registry: prometheus.NewRegistry(), max: maxClients, clients: make(map[clientKey]*client),
 		other: &client{clientKey: clientKey{Other, Other}},
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "dns_lookup_duration_seconds",
-			Help:    "Time of lookups as their client saw it, of answered ones until the answer came, of lost ones until the client gave up; by client and error type (empty for an answer).",
-			Buckets: []float64{.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10}, // semantic conventions, dns.lookup.duration
+			Name: "dns_lookup_duration_seconds",
+			Help: "Time of lookups as their client saw it, of answered ones until the answer came, of lost ones until the client gave up; by client and error type (empty for an answer).",
+			// semantic conventions, dns.lookup.duration
+			Buckets: []float64{.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10},
 
 			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
 		}, append(labels, "error_type")),

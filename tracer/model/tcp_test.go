@@ -442,8 +442,8 @@ func (c *connection) hangUp(reset bool) {
 			c.close(false)
 			return
 		}
-		// Its turn comes behind what is still on its way. A reset that comes before its turn, the client's kernel asks for once
-		// more (RFC 5961, section 3.2).
+		// Its turn comes behind what is still on its way. A reset that comes before its turn, the client's kernel asks for
+		// once more (RFC 5961, section 3.2).
 		c.from.end, c.from.ended = p.seq, func() { c.close(false) }
 		if reset {
 			c.w.after(3*time.Millisecond, func() { c.close(false) })

@@ -237,8 +237,8 @@ type packet struct {
 	q         *question // what a UDP answer answers
 }
 
-// answers gives the askings that an answer ends which comes to its socket now. A client takes an answer to what it asked before
-// for one to what it asks, where both have one ID and one question.
+// answers gives the askings that an answer ends which comes to its socket now. A client takes an answer to what it
+// asked before for one to what it asks, where both have one ID and one question.
 func (p *packet) answers() []*asking {
 	if p.q == nil || slices.Contains(p.askings, p.q.last()) {
 		return p.askings

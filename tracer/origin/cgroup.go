@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fileIDKernfs is FILEID_KERNFS of linux/exportfs.h: a file handle that is a kernfs node's 8-byte ID, as a cgroup's ID is.
+// fileIDKernfs is FILEID_KERNFS of linux/exportfs.h: a file handle that is a kernfs node's 8-byte ID, as a cgroup's ID
+// is.
 const fileIDKernfs = 0xfe
 
 // Cgroups finds the paths of cgroups by their IDs.
@@ -34,7 +35,8 @@ func OpenCgroups(root string) (*Cgroups, error) {
 // Close closes the hierarchy.
 func (c *Cgroups) Close() error { return c.root.Close() }
 
-// Path gives the path of a cgroup below the root of the hierarchy, "" if there is none such now. IDs are not used again, so that what was found stays true.
+// Path gives the path of a cgroup below the root of the hierarchy, "" if there is none such now. IDs are not used
+// again, so that what was found stays true.
 func (c *Cgroups) Path(id uint64) string {
 	if p, ok := c.paths[id]; ok {
 		return p
@@ -83,7 +85,8 @@ func (c *Cgroups) walk(id uint64) string {
 	return found
 }
 
-// What kubelet and the container runtimes call the cgroups of a pod and of a container, with the systemd driver and with the cgroupfs driver:
+// What kubelet and the container runtimes call the cgroups of a pod and of a container, with the systemd driver and
+// with the cgroupfs driver:
 //
 //	/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod5e2a0000_0000_4000_8000_000000000001.slice/cri-containerd-<64 digits>.scope
 //	/kubepods/besteffort/pod5e2a0000-0000-4000-8000-000000000001/<64 digits>
@@ -92,7 +95,8 @@ var (
 	containerPattern = regexp.MustCompile(`/(?:[a-z-]+-)?([0-9a-f]{64})(?:\.scope)?(?:/|$)`)
 )
 
-// ParseCgroup gives the pod's UID, with dashes, and the container's ID in the path of a cgroup; "" for what is not there.
+// ParseCgroup gives the pod's UID, with dashes, and the container's ID in the path of a cgroup; "" for what is not
+// there.
 func ParseCgroup(path string) (podUID, containerID string) {
 	m := podPattern.FindStringSubmatchIndex(path)
 	if m == nil {

@@ -27,7 +27,8 @@ type Origin struct {
 	OwnAddr        netip.Addr // of the pod or node itself, of the same family; invalid if it is not known or has several
 }
 
-// Name gives the shortest name that tells an operator who this is: namespace/pod, the node, the process, or the address.
+// Name gives the shortest name that tells an operator who this is: namespace/pod, the node, the process, or the
+// address.
 func (o *Origin) Name() string {
 	switch {
 	case o.Pod != "":
@@ -81,7 +82,8 @@ type cacheKey struct {
 	name   string
 }
 
-// The cache spares the path of a cgroup and the strings of a pod for every lookup; pods come and go, so that it does not last.
+// The cache spares the path of a cgroup and the strings of a pod for every lookup; pods come and go, so that it does
+// not last.
 const (
 	cacheFor = 2 * time.Second
 	maxCache = 16384

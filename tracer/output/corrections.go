@@ -2,8 +2,8 @@ package output
 
 import "time"
 
-// Corrections is a filter that also takes what corrects a row it has taken: who was told that a lookup is lost is told that it was answered after all. It remembers
-// the last of those that may still be corrected, which the lost ones are.
+// Corrections is a filter that also takes what corrects a row it has taken: who was told that a lookup is lost is told
+// that it was answered after all. It remembers the last of those that may still be corrected, which the lost ones are.
 type Corrections struct {
 	Filter *Filter
 

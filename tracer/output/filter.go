@@ -7,14 +7,16 @@ import (
 	"time"
 )
 
-// Filter chooses rows. Its conditions hold together; within one, any value will do, and those that start with "!" must not hold. The zero value takes everything.
+// Filter chooses rows. Its conditions hold together; within one, any value will do, and those that start with "!" must
+// not hold. The zero value takes everything.
 type Filter struct {
 	// Lost, if not nil, takes lookups without an answer only, or those with one only.
 	Lost *bool
 	// Slow takes lookups that took at least this long; 0 takes all.
 	Slow time.Duration
-	// Rcodes, Types, Names, Clients, Namespaces and Processes are shell patterns (path.Match), case does not matter. A name needs no final dot, and * matches dots.
-	// A client is an address, a pod as namespace/pod or pod alone, a workload or a node.
+	// Rcodes, Types, Names, Clients, Namespaces and Processes are shell patterns (path.Match), case does not matter. A
+	// name needs no final dot, and * matches dots. A client is an address, a pod as namespace/pod or pod alone, a workload
+	// or a node.
 	Rcodes, Types, Names, Clients, Namespaces, Processes []string
 	// Wheres and Causes are patterns, too: of the stage and the cause of the verdict.
 	Wheres, Causes []string

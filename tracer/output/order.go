@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Order gives rows in order of time: lookups end out of order, so that a row waits a short while for those that began before it.
-// A row that waited in vain (a lost lookup, minutes old) is given at once.
+// Order gives rows in order of time: lookups end out of order, so that a row waits a short while for those that began
+// before it. A row that waited in vain (a lost lookup, minutes old) is given at once.
 type Order struct {
 	// Window is how long a row waits.
 	Window time.Duration

@@ -13,8 +13,8 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
-// SchemaVersion is the version of the JSON form of [Row]; docs/jsonl.md describes it. A field that is added leaves it as it is, one that is
-// removed or changes its meaning raises it.
+// SchemaVersion is the version of the JSON form of [Row]; docs/jsonl.md describes it. A field that is added leaves it
+// as it is, one that is removed or changes its meaning raises it.
 const SchemaVersion = 1
 
 // Row is one lookup as it is shown: plain values, safe to keep.
@@ -67,7 +67,8 @@ type Row struct {
 	Hops     []Hop   `json:"hops"`
 
 	TraceID string `json:"traceID"`
-	// Group is the trace ID of the first of the lookups that belong together; Related says what earlier ones are to this one.
+	// Group is the trace ID of the first of the lookups that belong together; Related says what earlier ones are to this
+	// one.
 	Group   string    `json:"group,omitempty"`
 	Related []Related `json:"related,omitempty"`
 	// SearchStep counts the names of the search path asked before this one.
@@ -145,7 +146,8 @@ type Verdict struct {
 	Drop      string   `json:"dropReason,omitempty"`
 	DropOwner *Owner   `json:"dropOwner,omitempty"`
 	Evidence  []string `json:"evidence,omitempty"`
-	// Node is the node whose tracer's word it is, where that is another than the client's; Joined says that it follows from spans of several programs.
+	// Node is the node whose tracer's word it is, where that is another than the client's; Joined says that it follows
+	// from spans of several programs.
 	Node   string `json:"node,omitempty"`
 	Joined bool   `json:"joined,omitempty"`
 }
@@ -174,7 +176,8 @@ type Hop struct {
 	PID       uint32 `json:"pid,omitempty"`
 }
 
-// The results that are no response codes: of a lookup without an answer, and of one whose answer the client was handed by a way that is out of sight.
+// The results that are no response codes: of a lookup without an answer, and of one whose answer the client was handed
+// by a way that is out of sight.
 const (
 	Lost     = "LOST"
 	Answered = "ANSWERED"
@@ -229,7 +232,8 @@ func NewRow(l *lookup.Lookup, v *verdict.Verdict, o *origin.Origin, node string,
 	key := l.Key()
 	epochs := l.Epochs(scratch[:0], guard)
 	if l.FirstEpoch != 0 {
-		// A server that reads the query late derives another epoch than was known; the lookup keeps the trace it was told under.
+		// A server that reads the query late derives another epoch than was known; the lookup keeps the trace it was told
+		// under.
 		epochs = append(scratch[:0], l.FirstEpoch)
 	}
 	if len(epochs) > 0 {

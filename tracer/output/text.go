@@ -125,8 +125,8 @@ type Text struct {
 	W io.Writer
 	// Wide does not cut long names.
 	Wide bool
-	// Width, where it is not 0 and not enough for all columns, is the width of a terminal in cells: the most important columns are kept, and what ended a lookup gets
-	// lines of its own below it. Wide goes before it.
+	// Width, where it is not 0 and not enough for all columns, is the width of a terminal in cells: the most important
+	// columns are kept, and what ended a lookup gets lines of its own below it. Wide goes before it.
 	Width int
 	// Colour marks results that are no answer.
 	Colour bool

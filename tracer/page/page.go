@@ -1,5 +1,5 @@
-// Package page serves a page of the cluster's DNS: where it hurts now, who asks, and the lookups themselves, live. All that
-// it needs comes with it: nothing is asked of any other host, and what others chose is shown as text alone.
+// Package page serves a page of the cluster's DNS: where it hurts now, who asks, and the lookups themselves, live. All
+// that it needs comes with it: nothing is asked of any other host, and what others chose is shown as text alone.
 package page
 
 import (

@@ -189,8 +189,8 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
-// TestNothingFromElsewhere: the page may load what comes with it alone, and be framed by nobody; it has no script and no
-// style of its own within it.
+// TestNothingFromElsewhere: the page may load what comes with it alone, and be framed by nobody; it has no script and
+// no style of its own within it.
 func TestNothingFromElsewhere(t *testing.T) {
 	get := serve(t, &source{})
 	for _, path := range []string{"/", "/page/page.js", "/page/page.css", PathView} {

@@ -134,8 +134,8 @@ type CauseCount struct {
 	Lost  int    `json:"lost"`
 }
 
-// NodePair is what became of the lookups from the clients on one node to the DNS servers on another; To is "" where it is
-// not known which server was asked.
+// NodePair is what became of the lookups from the clients on one node to the DNS servers on another; To is "" where it
+// is not known which server was asked.
 type NodePair struct {
 	From    string `json:"from"`
 	To      string `json:"to"`

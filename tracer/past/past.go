@@ -1,5 +1,5 @@
-// Package past keeps the last lookups that an agent has seen, so that observe can be asked later what happened a minute ago; and serves them, and those
-// that come, over a Unix socket.
+// Package past keeps the last lookups that an agent has seen, so that observe can be asked later what happened a minute
+// ago; and serves them, and those that come, over a Unix socket.
 package past
 
 import (
@@ -30,8 +30,9 @@ type Stats struct {
 	RowsMissed uint64
 }
 
-// Past is the last lookups, and apart from them the last lost ones, which would else be pushed out by the answered. A lookup is copied in, without allocation
-// once the ring has turned, and becomes a row only when somebody asks. Add is for one goroutine.
+// Past is the last lookups, and apart from them the last lost ones, which would else be pushed out by the answered. A
+// lookup is copied in, without allocation once the ring has turned, and becomes a row only when somebody asks. Add is
+// for one goroutine.
 type Past struct {
 	node  string
 	guard time.Duration

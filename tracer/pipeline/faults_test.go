@@ -89,7 +89,8 @@ func raise(t *testing.T, namespaces func(*rig) []uint32) *rig {
 	return r
 }
 
-// serve answers every A with 192.0.2.1, but names that start with "silent", and after a second those that start with "slow".
+// serve answers every A with 192.0.2.1, but names that start with "silent", and after a second those that start with
+// "slow".
 func (r *rig) serve(t *testing.T) {
 	t.Helper()
 	pc, err := r.server.ListenPacket("udp", ":53")

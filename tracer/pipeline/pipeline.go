@@ -1,4 +1,5 @@
-// Package pipeline runs the tracer: kernel events in, judged lookups out. It is what `dnstrail agent` and `dnstrail observe` share.
+// Package pipeline runs the tracer: kernel events in, judged lookups out. It is what `dnstrail agent` and `dnstrail
+// observe` share.
 package pipeline
 
 import (
@@ -33,14 +34,15 @@ type Options struct {
 	Names *names.Policy
 	// Index knows the pods; nil knows nobody.
 	Index *identity.Index
-	// Result gets each judged lookup, Tick is called every few milliseconds. Both run on the pipeline's goroutine; what Result gets lives until it returns.
+	// Result gets each judged lookup, Tick is called every few milliseconds. Both run on the pipeline's goroutine; what
+	// Result gets lives until it returns.
 	Result func(Result)
 	Tick   func(now time.Time)
 	// Untold, if set, gets who asked a lookup that is not told because its client floods. It runs on the pipeline's
 	// goroutine.
 	Untold func(*origin.Origin)
-	// Packet, if set, gets each packet that was seen, before it is put to its lookup: the walk as it happens. It runs on the pipeline's goroutine, and what it gets lives
-	// until it returns.
+	// Packet, if set, gets each packet that was seen, before it is put to its lookup: the walk as it happens. It runs on
+	// the pipeline's goroutine, and what it gets lives until it returns.
 	Packet func(*hop.Packet)
 }
 
@@ -83,7 +85,8 @@ type Pipeline struct {
 const (
 	clockInterval = 2 * time.Second
 	tickInterval  = 20 * time.Millisecond
-	lossInterval  = 30 * time.Millisecond // read at every poll, and shorter than a lookup is lingered over: what was lost of it is known by its report
+	// read at every poll, and shorter than a lookup is lingered over: what was lost of it is known by its report
+	lossInterval = 30 * time.Millisecond
 )
 
 // Open loads and attaches the tracer; [bpf.Open] says how that can fail.
@@ -118,8 +121,9 @@ func Open(o Options) (*Pipeline, error) {
 	return p, nil
 }
 
-// forwarding gives this process's own network namespace if it forwards packets of either family: on a node, the node's. It is not asked of others: pods often inherit the setting. Which of those forward, a
-// dropped packet's route tells, and what is seen to pass.
+// forwarding gives this process's own network namespace if it forwards packets of either family: on a node, the node's.
+// It is not asked of others: pods often inherit the setting. Which of those forward, a dropped packet's route tells,
+// and what is seen to pass.
 func forwarding() (netns uint32, ok bool) {
 	forwards := func(key string) bool {
 		text, err := os.ReadFile("/proc/sys/net/" + key) // #nosec G304 -- one of two

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestAPodsFilesLeadNowhereElse: whatever a pod puts where its resolv.conf is looked for, at most 64 KiB of a plain file
-// below its own root are read, and at once.
+// TestAPodsFilesLeadNowhereElse: whatever a pod puts where its resolv.conf is looked for, at most 64 KiB of a plain
+// file below its own root are read, and at once.
 func TestAPodsFilesLeadNowhereElse(t *testing.T) {
 	proc := t.TempDir()
 	root := filepath.Join(proc, "7/root")

@@ -10,8 +10,8 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
-// Names tells whose a network namespace is. It looks through /proc at most so often that it costs little, and gives no name whose namespace has gone: the kernel uses
-// their numbers again. Its methods are safe for concurrent use.
+// Names tells whose a network namespace is. It looks through /proc at most so often that it costs little, and gives no
+// name whose namespace has gone: the kernel uses their numbers again. Its methods are safe for concurrent use.
 type Names struct {
 	proc, named string
 	index       *identity.Index
@@ -23,7 +23,8 @@ type Names struct {
 	next    time.Time     // no look before
 }
 
-// Bounds of a look: how long a caller waits for it at most, the least time from one to the next, and how many times its own duration that is at least.
+// Bounds of a look: how long a caller waits for it at most, the least time from one to the next, and how many times its
+// own duration that is at least.
 const (
 	lookWait  = 20 * time.Millisecond
 	lookEvery = time.Second
@@ -49,8 +50,8 @@ func (n *Names) look() error {
 	return err
 }
 
-// Of gives the owner of the namespace with that inode number; ok is false if nothing is known of it. It may look again for one of which no pod and no node is known
-// (the index may know it by now), and waits up to 20 ms for that.
+// Of gives the owner of the namespace with that inode number; ok is false if nothing is known of it. It may look again
+// for one of which no pod and no node is known (the index may know it by now), and waits up to 20 ms for that.
 func (n *Names) Of(netns uint32) (o Owner, ok bool) {
 	if netns == 0 {
 		return Owner{}, false
@@ -69,8 +70,8 @@ func (n *Names) Of(netns uint32) (o Owner, ok bool) {
 	return n.have(netns)
 }
 
-// Client gives who is in the namespace with that inode number, as the index or the node's name tells; nil if they do not.
-// It never waits: where nothing is known it looks again for later callers.
+// Client gives who is in the namespace with that inode number, as the index or the node's name tells; nil if they do
+// not. It never waits: where nothing is known it looks again for later callers.
 func (n *Names) Client(netns uint32) *identity.Client {
 	if netns == 0 {
 		return nil
@@ -82,7 +83,8 @@ func (n *Names) Client(netns uint32) *identity.Client {
 	return f.client
 }
 
-// lookAgain sees to it that a look is under way, and gives what is closed when it is over; nil if it is too early for one.
+// lookAgain sees to it that a look is under way, and gives what is closed when it is over; nil if it is too early for
+// one.
 func (n *Names) lookAgain() <-chan struct{} {
 	n.mu.Lock()
 	defer n.mu.Unlock()

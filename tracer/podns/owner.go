@@ -74,7 +74,8 @@ type found struct {
 // namedDir is where ip netns keeps the namespaces that it has named (iproute2, NETNS_RUN_DIR).
 const namedDir = "/run/netns"
 
-// owners gives what is known of every network namespace that a process is in, or that has a name. node is the name of this host's node, "" if it has none; index may be nil.
+// owners gives what is known of every network namespace that a process is in, or that has a name. node is the name of
+// this host's node, "" if it has none; index may be nil.
 func owners(proc, named string, index *identity.Index, node string) (map[uint32]found, error) {
 	pids, err := processes(proc)
 	if err != nil {

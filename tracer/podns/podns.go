@@ -1,4 +1,5 @@
-// Package podns finds a pod on this host, by one of its processes, and runs code in its network namespace: what `dnstrail walk` and `dnstrail doctor` do as a pod.
+// Package podns finds a pod on this host, by one of its processes, and runs code in its network namespace: what
+// `dnstrail walk` and `dnstrail doctor` do as a pod.
 package podns
 
 import (
@@ -35,8 +36,9 @@ type Place struct {
 // Self is this process's own place.
 func Self() (Place, error) { return place("/proc", os.Getpid(), "this host") }
 
-// Find gives the place that from names: "pid:PID", an address, a pod, or namespace/pod. index knows pods by the UID in their cgroups; nil knows none, and a
-// pod is then found by the host name in its /etc/hostname, which kubelet sets. An error wraps [ErrNotFound], or names several pods that match.
+// Find gives the place that from names: "pid:PID", an address, a pod, or namespace/pod. index knows pods by the UID in
+// their cgroups; nil knows none, and a pod is then found by the host name in its /etc/hostname, which kubelet sets. An
+// error wraps [ErrNotFound], or names several pods that match.
 func Find(from string, index *identity.Index) (Place, error) { return find("/proc", from, index) }
 
 func find(proc, from string, index *identity.Index) (Place, error) {
@@ -152,7 +154,8 @@ func hasAddress(dir string, addr netip.Addr) bool {
 	return slices.Contains(addresses(dir), addr.Unmap())
 }
 
-// started gives when a process began, in clock ticks since the host did (proc(5), field 22 of stat); 0 if it cannot be read.
+// started gives when a process began, in clock ticks since the host did (proc(5), field 22 of stat); 0 if it cannot be
+// read.
 func started(proc string, pid int) uint64 {
 	text, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "stat")) // #nosec G304 -- below /proc
 	if err != nil {
@@ -214,7 +217,8 @@ func (p Place) ResolvConf() (*dns.ClientConfig, error) {
 	return dns.ClientConfigFromReader(bytes.NewReader(text))
 }
 
-// Do runs f on a thread in the place's network namespace. Goroutines that f starts are not there; sockets that it opens are, wherever they are used. It needs CAP_SYS_ADMIN.
+// Do runs f on a thread in the place's network namespace. Goroutines that f starts are not there; sockets that it opens
+// are, wherever they are used. It needs CAP_SYS_ADMIN.
 func (p Place) Do(f func() error) error {
 	ns, err := os.Open(filepath.Join("/proc", strconv.Itoa(p.PID), "ns/net"))
 	if err != nil {

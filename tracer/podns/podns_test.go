@@ -15,7 +15,8 @@ import (
 
 const uid = "3f0c2a1e-8d4b-4c6a-9e57-0b1d2c3e4f50"
 
-// fakeProc gives a /proc with processes as a node has them: what only a kubelet and two nodes' worth of pods would give otherwise.
+// fakeProc gives a /proc with processes as a node has them: what only a kubelet and two nodes' worth of pods would give
+// otherwise.
 func fakeProc(t *testing.T) string {
 	t.Helper()
 	proc := t.TempDir()

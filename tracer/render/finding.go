@@ -9,7 +9,8 @@ import (
 
 var findingStyle = map[doctor.State]style{doctor.Pass: good, doctor.Warn: warning, doctor.Fail: bad, doctor.Skip: faint}
 
-// Finding writes what a check found: its state, what it looked at, what it is, and below it the log that belongs to it and what to do. The error is w's.
+// Finding writes what a check found: its state, what it looked at, what it is, and below it the log that belongs to it
+// and what to do. The error is w's.
 func Finding(w io.Writer, f doctor.Finding, o Options) error {
 	d := newDrawing(nil, trace.Verdict{}, o)
 	const indent = 6 + 14

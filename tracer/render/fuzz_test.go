@@ -91,8 +91,8 @@ func isText(t *testing.T, text string, width int) {
 	}
 }
 
-// FuzzTrace: whatever somebody sends to the store or puts in a file, it can be joined, judged, told and drawn; nothing but text
-// reaches the terminal, within its width.
+// FuzzTrace: whatever somebody sends to the store or puts in a file, it can be joined, judged, told and drawn; nothing
+// but text reaches the terminal, within its width.
 func FuzzTrace(f *testing.F) {
 	inputs, err := filepath.Glob("testdata/*.json")
 	if err != nil || len(inputs) == 0 {

@@ -68,8 +68,8 @@ type page struct {
 	Written                                 string
 }
 
-// Page writes a lookup as one HTML page that needs nothing else: no script, no font, no other file. What stands in the spans is escaped by
-// html/template. The error is w's. Width, Colour, ASCII and Hops of o do not count.
+// Page writes a lookup as one HTML page that needs nothing else: no script, no font, no other file. What stands in the
+// spans is escaped by html/template. The error is w's. Width, Colour, ASCII and Hops of o do not count.
 func Page(w io.Writer, s explain.Story, o Options) error {
 	d := newDrawing(s.Trace, s.Verdict, Options{Location: o.Location, Hops: true})
 	word, st := outcome(d.t, d.verdict)

@@ -1,7 +1,8 @@
 // Package render draws one lookup's trace on a terminal, for somebody who was woken by it.
 //
-// What is wanted first comes first: the name and how it ended, then, of a lost lookup, where and why; of an answered one, what
-// took the time. Then who asked whom. Then every span as one line of a tree: what, how long, and a bar drawn to scale.
+// What is wanted first comes first: the name and how it ended, then, of a lost lookup, where and why; of an answered
+// one, what took the time. Then who asked whom. Then every span as one line of a tree: what, how long, and a bar drawn
+// to scale.
 package render
 
 import (
@@ -41,8 +42,9 @@ type Options struct {
 	Location *time.Location
 }
 
-// For gives the options for f: colour, and its own width up to [DefaultWidth], only if it is a terminal; no colour where NO_COLOR is set and not empty (no-color.org) or
-// TERM is "dumb"; no Unicode where the locale has none; times in the local zone.
+// For gives the options for f: colour, and its own width up to [DefaultWidth], only if it is a terminal; no colour
+// where NO_COLOR is set and not empty (no-color.org) or TERM is "dumb"; no Unicode where the locale has none; times in
+// the local zone.
 func For(f *os.File) Options {
 	o := Options{Location: time.Local, ASCII: !unicodeLocale()}
 	if fd := int(f.Fd()); term.IsTerminal(fd) {

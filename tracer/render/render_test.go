@@ -80,8 +80,8 @@ func TestWrap(t *testing.T) {
 	}
 }
 
-// TestFitsTheScreen: what is told of a lookup that was answered well needs no more lines than a terminal has; with every
-// hop one of them needs more, so that folding is what does it.
+// TestFitsTheScreen: what is told of a lookup that was answered well needs no more lines than a terminal has; with
+// every hop one of them needs more, so that folding is what does it.
 func TestFitsTheScreen(t *testing.T) {
 	const screen = 24
 	inputs, err := filepath.Glob("testdata/*.json")

@@ -12,8 +12,8 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
-// TestWhoSaidWhat: a lookup of which two senders say that they are its client's agent is told as the first said, and the
-// other is named with what it said, on the terminal and on the page; what it wrote is shown harmlessly.
+// TestWhoSaidWhat: a lookup of which two senders say that they are its client's agent is told as the first said, and
+// the other is named with what it said, on the terminal and on the page; what it wrote is shown harmlessly.
 func TestWhoSaidWhat(t *testing.T) {
 	id := link.TraceID{1}
 	at := time.Unix(1_800_000_000, 0).UTC()

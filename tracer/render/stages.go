@@ -14,7 +14,8 @@ type stage struct {
 	passed, lost bool
 }
 
-// stages gives the stages in the order in which the packet met them: those that it passed, the one where it was lost, and those that it did not reach.
+// stages gives the stages in the order in which the packet met them: those that it passed, the one where it was lost,
+// and those that it did not reach.
 func (d *drawing) stages() []stage {
 	seen := d.stagesSeen()
 	lost := slices.Index(trace.Stages, d.verdict.Where)
@@ -36,8 +37,8 @@ func (d *drawing) stages() []stage {
 		}
 		return list
 	}
-	// A stage may come twice: a drop on the server's node is at "node", after the way between the nodes; an answer that comes too late is lost at "client". It is drawn
-	// where it happened, behind all that was passed.
+	// A stage may come twice: a drop on the server's node is at "node", after the way between the nodes; an answer that
+	// comes too late is lost at "client". It is drawn where it happened, behind all that was passed.
 	for i := len(list) - 1; i > at; i-- {
 		if !list[i].passed {
 			continue
@@ -73,7 +74,8 @@ func (d *drawing) stagesSeen() map[string]bool {
 	return seen
 }
 
-// unmet tells whether a stage of which nothing was seen lies on other lookups' way, not on this one's. before says that it lies before the one where this was lost.
+// unmet tells whether a stage of which nothing was seen lies on other lookups' way, not on this one's. before says that
+// it lies before the one where this was lost.
 func (d *drawing) unmet(name string, before bool) bool {
 	c := d.t.Client()
 	switch verdict.Where(name) {

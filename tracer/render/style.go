@@ -13,8 +13,8 @@ type glyphs struct {
 	passed, lost, unseen         string // of a stage
 	branch, last, through, blank string // of the tree, all as wide as one another
 	to, dot, ellipsis            string
-	// bar gives full cells, then eighths of a cell from the left, thin to thick; span is a cell of time that is told in parts below; wait is one in
-	// which nothing came.
+	// bar gives full cells, then eighths of a cell from the left, thin to thick; span is a cell of time that is told in
+	// parts below; wait is one in which nothing came.
 	bar               []string
 	span, wait        string
 	edge, rule, edge2 string

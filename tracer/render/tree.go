@@ -46,7 +46,8 @@ func (d *drawing) label(n *trace.Node) label {
 		return d.upstream(s)
 	case s.Kind == trace.KindServer && s.From(semconv.ScopePlugin):
 		l := label{{strong, "CoreDNS"}}
-		if pod := s.String(semconv.K8SPodName); pod != "" && (d.t.Client() == nil || len(d.t.Servers()) > 1) { // else it stands in the header
+		// else it stands in the header
+		if pod := s.String(semconv.K8SPodName); pod != "" && (d.t.Client() == nil || len(d.t.Servers()) > 1) {
 			l = append(l, piece{plain, "  " + pod})
 		}
 		if written, known := s.Attributes.Bool(semconv.ResponseWritten); known && !written {
@@ -83,7 +84,8 @@ func (d *drawing) label(n *trace.Node) label {
 		}
 		l[0] = piece{bad, what + " dropped"}
 	}
-	if at := s.String(semconv.K8SNodeName); at != "" && d.elsewhere(s) && s.Parent == d.t.ID.ClientSpanID() { // what hangs below it is of the same node
+	// what hangs below it is of the same node
+	if at := s.String(semconv.K8SNodeName); at != "" && d.elsewhere(s) && s.Parent == d.t.ID.ClientSpanID() {
 		l[0].text = at + ": " + l[0].text
 	}
 	switch {
@@ -318,7 +320,8 @@ func rowsOf(nodes []*trace.Node) []row {
 	return rows
 }
 
-// A gapShare'th of the client's time, if nothing was seen in it, is a line of its own: it is when a client waits before it asks again.
+// A gapShare'th of the client's time, if nothing was seen in it, is a line of its own: it is when a client waits before
+// it asks again.
 const gapShare = 5
 
 // withGaps puts lines between a client's segments where nothing was seen, and at the end of a lost lookup.
@@ -357,7 +360,8 @@ const (
 	inVain             // time spent waiting for what did not come
 )
 
-// bar draws from..to within the scale. Its left end is exact to a cell, the length of a solid one to an eighth; nothing is too short to be seen.
+// bar draws from..to within the scale. Its left end is exact to a cell, the length of a solid one to an eighth; nothing
+// is too short to be seen.
 func (d *drawing) bar(from, to time.Time, width int, sc scale, how fill) string {
 	if sc.length <= 0 {
 		return d.g.bar[1]

@@ -1,4 +1,5 @@
-// Package replay makes traces of the rows that an agent kept, so that what explains a trace explains the agent's past too, where no spans were collected.
+// Package replay makes traces of the rows that an agent kept, so that what explains a trace explains the agent's past
+// too, where no spans were collected.
 package replay
 
 import (
@@ -19,9 +20,9 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
-// Traces gives the traces of rows: of the rows of one lookup the last counts, and a server's own query goes to the trace
-// that it was made for. Rows without a trace ID are left out; an error names the row that cannot be read. A row without
-// hops, of a query that never was a packet, is its CLIENT span alone.
+// Traces gives the traces of rows: of the rows of one lookup the last counts, and a server's own query goes to the
+// trace that it was made for. Rows without a trace ID are left out; an error names the row that cannot be read. A row
+// without hops, of a query that never was a packet, is its CLIENT span alone.
 func Traces(rows []*output.Row) ([]*trace.Trace, error) {
 	spans := map[link.TraceID][]*trace.Span{}
 	var order []link.TraceID

@@ -39,8 +39,8 @@ func NewSocketClient(path string) *Client {
 	}
 }
 
-// NewStoreClient makes a client of the dnstrail store whose API is at base, "http://127.0.0.1:16686"; a path in it is kept, a lone host:port is taken for http.
-// It does not connect. hc may be nil.
+// NewStoreClient makes a client of the dnstrail store whose API is at base, "http://127.0.0.1:16686"; a path in it is
+// kept, a lone host:port is taken for http. It does not connect. hc may be nil.
 func NewStoreClient(base string, hc *http.Client) (*Client, error) {
 	if !strings.Contains(base, "://") {
 		base = "http://" + base
@@ -55,7 +55,8 @@ func NewStoreClient(base string, hc *http.Client) (*Client, error) {
 // String says whom the client asks.
 func (c *Client) String() string { return c.what }
 
-// Lookups gives each row that the filter takes: the last n of the past (0: all, negative: none), and with follow those that come, until ctx ends. An error names who was asked.
+// Lookups gives each row that the filter takes: the last n of the past (0: all, negative: none), and with follow those
+// that come, until ctx ends. An error names who was asked.
 func (c *Client) Lookups(ctx context.Context, f *output.Filter, n int, follow bool, give func(*output.Row) error) error {
 	body, err := json.Marshal(f)
 	if err != nil {

@@ -1,6 +1,8 @@
-// Package rowapi asks for rows over HTTP and answers with them: how observe gets the lookups of an agent (its Unix socket), or those of a whole cluster (a dnstrail store).
+// Package rowapi asks for rows over HTTP and answers with them: how observe gets the lookups of an agent (its Unix
+// socket), or those of a whole cluster (a dnstrail store).
 //
-// POST /v1/lookups?last=N&follow=true with an [output.Filter] as JSON gives rows as JSON lines; GET /v1/stats gives the source's own counts as JSON.
+// POST /v1/lookups?last=N&follow=true with an [output.Filter] as JSON gives rows as JSON lines; GET /v1/stats gives the
+// source's own counts as JSON.
 package rowapi
 
 import (
@@ -26,8 +28,9 @@ const maxReaders = 16
 
 // Source has rows to give.
 type Source interface {
-	// Lookups calls give with each row that f takes: the last n of the past in order of time (0: all, negative: none), and with follow those that come, until ctx ends.
-	// It calls idle when it has nothing more at hand. A row that it gave is corrected by a later one whatever f says of that. The error is give's.
+	// Lookups calls give with each row that f takes: the last n of the past in order of time (0: all, negative: none), and
+	// with follow those that come, until ctx ends. It calls idle when it has nothing more at hand. A row that it gave is
+	// corrected by a later one whatever f says of that. The error is give's.
 	Lookups(ctx context.Context, f *output.Filter, n int, follow bool, give func(*output.Row) error, idle func()) error
 }
 

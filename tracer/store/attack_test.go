@@ -339,8 +339,8 @@ func TestFullTraceHasRoomForOthers(t *testing.T) {
 	}
 }
 
-// TestWhoSpeaksForWhom: with credentials, spans of another node are refused; who sent a span is what the store says, not
-// what the span says.
+// TestWhoSpeaksForWhom: with credentials, spans of another node are refused; who sent a span is what the store says,
+// not what the span says.
 func TestWhoSpeaksForWhom(t *testing.T) {
 	s := New(Limits{})
 	of := func(node string) ptrace.Traces {

@@ -12,8 +12,8 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
-// TestForgedSpansOverturnNothing: without credentials, who learned a trace ID sends spans in the name of the client's own
-// agent: its verdict, a correction of it, a second try over TCP. The lookup stays what its agent saw, and who said
+// TestForgedSpansOverturnNothing: without credentials, who learned a trace ID sends spans in the name of the client's
+// own agent: its verdict, a correction of it, a second try over TCP. The lookup stays what its agent saw, and who said
 // otherwise is named.
 func TestForgedSpansOverturnNothing(t *testing.T) {
 	id := traceID(1)
@@ -84,9 +84,9 @@ func TestForgedSpansOverturnNothing(t *testing.T) {
 	}
 }
 
-// TestAnotherNodesCredentialChangesNothing: who holds a credential of node-2 says this and that of a lookup of a client on
-// node-1: in the name of node-1, which is refused, and in its own. What the agent of node-1 saw stays: an answer, and a
-// drop; and who said otherwise is told from who saw it.
+// TestAnotherNodesCredentialChangesNothing: who holds a credential of node-2 says this and that of a lookup of a client
+// on node-1: in the name of node-1, which is refused, and in its own. What the agent of node-1 saw stays: an answer,
+// and a drop; and who said otherwise is told from who saw it.
 func TestAnotherNodesCredentialChangesNothing(t *testing.T) {
 	id := traceID(1)
 	as := func(subject string) access.Caller {
@@ -151,8 +151,9 @@ func TestAnotherNodesCredentialChangesNothing(t *testing.T) {
 	}
 }
 
-// TestWhoSpeaksFirstIsNotBelieved: who holds a credential of node-2 tells of a lookup of a pod on node-1 before the agent of
-// node-1 does. CoreDNS knows from Kubernetes where the pod runs, so what node-1 saw counts as soon as it is there.
+// TestWhoSpeaksFirstIsNotBelieved: who holds a credential of node-2 tells of a lookup of a pod on node-1 before the
+// agent of node-1 does. CoreDNS knows from Kubernetes where the pod runs, so what node-1 saw counts as soon as it is
+// there.
 func TestWhoSpeaksFirstIsNotBelieved(t *testing.T) {
 	id := traceID(1)
 	as := func(subject string) access.Caller {

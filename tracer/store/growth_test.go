@@ -18,7 +18,8 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/trace"
 )
 
-// TestNothingGrowsMoreThanLinearly: whatever a sender has as much of as it likes, twice as much is filed in twice the time.
+// TestNothingGrowsMoreThanLinearly: whatever a sender has as much of as it likes, twice as much is filed in twice the
+// time.
 func TestNothingGrowsMoreThanLinearly(t *testing.T) {
 	const n = 2000
 	number := func(i int) (id link.SpanID) {

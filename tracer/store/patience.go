@@ -18,8 +18,8 @@ import (
 const (
 	// requestTime is how long a request of gRPC may take to come; then its connection is closed. Programs connect again.
 	requestTime = 15 * time.Second
-	// maxUnderWay and maxUnderWayOfOne are how many requests of gRPC may be coming at a time, of all senders and of one: so
-	// many messages, of which half has come, are held at most.
+	// maxUnderWay and maxUnderWayOfOne are how many requests of gRPC may be coming at a time, of all senders and of one:
+	// so many messages, of which half has come, are held at most.
 	maxUnderWay      = 64
 	maxUnderWayOfOne = 8
 	// maxReading is how much of the bodies of unfinished requests over HTTP is held, in bytes.

@@ -32,8 +32,9 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/memory"
 )
 
-// The receiver stands on the collector's pdata (ptraceotlp): its gRPC service and both decoders. The collector's otlpreceiver, on the same
-// pdata, makes its own listeners, so that none made in another network namespace can be given to it, and brings 150 packages more.
+// The receiver stands on the collector's pdata (ptraceotlp): its gRPC service and both decoders. The collector's
+// otlpreceiver, on the same pdata, makes its own listeners, so that none made in another network namespace can be given
+// to it, and brings 150 packages more.
 
 const (
 	// maxBody bounds one export request over HTTP, and maxMessage one over gRPC, in bytes, after decompression: the latter
@@ -86,8 +87,8 @@ func (s *Store) ServeHTTP(ctx context.Context, l net.Listener) error {
 	return (&Receiver{Store: s}).ServeHTTP(ctx, l)
 }
 
-// Serve receives OTLP from both listeners, either of which may be nil, until ctx ends or one of them fails; then both are
-// stopped.
+// Serve receives OTLP from both listeners, either of which may be nil, until ctx ends or one of them fails; then both
+// are stopped.
 func (s *Store) Serve(ctx context.Context, grpcListener, httpListener net.Listener) error {
 	return (&Receiver{Store: s}).Serve(ctx, grpcListener, httpListener)
 }

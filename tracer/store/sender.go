@@ -28,8 +28,8 @@ const maxParts = 64
 // otherSenders is the key of those beyond.
 const otherSenders = "~other"
 
-// senderKey gives what one sender is known by: its credential, else its address; of IPv6 a /64, which is the least that a
-// network gives to one machine.
+// senderKey gives what one sender is known by: its credential, else its address; of IPv6 a /64, which is the least that
+// a network gives to one machine.
 func senderKey(c access.Caller) string {
 	switch {
 	case c.Name != "":
@@ -86,7 +86,8 @@ func (s *Store) leastTelling() *entry {
 	return from.Front().Value.(*entry)
 }
 
-// tells tells whether a span makes its trace one that somebody will ask for: an error, or a verdict other than an answer.
+// tells tells whether a span makes its trace one that somebody will ask for: an error, or a verdict other than an
+// answer.
 func tells(sp *trace.Span) bool {
 	where := sp.Attributes.String(semconv.VerdictWhere)
 	return sp.Status == trace.StatusError || where != "" && where != trace.Answered

@@ -1,8 +1,8 @@
 // Package store keeps the last traces in memory: what a Jaeger does for a cluster, for one terminal.
 //
-// A [Store] takes spans as they come, by OTLP ([Store.Receive]) or from the same process ([Store.Add]), and files them by
-// trace ID. It is bounded in spans: the trace that began to arrive first is the first to go, and what went is counted
-// ([Stats]). What has been filed under one ID is joined into a [trace.Trace] when it is asked for.
+// A [Store] takes spans as they come, by OTLP ([Store.Receive]) or from the same process ([Store.Add]), and files them
+// by trace ID. It is bounded in spans: the trace that began to arrive first is the first to go, and what went is
+// counted ([Stats]). What has been filed under one ID is joined into a [trace.Trace] when it is asked for.
 package store
 
 import (
@@ -110,8 +110,8 @@ func New(l Limits) *Store {
 	}
 }
 
-// Receive files the spans of td, which come from c, and gives how many of them it refused. What a span says of itself is
-// kept only if c may say it, and each resource tells from now on who sent it ([semconv.SenderAddress]).
+// Receive files the spans of td, which come from c, and gives how many of them it refused. What a span says of itself
+// is kept only if c may say it, and each resource tells from now on who sent it ([semconv.SenderAddress]).
 func (s *Store) Receive(td ptrace.Traces, c access.Caller) (refused int) {
 	spans, cut := trace.Read(td)
 	received := len(spans)
@@ -221,8 +221,8 @@ func (e *entry) part(from *sender) *part {
 	return &e.parts[len(e.parts)-1]
 }
 
-// duplicate tells a span sent twice. Two agents may give their spans the same, derived, ID, and those are none; nor does
-// the copy that another sender makes keep the right one out.
+// duplicate tells a span sent twice. Two agents may give their spans the same, derived, ID, and those are none; nor
+// does the copy that another sender makes keep the right one out.
 func (s *Store) duplicate(e *entry, sp *trace.Span) bool {
 	if e.seen == nil && len(e.spans) >= few {
 		e.seen = make(map[uint64]struct{}, 2*few)
@@ -318,7 +318,8 @@ func (s *Store) Has(id link.TraceID) bool {
 	return s.traces[id] != nil
 }
 
-// Traces gives the traces that f lets through, the one that began to arrive last first. A filter's limit counts from there.
+// Traces gives the traces that f lets through, the one that began to arrive last first. A filter's limit counts from
+// there.
 func (s *Store) Traces(f trace.Filter) []*trace.Trace {
 	s.mu.RLock()
 	kept := make([][]*trace.Span, 0, len(s.traces))
@@ -361,8 +362,8 @@ func (s *Store) Changed() <-chan struct{} {
 // ErrTimeout says that what was waited for did not come.
 var ErrTimeout = errors.New("not seen in time")
 
-// Await waits until a trace that f lets through satisfies done, and gives the newest such. When ctx ends first, the error
-// wraps [ErrTimeout] and the context's, and tells how many traces f let through.
+// Await waits until a trace that f lets through satisfies done, and gives the newest such. When ctx ends first, the
+// error wraps [ErrTimeout] and the context's, and tells how many traces f let through.
 func (s *Store) Await(ctx context.Context, f trace.Filter, done func(*trace.Trace) bool) (*trace.Trace, error) {
 	for {
 		changed := s.Changed()

@@ -20,7 +20,8 @@ func (s *Store) Watch() *Watch {
 	return w
 }
 
-// Take gives the traces that spans have come for since it was called last, and how many of those have been evicted since, ever.
+// Take gives the traces that spans have come for since it was called last, and how many of those have been evicted
+// since, ever.
 func (w *Watch) Take() (changed []link.TraceID, missed uint64) {
 	w.store.mu.Lock()
 	defer w.store.mu.Unlock()

@@ -74,8 +74,8 @@ func (o *Others) nodeOf(address netip.Addr) string {
 	return o.nodes[address]
 }
 
-// VerdictAmong is [Trace.Verdict] with what other lookups tell of the network: on which node the server is, and whether that
-// node was watched at the time. Only then can a lookup that left one node be said not to have come to the other.
+// VerdictAmong is [Trace.Verdict] with what other lookups tell of the network: on which node the server is, and whether
+// that node was watched at the time. Only then can a lookup that left one node be said not to have come to the other.
 func (t *Trace) VerdictAmong(others *Others) Verdict {
 	v := t.Verdict()
 	if !v.Lost() || v.Where != string(verdict.BetweenNodes) || v.Certainty == Certain {

@@ -30,8 +30,8 @@ func (t *Trace) Asking() Asking {
 // lateRead is how long after a query was sent a server may still read it: as long as it lies in a socket.
 const lateRead = 2 * time.Minute
 
-// ReadLate tells whether t, of which no agent saw the client, is what CoreDNS made of the query of an earlier lookup: it
-// read that when nobody waited any more, and so derived the trace ID of another epoch.
+// ReadLate tells whether t, of which no agent saw the client, is what CoreDNS made of the query of an earlier lookup:
+// it read that when nobody waited any more, and so derived the trace ID of another epoch.
 func (t *Trace) ReadLate(earlier *Trace) bool {
 	s := t.Server()
 	if t.client != nil || s == nil || earlier.client == nil || len(earlier.servers) > 0 || t.Asking() != earlier.Asking() {

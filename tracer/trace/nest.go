@@ -9,10 +9,11 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
-// Nested gives the tree for a reader: what happened within a segment hangs below it. The tracer and CoreDNS do not know of one another, so all of a
-// trace's SERVER spans and segments are children of the CLIENT span; but CoreDNS's work lies within the segment from the query's arrival to the
-// answer's departure, what another node's agent saw lies within the segment beyond the client's node, and the packets of an
-// upstream query belong to CoreDNS's attempt. Parents are by time there: nothing is moved but for being drawn.
+// Nested gives the tree for a reader: what happened within a segment hangs below it. The tracer and CoreDNS do not know
+// of one another, so all of a trace's SERVER spans and segments are children of the CLIENT span; but CoreDNS's work
+// lies within the segment from the query's arrival to the answer's departure, what another node's agent saw lies within
+// the segment beyond the client's node, and the packets of an upstream query belong to CoreDNS's attempt. Parents are
+// by time there: nothing is moved but for being drawn.
 func (t *Trace) Nested() []*Node {
 	roots := make([]*Node, len(t.Roots))
 	for i, r := range t.Roots {
@@ -43,7 +44,8 @@ func clone(n *Node) *Node {
 // each attempt.
 const maxAround = 64
 
-// adopt hangs the client's children below the segments that go from a query to its answer: below the shortest that holds them.
+// adopt hangs the client's children below the segments that go from a query to its answer: below the shortest that
+// holds them.
 func adopt(client *Node) {
 	var around []*Node
 	for _, c := range client.Children {
@@ -126,8 +128,8 @@ func adoptUpstreams(client *Node) {
 // hung tells what a node hangs below.
 type hung map[*Node]*Node
 
-// top gives the node above all that n hangs below. The way up is shortened as it is gone, so that no chain is gone along
-// again and again.
+// top gives the node above all that n hangs below. The way up is shortened as it is gone, so that no chain is gone
+// along again and again.
 func (h hung) top(n *Node) *Node {
 	top := n
 	for h[top] != nil {

@@ -12,7 +12,8 @@ import (
 	"github.com/dnstrail/dnstrail/link/semconv"
 )
 
-// Bounds of what one span may bring along. What dnstrail's own programs send is far below them; what lies beyond is cut.
+// Bounds of what one span may bring along. What dnstrail's own programs send is far below them; what lies beyond is
+// cut.
 const (
 	// MaxAttributes is how many attributes a span, resource, scope, link or event has at most, and how many elements a
 	// list or map in one of them; MaxLinks and MaxEvents are the same of a span's links and events.

@@ -30,8 +30,8 @@ func (s *Span) Finish() Place {
 	)
 }
 
-// DropAt gives where the kernel dropped the packet: of a segment, its end; of the span that has the verdict, what ended the
-// lookup.
+// DropAt gives where the kernel dropped the packet: of a segment, its end; of the span that has the verdict, what ended
+// the lookup.
 func (s *Span) DropAt() Place {
 	switch {
 	case s.IsDrop():
@@ -73,7 +73,8 @@ func (s *Span) IsDrop() bool {
 	return s.Kind == KindInternal && s.Attributes.String(semconv.SegmentToEvent) == eventDrop
 }
 
-// Node gives the node whose agent, or whose CoreDNS, made the span: by its name, else the host's; "" if neither is known.
+// Node gives the node whose agent, or whose CoreDNS, made the span: by its name, else the host's; "" if neither is
+// known.
 func (s *Span) Node() string {
 	return cmp.Or(s.String(semconv.K8SNodeName), s.String(semconv.HostName))
 }

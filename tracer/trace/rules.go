@@ -11,15 +11,16 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
-// rule is one case of the joined verdict. Its name says what must be so; tell gives the verdict, or false where it is not so.
+// rule is one case of the joined verdict. Its name says what must be so; tell gives the verdict, or false where it is
+// not so.
 type rule struct {
 	name string
 	why  string // why its word counts, and why it stands where it stands
 	tell func(*sight) (Verdict, bool)
 }
 
-// rules are asked in this order; the first that applies is the verdict. Where none does, the client's agent has the last
-// word, as it had the first.
+// rules are asked in this order; the first that applies is the verdict. Where none does, the client's agent has the
+// last word, as it had the first.
 var rules = []rule{
 	{
 		"TCP after a truncated answer got nowhere",
@@ -129,8 +130,8 @@ func gone(v Verdict) bool {
 	return v.Cause == string(verdict.CauseTooLate) || v.Cause == string(verdict.CauseClientGone)
 }
 
-// blame gives the verdict on an answer of CoreDNS that is a failure, or that was long in coming: its upstreams, where its
-// last attempt failed, else itself. What it shows of its attempts is certain.
+// blame gives the verdict on an answer of CoreDNS that is a failure, or that was long in coming: its upstreams, where
+// its last attempt failed, else itself. What it shows of its attempts is certain.
 func (s *sight) blame(server *Span, rcode string) Verdict {
 	v := Verdict{Certainty: Certain, Joined: true}
 	if f, ok := s.failed(server); ok {
@@ -314,8 +315,8 @@ func droppedElsewhere(s *sight) (Verdict, bool) {
 	}, true
 }
 
-// dead tells whether a query that was dropped for a cause was translated to what is no endpoint any more: nobody has the
-// address, it is another's now, or the way to it has gone since the entry that translated the query was made.
+// dead tells whether a query that was dropped for a cause was translated to what is no endpoint any more: nobody has
+// the address, it is another's now, or the way to it has gone since the entry that translated the query was made.
 func (s *sight) dead(cause verdict.Cause) bool {
 	switch cause {
 	case verdict.CauseNeighbour, verdict.CauseDeadEndpoint:
@@ -418,7 +419,8 @@ func unseenClient(s *sight, server *Span) Verdict {
 	return v
 }
 
-// stillAtWork tells whether a CoreDNS that took the query in time had not written its answer when the client stopped waiting.
+// stillAtWork tells whether a CoreDNS that took the query in time had not written its answer when the client stopped
+// waiting.
 func (s *sight) stillAtWork() bool {
 	return s.client != nil && slices.ContainsFunc(s.taken(), func(sp *Span) bool { return sp.End.After(s.over()) })
 }

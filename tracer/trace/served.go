@@ -37,8 +37,9 @@ func (t *Trace) Served() (link.TraceID, bool) {
 }
 
 // Whole gives the client's lookup that t belongs to, with the traces of the queries that servers made to answer it:
-// each hangs below the span of the same query as it stands in the lookup's trace. Get gives a trace by its ID, nil where
-// it is not there. It is t itself where nothing else belongs to it. The spans of the other traces keep their trace ID.
+// each hangs below the span of the same query as it stands in the lookup's trace. Get gives a trace by its ID, nil
+// where it is not there. It is t itself where nothing else belongs to it. The spans of the other traces keep their
+// trace ID.
 func (t *Trace) Whole(get func(link.TraceID) *Trace) *Trace {
 	for range maxServedDepth {
 		id, ok := t.Served()

@@ -36,7 +36,8 @@ func serverIn(n, id int) *Span {
 func TestALookupIsWholeByWhicheverOfItsTracesItIsFound(t *testing.T) {
 	traces := map[link.TraceID]*Trace{}
 	add := func(spans ...*Span) { traces[spans[0].TraceID] = New(spans) }
-	// A client asks dnsmasq, which asks a cache, which asks CoreDNS. The agent beside the last sees the cache as its client.
+	// A client asks dnsmasq, which asks a cache, which asks CoreDNS. The agent beside the last sees the cache as its
+	// client.
 	add(queryOf(1, link.TraceID{}), upstreamIn(1, 2, traceID(2)))
 	add(queryOf(2, traceID(1)), serverIn(2, 3), upstreamIn(2, 4, traceID(3)))
 	add(queryOf(3, traceID(2)), serverIn(3, 5))

@@ -9,8 +9,8 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
-// sight is what a trace holds of one lookup, parted by who saw it. A query that a server made to answer it is no part of
-// it: what became of such a query hangs below the server's span, below the attempt, or below a span of the stage
+// sight is what a trace holds of one lookup, parted by who saw it. A query that a server made to answer it is no part
+// of it: what became of such a query hangs below the server's span, below the attempt, or below a span of the stage
 // "upstream", and is told apart by that place in the tree and by nothing else.
 type sight struct {
 	t      *Trace
@@ -111,8 +111,8 @@ func wrote(server *Span) (written, known bool) {
 	return server.Attributes.Bool(semconv.ResponseWritten)
 }
 
-// answering gives the span of the CoreDNS whose answer the client got: the last that wrote one with that rcode, else the
-// last that wrote one; nil where none did.
+// answering gives the span of the CoreDNS whose answer the client got: the last that wrote one with that rcode, else
+// the last that wrote one; nil where none did.
 func (s *sight) answering() *Span {
 	rcode := s.t.Rcode()
 	var found *Span
@@ -137,7 +137,8 @@ func word(sp *Span) Verdict {
 	return v
 }
 
-// lastDrop gives the last drop of the lookup's own packets that an agent elsewhere saw and that ended it; nil if none did.
+// lastDrop gives the last drop of the lookup's own packets that an agent elsewhere saw and that ended it; nil if none
+// did.
 func (s *sight) lastDrop() *Span {
 	for _, sp := range slices.Backward(s.drops) {
 		if sp.IsAnswer() || !s.takenAfter(sp.End) {

@@ -1,9 +1,9 @@
 // Package trace is the model of one lookup's spans: the spans themselves, the tree that they form, and the verdict over
 // all programs that saw the lookup. It keeps nothing and knows no network.
 //
-// [New] joins spans of one trace ID, which come from several programs in no order. [Trace.Verdict] tells where the lookup
-// ended, by whoever was there; [Trace.VerdictAmong] adds what other lookups' traces tell. [Trace.Nested] is the tree for
-// a reader. [FromOTLP] and [ToOTLP] are the way in and out.
+// [New] joins spans of one trace ID, which come from several programs in no order. [Trace.Verdict] tells where the
+// lookup ended, by whoever was there; [Trace.VerdictAmong] adds what other lookups' traces tell. [Trace.Nested] is the
+// tree for a reader. [FromOTLP] and [ToOTLP] are the way in and out.
 package trace
 
 import (
@@ -71,8 +71,9 @@ func join(id link.TraceID, spans []*Span) *Trace {
 	return t
 }
 
-// home gives the node that the client's pod runs on, as every DNS server with the plugin knows it from Kubernetes; "" if
-// none does, or they differ. A client that is no pod may be known by the address of another node, which translated its own.
+// home gives the node that the client's pod runs on, as every DNS server with the plugin knows it from Kubernetes; ""
+// if none does, or they differ. A client that is no pod may be known by the address of another node, which translated
+// its own.
 func (t *Trace) home() string {
 	home := ""
 	for _, s := range t.servers {
@@ -88,9 +89,9 @@ func (t *Trace) home() string {
 	return home
 }
 
-// better tells which of two spans with one ID stands for both: the one from the node that the client runs on, where a DNS
-// server told that ([Trace.home]); the one that knows the process, so the one of the client's own node; of two that do,
-// the one that came to the store first, since what is forged can only follow.
+// better tells which of two spans with one ID stands for both: the one from the node that the client runs on, where a
+// DNS server told that ([Trace.home]); the one that knows the process, so the one of the client's own node; of two that
+// do, the one that came to the store first, since what is forged can only follow.
 func better(a, b *Span, home string) bool {
 	if home != "" {
 		if here := a.sentBy(home); here != b.sentBy(home) {
@@ -236,8 +237,8 @@ func (t *Trace) findClient(home string) *Span {
 	return found
 }
 
-// Servers gives the plugin's SERVER spans by start time: one, or more where the client repeated its query or one CoreDNS asked another.
-// The slice is not to be changed.
+// Servers gives the plugin's SERVER spans by start time: one, or more where the client repeated its query or one
+// CoreDNS asked another. The slice is not to be changed.
 func (t *Trace) Servers() []*Span { return t.servers }
 
 func (t *Trace) findServers() []*Span {

@@ -52,8 +52,8 @@ type failures struct {
 	more     string // what the server that was asked tells, where its side is here; "" else
 }
 
-// failed gives why CoreDNS could not answer from its upstreams; false where its last attempt was answered well, or there
-// was none. Of a CoreDNS that asked another CoreDNS it is what the other one tells.
+// failed gives why CoreDNS could not answer from its upstreams; false where its last attempt was answered well, or
+// there was none. Of a CoreDNS that asked another CoreDNS it is what the other one tells.
 func (s *sight) failed(server *Span) (failures, bool) {
 	attempts := s.attempts(server)
 	if len(attempts) == 0 || answeredWell(attempts[len(attempts)-1]) {
@@ -174,8 +174,8 @@ func (s *sight) sentFor(attempt *Span) []*Span {
 	return found
 }
 
-// deeper adds to a verdict that blames the upstream of a server, which has no spans of its own, what those tell that the
-// server asked: a cache or forwarder in the pod asks CoreDNS, and CoreDNS knows why it failed.
+// deeper adds to a verdict that blames the upstream of a server, which has no spans of its own, what those tell that
+// the server asked: a cache or forwarder in the pod asks CoreDNS, and CoreDNS knows why it failed.
 func (s *sight) deeper(v Verdict) Verdict {
 	if v.Where != string(verdict.Upstream) || len(s.servers) > 0 {
 		return v
@@ -222,8 +222,8 @@ func (s *sight) wordBelow(u *Span) (Verdict, bool) {
 // maxWordsDepth is how many servers in a row are asked for their word: one in the pod, a cache on the node, CoreDNS.
 const maxWordsDepth = 3
 
-// traceBelow gives the trace of a server's own query, of which the roots hang below u; nil where none of it is here. Each
-// span is looked at once: what is received need not be a tree.
+// traceBelow gives the trace of a server's own query, of which the roots hang below u; nil where none of it is here.
+// Each span is looked at once: what is received need not be a tree.
 func (s *sight) traceBelow(u *Span, id link.TraceID) *Trace {
 	var spans []*Span
 	seen := map[*Span]bool{u: true}

@@ -54,9 +54,9 @@ func verdictOf(s *Span) Verdict {
 	return v
 }
 
-// Verdict joins what the agent on the client's node, those on other nodes and CoreDNS have to say. Each stage is told by
-// who was there: what happened to the client's packets on its node by the client's agent, what happened to them elsewhere
-// by the agent there, and what happened inside CoreDNS and at its upstreams by CoreDNS. See [rules].
+// Verdict joins what the agent on the client's node, those on other nodes and CoreDNS have to say. Each stage is told
+// by who was there: what happened to the client's packets on its node by the client's agent, what happened to them
+// elsewhere by the agent there, and what happened inside CoreDNS and at its upstreams by CoreDNS. See [rules].
 func (t *Trace) Verdict() Verdict {
 	s := look(t)
 	s.judge = (*Trace).Verdict
@@ -68,7 +68,8 @@ func (t *Trace) Verdict() Verdict {
 	return s.deeper(s.said)
 }
 
-// correction gives the span by which the client's tracer took back that the lookup was lost, when an answer came after all; nil if it did not.
+// correction gives the span by which the client's tracer took back that the lookup was lost, when an answer came after
+// all; nil if it did not.
 func (t *Trace) correction(client *Span) *Span {
 	var last *Span
 	for _, s := range t.Spans {
@@ -79,8 +80,8 @@ func (t *Trace) correction(client *Span) *Span {
 	return last
 }
 
-// askedAgain gives the verdict of the TCP connection that the client opened because its answer over UDP was truncated; the zero verdict
-// where there is none, or where it came about: then its query has a trace of its own.
+// askedAgain gives the verdict of the TCP connection that the client opened because its answer over UDP was truncated;
+// the zero verdict where there is none, or where it came about: then its query has a trace of its own.
 func (t *Trace) askedAgain(client *Span) Verdict {
 	if client == nil || client.String(semconv.NetworkTransport) != "udp" {
 		return Verdict{}

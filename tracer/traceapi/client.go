@@ -29,8 +29,8 @@ type Client struct {
 	http *http.Client
 }
 
-// NewClient gives a client of the query API at base, "http://127.0.0.1:16686"; a path in it is kept, a lone host:port is taken for http. It does not connect.
-// hc may be nil.
+// NewClient gives a client of the query API at base, "http://127.0.0.1:16686"; a path in it is kept, a lone host:port
+// is taken for http. It does not connect. hc may be nil.
 func NewClient(base string, hc *http.Client) (*Client, error) {
 	if !strings.Contains(base, "://") {
 		base = "http://" + base
@@ -90,8 +90,8 @@ func (c *Client) Newest(ctx context.Context, service string, from, to time.Time,
 	return traces, nil
 }
 
-// All gives every trace of service with a span that started between from and to, by start time. The API has no cursor: a time in which a page is full
-// is halved and asked for again, until no page is full.
+// All gives every trace of service with a span that started between from and to, by start time. The API has no cursor:
+// a time in which a page is full is halved and asked for again, until no page is full.
 func (c *Client) All(ctx context.Context, service string, from, to time.Time) ([]*trace.Trace, error) {
 	byID := map[link.TraceID]*trace.Trace{}
 	if err := c.all(ctx, service, from, to, byID); err != nil {

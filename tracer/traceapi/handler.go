@@ -1,7 +1,8 @@
-// Package traceapi asks for traces over HTTP, in the words of Jaeger's api_v3: [Client] asks a Jaeger or a dnstrail store, [Handler]
-// lets a store answer as a Jaeger does, as far as the client asks.
+// Package traceapi asks for traces over HTTP, in the words of Jaeger's api_v3: [Client] asks a Jaeger or a dnstrail
+// store, [Handler] lets a store answer as a Jaeger does, as far as the client asks.
 //
-// Source: github.com/jaegertracing/jaeger-idl, proto/api_v3/query_service.proto, and Jaeger's own HTTP gateway for it. Traces are OTLP JSON.
+// Source: github.com/jaegertracing/jaeger-idl, proto/api_v3/query_service.proto, and Jaeger's own HTTP gateway for it.
+// Traces are OTLP JSON.
 package traceapi
 
 import (
@@ -48,7 +49,8 @@ type failure struct {
 	} `json:"error"`
 }
 
-// Handler answers from s: one trace, a search by service and time, the services, and [StatsPath]. Parameters of api_v3 that it does not know are errors.
+// Handler answers from s: one trace, a search by service and time, the services, and [StatsPath]. Parameters of api_v3
+// that it does not know are errors.
 func Handler(s *store.Store) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+tracesPath+"/{id}", func(w http.ResponseWriter, r *http.Request) {
@@ -110,7 +112,8 @@ func service(s *trace.Span) string {
 	return s.Resource.Attributes.String(semconv.ServiceName)
 }
 
-// parse reads the parameters of a search; the times are as in Jaeger: a trace matches by any of its spans of the service.
+// parse reads the parameters of a search; the times are as in Jaeger: a trace matches by any of its spans of the
+// service.
 func parse(q url.Values) (match func(*trace.Trace) bool, limit int, err error) {
 	limit = DefaultTraces
 	var from, to time.Time

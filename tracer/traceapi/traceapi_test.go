@@ -68,7 +68,8 @@ func TestNewClientRefuses(t *testing.T) {
 	}
 }
 
-// TestMoreThanAPageAtOneInstant: the API has no cursor, so this cannot be had whole, and says so instead of leaving some out.
+// TestMoreThanAPageAtOneInstant: the API has no cursor, so this cannot be had whole, and says so instead of leaving
+// some out.
 func TestMoreThanAPageAtOneInstant(t *testing.T) {
 	mine := store.New(store.Limits{})
 	at := time.Now().Add(-time.Minute)

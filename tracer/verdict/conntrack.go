@@ -10,8 +10,9 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/lookup"
 )
 
-// Where netfilter drops a packet tells who decided. From Linux 6.7 on a rule of nf_tables drops in ruleFunction itself (NF_DROP_REASON in nft_do_chain); what else is
-// asked at a hook, connection tracking among them, gives NF_DROP back to hookFunction, which drops. So do the rules of ip_tables, and on older kernels all rules.
+// Where netfilter drops a packet tells who decided. From Linux 6.7 on a rule of nf_tables drops in ruleFunction itself
+// (NF_DROP_REASON in nft_do_chain); what else is asked at a hook, connection tracking among them, gives NF_DROP back to
+// hookFunction, which drops. So do the rules of ip_tables, and on older kernels all rules.
 const (
 	hookFunction = "nf_hook_slow"
 	ruleFunction = "nft_do_chain"
@@ -22,8 +23,8 @@ func byRule(drop *hop.Hop) bool {
 	return drop.Location != 0 && strings.HasPrefix(hop.FunctionAt(drop.Location), ruleFunction)
 }
 
-// unplaced says whether a packet was dropped when its new conntrack entry was to be put into the table, after all rules, on its way out of the
-// node, and by no rule of nf_tables.
+// unplaced says whether a packet was dropped when its new conntrack entry was to be put into the table, after all
+// rules, on its way out of the node, and by no rule of nf_tables.
 func unplaced(l *lookup.Lookup, drop *hop.Hop) bool {
 	if !drop.Tracked || drop.Conntrack.Status&hop.Confirmed != 0 {
 		return false
@@ -55,8 +56,9 @@ func raceEvidence(l *lookup.Lookup, drop *hop.Hop) []string {
 	return append(e, fmt.Sprintf("the other query of the same port, %s, sent %s %s it: conntrack %s, %s", dnswire.TypeString(c.Type), gap.Round(time.Microsecond), order, c.Conntrack.String(), way))
 }
 
-// conntrackFull says whether a packet without a conntrack entry was dropped because there was no room for one, and writes the verdict if so. By the time that the table is
-// read, connections may have ended: then a table that is nearly full was probably full.
+// conntrackFull says whether a packet without a conntrack entry was dropped because there was no room for one, and
+// writes the verdict if so. By the time that the table is read, connections may have ended: then a table that is nearly
+// full was probably full.
 func (j *Judge) conntrackFull(l *lookup.Lookup, drop *hop.Hop, v *Verdict) bool {
 	known := false
 	if j.Conntrack != nil {

@@ -72,8 +72,8 @@ func DropCause(reason string) (Cause, string) {
 	return CauseDropped, "dropped by the kernel, " + reason
 }
 
-// class is a family of kernel functions that drop for one cause. Kernels give no reason for some drops, and before 5.17 for none; a kernel may split or
-// rename a function, and its family keeps the name's start.
+// class is a family of kernel functions that drop for one cause. Kernels give no reason for some drops, and before 5.17
+// for none; a kernel may split or rename a function, and its family keeps the name's start.
 type class struct {
 	names []string // starts of names; ends, where they begin with *
 	cause Cause
@@ -125,8 +125,8 @@ func (c *class) fits(function string) bool {
 	})
 }
 
-// dropCause gives the cause of a drop and the words for it: by the kernel's reason, or else by the function that dropped. An unknown one keeps its name.
-// It is not sure where that function drops for other causes, too.
+// dropCause gives the cause of a drop and the words for it: by the kernel's reason, or else by the function that
+// dropped. An unknown one keeps its name. It is not sure where that function drops for other causes, too.
 func dropCause(drop *hop.Hop) (cause Cause, text string, sure bool) {
 	cause, text = DropCause(drop.Reason.String())
 	if cause != CauseDropped || drop.Location == 0 {
@@ -406,7 +406,8 @@ func (v *view) passedUntranslated() bool {
 	return false
 }
 
-// service finds out whether a drop on a node was the service translation's: its reject rule, a dead endpoint, or connection tracking.
+// service finds out whether a drop on a node was the service translation's: its reject rule, a dead endpoint, or
+// connection tracking.
 func (v *view) service(out *Verdict, text string) {
 	l, drop, refused := v.l, v.drop, v.refused
 	translated := drop.Dst != l.Server
@@ -425,7 +426,8 @@ func (v *view) service(out *Verdict, text string) {
 		out.Cause, out.Certain = CauseRejected, out.Certain && (translated || known)
 		out.Text = fmt.Sprintf("the query was rejected at %s by a firewall rule or network policy (%s)", at(drop), icmpName(refused.ICMP))
 	case out.Cause == CausePolicyDrop && !translated && service && drop.Tracked && drop.Route == hop.RouteOn && v.translates(drop.NetNS):
-		// A firewall's rules come after the translation (netfilter's forward and output hooks): what meets them untranslated has no endpoint here.
+		// A firewall's rules come after the translation (netfilter's forward and output hooks): what meets them untranslated
+		// has no endpoint here.
 		out.Where, out.Cause, out.Certain = Service, CauseNoEndpoints, false
 		out.Text = fmt.Sprintf("the service address %s was dropped untranslated at %s %s: the service has no local endpoints there (internalTrafficPolicy: Local); "+
 			"elsewhere it is translated (%s)", l.Server, at(drop), v.whose(l, drop.NetNS), drop.Reason)
@@ -472,7 +474,8 @@ func (v *view) rejectsForItself() (yes, known bool) {
 // translates says whether a namespace is one that translates service addresses: a node's.
 func (v *view) translates(netns uint32) bool { return v.isNode(netns) || v.tracks[netns] }
 
-// bridgedBetween says whether a drop was neither on the client's node nor routed where it happened (its hop limit was not lowered): a switch between the nodes.
+// bridgedBetween says whether a drop was neither on the client's node nor routed where it happened (its hop limit was
+// not lowered): a switch between the nodes.
 func (j *Judge) bridgedBetween(l *lookup.Lookup, last, drop *hop.Hop) bool {
 	return l.ClientNetNS != 0 && drop.NetNS == last.NetNS && drop.NetNS != j.clientNode(l) && drop.IfIndex != last.IfIndex &&
 		last.Kind == hop.In && drop.TTL == last.TTL && drop.TTL != 0 && !drop.Tracked

@@ -15,7 +15,8 @@ func datagram(l *lookup.Lookup, h *hop.Hop) int {
 	return l.QuerySize + 8
 }
 
-// fragmentLost says, where the last that was seen of an answer is its first fragment, whether others did not come there, and where those were last; "" if they did.
+// fragmentLost says, where the last that was seen of an answer is its first fragment, whether others did not come
+// there, and where those were last; "" if they did.
 func (j *Judge) fragmentLost(l *lookup.Lookup, last *hop.Hop) (text string, evidence []string) {
 	whole, came := datagram(l, last), l.Arrived(last)
 	if came == 0 || came >= whole {

@@ -13,7 +13,8 @@ import (
 type view struct {
 	*Judge
 	l *lookup.Lookup
-	// last is the last hop that the lookup came to, drop the one that ended it, refused the ICMP error about it; the last two may be nil.
+	// last is the last hop that the lookup came to, drop the one that ended it, refused the ICMP error about it; the last
+	// two may be nil.
 	last, drop, refused *hop.Hop
 }
 
@@ -24,7 +25,8 @@ type losing struct {
 	say  func(*view, *Verdict)
 }
 
-// losses are the ways, in the order in which they are tried: what was seen to happen comes before what was not seen to go on.
+// losses are the ways, in the order in which they are tried: what was seen to happen comes before what was not seen to
+// go on.
 var losses = []losing{
 	// What never was a packet, nothing can have happened to.
 	{"not sent", func(v *view) bool { return v.l.Unsent != nil }, (*view).sayUnsent},
@@ -81,7 +83,8 @@ func (v *view) unwatchedPort() bool {
 	return !v.last.Answer && v.last.Dst.Port != v.l.Server.Port && v.last.Dst.Port != 0
 }
 
-// lastHops gives the last hop that the lookup came to, the drop that ended it, and the ICMP error about it, where there are such.
+// lastHops gives the last hop that the lookup came to, the drop that ended it, and the ICMP error about it, where there
+// are such.
 func lastHops(l *lookup.Lookup) (last, drop, refused *hop.Hop) {
 	first := 0 // an ICMP error that the sender's own firewall wrote comes before the drop it is about
 	for first < len(l.Hops)-1 && l.Hops[first].Kind == hop.Unreachable {
@@ -266,7 +269,8 @@ func (v *view) sayAnswerVanished(out *Verdict) {
 	}
 }
 
-// sayNoAnswer judges a query that the server has read. That no answer left until now is a fact, that none ever will is not.
+// sayNoAnswer judges a query that the server has read. That no answer left until now is a fact, that none ever will is
+// not.
 func (v *view) sayNoAnswer(out *Verdict) {
 	out.Where, out.Cause = CoreDNS, CauseNoAnswer
 	out.Text = processName(v.last.Process, "the server") + " read the query and has not answered"

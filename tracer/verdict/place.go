@@ -63,7 +63,8 @@ func (j *Judge) spot(l *lookup.Lookup, h *hop.Hop) string {
 	return spot(h.Device(), h.Kind.String(), j.whose(l, h.NetNS))
 }
 
-// whose tells where a network namespace is: by its owner's name, else by its number, which the attributes have in any case.
+// whose tells where a network namespace is: by its owner's name, else by its number, which the attributes have in any
+// case.
 func (j *Judge) whose(l *lookup.Lookup, netns uint32) string {
 	if j.Namespace != nil {
 		if on := j.Namespace(netns).On(); on != "" {

@@ -60,8 +60,9 @@ type ownHome struct {
 	netns uint32
 }
 
-// delivery says whether a query that arrived at a hop was delivered to a socket there, and whether that is known: the packet is on the loopback
-// device, or a server was seen to read there what is sent to that address, or the namespace forwards nothing.
+// delivery says whether a query that arrived at a hop was delivered to a socket there, and whether that is known: the
+// packet is on the loopback device, or a server was seen to read there what is sent to that address, or the namespace
+// forwards nothing.
 func (j *Judge) delivery(l *lookup.Lookup, h *hop.Hop) (delivered, known bool) {
 	if h.Kind != hop.In {
 		return false, false
@@ -109,8 +110,8 @@ func (j *Judge) endedByServer(l *lookup.Lookup) bool {
 	return delivered && known
 }
 
-// bypassed says whether the query left the client's node by a device under which the client's own lies (macvlan, ipvlan): it left, and never came
-// in, so that the node's translation did not see it.
+// bypassed says whether the query left the client's node by a device under which the client's own lies (macvlan,
+// ipvlan): it left, and never came in, so that the node's translation did not see it.
 func (j *Judge) bypassed(l *lookup.Lookup, last *hop.Hop) bool {
 	if last.Kind != hop.Out || l.ClientNetNS == 0 || last.NetNS == l.ClientNetNS {
 		return false

@@ -54,8 +54,9 @@ func (j *Judge) Segments(dst []Segment, l *lookup.Lookup) []Segment {
 
 // Names of segments that do not follow from their stage.
 const (
-	DNSServer      = "DNS server"       // from the query's arrival at the server to the answer's departure
-	BeyondThisNode = "beyond this node" // from the query's departure to the answer's arrival, where the server is out of sight
+	DNSServer = "DNS server" // from the query's arrival at the server to the answer's departure
+	// from the query's departure to the answer's arrival, where the server is out of sight
+	BeyondThisNode = "beyond this node"
 	Dropped        = "dropped"
 	ClientSocket   = "client socket" // the client's read of the answer
 )
@@ -151,8 +152,8 @@ type Timing struct {
 	ServerSeen bool
 }
 
-// Times splits the time of an answered lookup: until the query of the answered attempt came to the server, in the server, and back. The time of attempts that went before
-// is on the way there. Of a lost lookup Total alone is known.
+// Times splits the time of an answered lookup: until the query of the answered attempt came to the server, in the
+// server, and back. The time of attempts that went before is on the way there. Of a lost lookup Total alone is known.
 func Times(l *lookup.Lookup) Timing {
 	t := Timing{Total: l.End() - l.Start(), ToServer: -1, Server: -1, Return: -1}
 	if l.Ending != lookup.Answered {

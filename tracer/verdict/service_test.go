@@ -195,7 +195,8 @@ func TestRejectedBeyondTheClientsNode(t *testing.T) {
 	}
 }
 
-// TestAQueryOnAConnectionThatIsGone: that nobody listens is said of a connection that is asked for, not of one that was.
+// TestAQueryOnAConnectionThatIsGone: that nobody listens is said of a connection that is asked for, not of one that
+// was.
 func TestAQueryOnAConnectionThatIsGone(t *testing.T) {
 	for connect, want := range map[bool]Cause{true: CauseNoListener, false: CauseClosed} {
 		v := new(Judge).Of(&lookup.Lookup{

@@ -1,5 +1,5 @@
-// Package verdict says how a lookup ended: where, why, on what evidence, and whether that was seen or concluded. It is computed here, once, and
-// shown in rows, spans and metrics.
+// Package verdict says how a lookup ended: where, why, on what evidence, and whether that was seen or concluded. It is
+// computed here, once, and shown in rows, spans and metrics.
 //
 // A false "lost" is worse than none: what this node could not see, a verdict says it could not see.
 package verdict
@@ -17,8 +17,9 @@ import (
 // Where is the stage at which a lookup ended: the one after the last hop that was seen.
 type Where string
 
-// The stages, in the order in which a lookup passes them: a service address is translated before the node routes the packet (netfilter's PREROUTING, or OUTPUT for a
-// process of the node's own). What lies behind the way between the nodes is a node again.
+// The stages, in the order in which a lookup passes them: a service address is translated before the node routes the
+// packet (netfilter's PREROUTING, or OUTPUT for a process of the node's own). What lies behind the way between the
+// nodes is a node again.
 const (
 	Client        Where = "client"
 	PodLink       Where = "pod-link"
@@ -102,22 +103,26 @@ type Verdict struct {
 	// Drop is the kernel's reason, where one decided; "" else. DropAt is where that was.
 	Drop   string
 	DropAt Spot
-	// Replied says that the client got an answer, of whatever rcode: what the client got is one thing, and what failed another.
+	// Replied says that the client got an answer, of whatever rcode: what the client got is one thing, and what failed
+	// another.
 	Replied bool
 }
 
 // Lost says that the client got no answer.
 func (v *Verdict) Lost() bool { return v.Where != Answered && !v.Replied }
 
-// Judge judges lookups. It remembers what it learns of the network: which namespaces forward packets, and which addresses are translated. It is for one goroutine.
+// Judge judges lookups. It remembers what it learns of the network: which namespaces forward packets, and which
+// addresses are translated. It is for one goroutine.
 type Judge struct {
-	// ReadsSeen says that the hooks are attached that see a server read its socket: only then can a query be called unread.
+	// ReadsSeen says that the hooks are attached that see a server read its socket: only then can a query be called
+	// unread.
 	ReadsSeen bool
 	// Namespace tells whose a network namespace is. Nil knows none. It is asked of lost lookups only.
 	Namespace func(netns uint32) Owner
 
-	// Conntrack tells how many connections a network namespace tracked soon after a time (ns since 1970) and how many it can; false if that cannot be had. Nil knows none. It is asked
-	// of dropped packets that nothing else explains, and again whenever their lookup is judged anew.
+	// Conntrack tells how many connections a network namespace tracked soon after a time (ns since 1970) and how many it
+	// can; false if that cannot be had. Nil knows none. It is asked of dropped packets that nothing else explains, and
+	// again whenever their lookup is judged anew.
 	Conntrack func(netns uint32, after int64) (count, limit int, ok bool)
 
 	nodes    map[uint32]bool         // namespaces that forward
@@ -139,7 +144,8 @@ const (
 	maxPodSide  = 16384
 )
 
-// clientNode gives the namespace of the node that the client's pod is on: the first one after the pod's own; 0 if it was not seen.
+// clientNode gives the namespace of the node that the client's pod is on: the first one after the pod's own; 0 if it
+// was not seen.
 func (j *Judge) clientNode(l *lookup.Lookup) uint32 {
 	if l.ClientNetNS == 0 {
 		return 0
@@ -157,7 +163,8 @@ func isNodeOf(l *lookup.Lookup, h *hop.Hop) bool {
 	return !h.Answer && h.NetNS != l.ClientNetNS && h.NetNS != 0 && h.Kind != hop.Unreachable
 }
 
-// Forwards tells the judge that a network namespace forwards packets: a node's. Others it learns from what it sees them forward.
+// Forwards tells the judge that a network namespace forwards packets: a node's. Others it learns from what it sees them
+// forward.
 func (j *Judge) Forwards(netns uint32) {
 	j.init()
 	j.nodes[netns] = true
@@ -171,8 +178,8 @@ func (j *Judge) init() {
 	}
 }
 
-// known is what was learned before and is met again at every lookup: it spares the maps, of which most are large. All of
-// it stays true.
+// known is what was learned before and is met again at every lookup: it spares the maps, of which most are large. All
+// of it stays true.
 type known struct {
 	pairs    [32]pair         // settled, by device
 	services [16]hop.Endpoint // by port and last byte
@@ -266,7 +273,8 @@ func (j *Judge) translates(at *hop.Endpoint) {
 	*k = *at
 }
 
-// settled says that all is known already that two neighboring hops in a node tell: maps are read here, and written rarely.
+// settled says that all is known already that two neighboring hops in a node tell: maps are read here, and written
+// rarely.
 func (j *Judge) settled(a, b *hop.Hop, node uint32) bool {
 	p := pair{device{a.NetNS, a.IfIndex}, node, a.Answer, b.Tracked}
 	k := &j.known.pairs[p.slot()%uint32(len(j.known.pairs))]

@@ -1,4 +1,5 @@
-// Command lookup resolves names with Go's own resolver and prints their addresses, one a line: what a Go service in a pod does.
+// Command lookup resolves names with Go's own resolver and prints their addresses, one a line: what a Go service in a
+// pod does.
 package main
 
 import (

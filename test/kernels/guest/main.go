@@ -85,12 +85,14 @@ func run() error {
 			return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, out)
 		}
 	}
-	_ = os.WriteFile("/proc/sys/net/core/bpf_jit_enable", []byte("1"), 0) // is so already where the kernel knows no other way
+	// is so already where the kernel knows no other way
+	_ = os.WriteFile("/proc/sys/net/core/bpf_jit_enable", []byte("1"), 0)
 	said := complaints()
 	loaded := load()
 	say(&job.Record{Load: loaded})
 	if j.Doctor {
-		out, _ := exec.Command("/p/dnstrail", "doctor").CombinedOutput() // no DNS server can be asked here: its status says so
+		// no DNS server can be asked here: its status says so
+		out, _ := exec.Command("/p/dnstrail", "doctor").CombinedOutput()
 		say(&job.Record{Doctor: &job.Doctor{Text: string(out)}})
 	}
 	if j.Demo {

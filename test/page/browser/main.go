@@ -1,5 +1,6 @@
-// Command browser opens a page of `dnstrail explain -o html` in a headless Chromium and reports what is wrong with it: messages on
-// the console, requests for anything beyond the file itself, bars that do not keep to the scale, overflow at the width of a desk and of a telephone.
+// Command browser opens a page of `dnstrail explain -o html` in a headless Chromium and reports what is wrong with it:
+// messages on the console, requests for anything beyond the file itself, bars that do not keep to the scale, overflow
+// at the width of a desk and of a telephone.
 //
 //	browser store URL DIRECTORY    uses the page that a store serves, and prints what it showed as JSON
 //	browser PAGE.html DIRECTORY    screenshots go to the directory; exit status 1 and the list if something is wrong
@@ -60,7 +61,8 @@ func main() {
 	}
 }
 
-// measure gives, of each visible bar, its distance from the left end of its track and its width, as shares of the track, beside what its style says.
+// measure gives, of each visible bar, its distance from the left end of its track and its width, as shares of the
+// track, beside what its style says.
 const measure = `[...document.querySelectorAll('.bar')].filter(b => getComputedStyle(b).display != 'none').map(b => {
 	const t = b.parentElement.getBoundingClientRect(), r = b.getBoundingClientRect();
 	return {left: (r.left - t.left) / t.width * 100, width: r.width / t.width * 100, pixel: 100 / t.width,

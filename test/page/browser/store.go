@@ -181,7 +181,8 @@ func store(url, shots string) error {
 	return json.NewEncoder(os.Stdout).Encode(s)
 }
 
-// unnamed gives what cannot be used with a screen reader or a keyboard: no name, no way to reach it, too little contrast.
+// unnamed gives what cannot be used with a screen reader or a keyboard: no name, no way to reach it, too little
+// contrast.
 const unnamed = `(() => {
 	const wrong = [], shown = e => e.getClientRects().length > 0;
 	for (const e of document.querySelectorAll('button, a, input, select, [role=img], table, section, iframe, dialog')) {

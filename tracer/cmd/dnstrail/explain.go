@@ -386,7 +386,8 @@ func (f *explainFlags) recent(cmd *cobra.Command) ([]*trace.Trace, error) {
 		return nil, err
 	}
 	now := time.Now()
-	traces, err := all(cmd.Context(), c, now.Add(-f.since), now.Add(time.Minute), explainSearch) // a clock may be ahead of this one
+	// a clock may be ahead of this one
+	traces, err := all(cmd.Context(), c, now.Add(-f.since), now.Add(time.Minute), explainSearch)
 	return traces, f.unanswered(err)
 }
 
@@ -447,7 +448,8 @@ func all(ctx context.Context, c *traceapi.Client, from, to time.Time, perService
 	return traces, nil
 }
 
-// readTraces reads OTLP JSON, one document or several after another, as the collector's file exporter writes them; or an answer of Jaeger's API.
+// readTraces reads OTLP JSON, one document or several after another, as the collector's file exporter writes them; or
+// an answer of Jaeger's API.
 func readTraces(cmd *cobra.Command, name string) ([]*trace.Trace, error) {
 	in := cmd.InOrStdin()
 	if name != "-" {

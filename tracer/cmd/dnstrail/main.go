@@ -1,4 +1,5 @@
-// Command dnstrail follows DNS lookups by eBPF: from the process that asks, over every device, to the DNS server and back.
+// Command dnstrail follows DNS lookups by eBPF: from the process that asks, over every device, to the DNS server and
+// back.
 package main
 
 import (

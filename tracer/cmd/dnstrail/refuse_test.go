@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// TestEveryCommandRefuses: what is not understood is an error that names it, before anything is done. None of it needs root.
+// TestEveryCommandRefuses: what is not understood is an error that names it, before anything is done. None of it needs
+// root.
 func TestEveryCommandRefuses(t *testing.T) {
 	dir := t.TempDir()
 	bad := filepath.Join(dir, "clients.yaml")

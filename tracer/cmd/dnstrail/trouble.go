@@ -10,7 +10,8 @@ import (
 // troubleEvery is how often the agent says again that its spans are lost.
 const troubleEvery = time.Minute
 
-// sendTrouble says when spans begin to be lost on their way to the collector, every minute that it goes on, and when they are sent again.
+// sendTrouble says when spans begin to be lost on their way to the collector, every minute that it goes on, and when
+// they are sent again.
 type sendTrouble struct {
 	last  export.Stats
 	told  time.Time

@@ -253,7 +253,8 @@ func serverAddr(server string, p podns.Place) (netip.AddrPort, error) {
 	return ap, nil
 }
 
-// watch runs the tracer, sends the query when it watches, and ends when the tracer has had its last word. The error is the exchange's.
+// watch runs the tracer, sends the query when it watches, and ends when the tracer has had its last word. The error is
+// the exchange's.
 func (w *walk) watch(ctx context.Context, p *pipeline.Pipeline, timeout time.Duration) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -392,7 +393,8 @@ func join(ctx context.Context, api *traceapi.Client, t *trace.Trace) *trace.Trac
 		if theirs, err := api.Trace(ctx, t.ID); err == nil && theirs.Server() != nil {
 			spans := t.Spans
 			for _, s := range theirs.Spans {
-				if s.Scope == nil || t.Client() == nil || s.Scope.Name != t.Client().Scope.Name { // an agent on this node saw what we saw
+				// an agent on this node saw what we saw
+				if s.Scope == nil || t.Client() == nil || s.Scope.Name != t.Client().Scope.Name {
 					spans = append(spans, s)
 				}
 			}

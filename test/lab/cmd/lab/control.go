@@ -17,8 +17,8 @@ import (
 	"github.com/dnstrail/dnstrail/test/lab"
 )
 
-// request is what `lab exec` and its kin send to `lab up`: one JSON object, then the command's standard input. The answer is a
-// stream of chunks.
+// request is what `lab exec` and its kin send to `lab up`: one JSON object, then the command's standard input. The
+// answer is a stream of chunks.
 type request struct {
 	Verb, Place string
 	Args        []string
