@@ -25,7 +25,8 @@ import (
 func TestRealAPIServerAwayFromCoreDNS(t *testing.T) {
 	bin := os.Getenv("DNSTRAIL_KUBE")
 	if bin == "" {
-		t.Skip("DNSTRAIL_KUBE is not set: make test-kube builds a Kubernetes API server (some minutes) and runs this against it")
+		t.Skip("DNSTRAIL_KUBE is not set: make test-kube builds a Kubernetes API server (some minutes) and runs this " +
+			"against it")
 	}
 	ctx := t.Context()
 	s, err := apiserver.Start(ctx, bin, t.TempDir())
@@ -37,14 +38,17 @@ func TestRealAPIServerAwayFromCoreDNS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := api.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}, metav1.CreateOptions{}); err != nil {
+	if _, err := api.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}},
+		metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	yes := true
 	pod, err := api.CoreV1().Pods("shop").Create(ctx, &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: "web-abc-1", Labels: map[string]string{"pod-template-hash": "abc"}, OwnerReferences: []metav1.OwnerReference{
-			{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web-abc", UID: "11111111-2222-4333-8444-555555555555", Controller: &yes},
-		}},
+		ObjectMeta: metav1.ObjectMeta{Name: "web-abc-1", Labels: map[string]string{"pod-template-hash": "abc"},
+			OwnerReferences: []metav1.OwnerReference{
+				{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web-abc", UID: "11111111-2222-4333-8444-555555555555",
+					Controller: &yes},
+			}},
 		Spec: corev1.PodSpec{NodeName: "node-1", Containers: []corev1.Container{{Name: "c", Image: "example.org/c"}}},
 	}, metav1.CreateOptions{})
 	if err != nil {
@@ -91,7 +95,8 @@ func TestRealAPIServerAwayFromCoreDNS(t *testing.T) {
 
 	ask := func() {
 		t.Helper()
-		if _, _, err := new(dns.Client).Exchange(new(dns.Msg).SetQuestion("example.org.", dns.TypeA), coredns.Servers()[0].LocalAddr().String()); err != nil {
+		if _, _, err := new(dns.Client).Exchange(new(dns.Msg).SetQuestion("example.org.", dns.TypeA),
+			coredns.Servers()[0].LocalAddr().String()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -134,7 +139,8 @@ func TestRealAPIServerAwayFromCoreDNS(t *testing.T) {
 		}
 	}
 	web := func() float64 {
-		return value("coredns_dnstrail_client_requests_total", `client_namespace="shop"`, `client_workload="web"`, `client_workload_kind="Deployment"`)
+		return value("coredns_dnstrail_client_requests_total", `client_namespace="shop"`, `client_workload="web"`,
+			`client_workload_kind="Deployment"`)
 	}
 	watch := func(metric string) float64 { return value("coredns_dnstrail_identity_"+metric, `resource="pods"`) }
 

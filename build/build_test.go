@@ -54,7 +54,8 @@ func manifests(t *testing.T, path string) []runtime.Object {
 
 func objects(t *testing.T, path, text string) []runtime.Object {
 	t.Helper()
-	s := kjson.NewSerializerWithOptions(kjson.DefaultMetaFactory, scheme.Scheme, scheme.Scheme, kjson.SerializerOptions{Yaml: true, Strict: true})
+	s := kjson.NewSerializerWithOptions(kjson.DefaultMetaFactory, scheme.Scheme, scheme.Scheme,
+		kjson.SerializerOptions{Yaml: true, Strict: true})
 	var out []runtime.Object
 	for _, doc := range regexp.MustCompile(`(?m)^---$`).Split(text, -1) {
 		if !strings.Contains(doc, "apiVersion:") {
@@ -140,7 +141,8 @@ func checkPatch(t *testing.T, file, kind string) {
 func TestRealAPIServerTakesTheManifests(t *testing.T) {
 	bin := os.Getenv("DNSTRAIL_KUBE")
 	if bin == "" {
-		t.Skip("DNSTRAIL_KUBE is not set: make test-kube builds a Kubernetes API server (some minutes) and runs this against it")
+		t.Skip("DNSTRAIL_KUBE is not set: make test-kube builds a Kubernetes API server (some minutes) and runs this " +
+			"against it")
 	}
 	s, err := apiserver.Start(t.Context(), bin, t.TempDir())
 	if err != nil {

@@ -41,11 +41,12 @@ func TestDashboardsShowWhatCoreDNSServes(t *testing.T) {
 	}
 	t.Cleanup(prom.Stop)
 
-	upstream := &dns.Server{Addr: "127.0.0.1:0", Net: "udp", Handler: dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {
-		time.Sleep(2 * time.Millisecond)
-		m := new(dns.Msg)
-		_ = w.WriteMsg(m.SetReply(r))
-	})}
+	upstream := &dns.Server{Addr: "127.0.0.1:0", Net: "udp",
+		Handler: dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {
+			time.Sleep(2 * time.Millisecond)
+			m := new(dns.Msg)
+			_ = w.WriteMsg(m.SetReply(r))
+		})}
 	if upstream.PacketConn, err = net.ListenPacket("udp", upstream.Addr); err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +54,8 @@ func TestDashboardsShowWhatCoreDNSServes(t *testing.T) {
 	t.Cleanup(func() { upstream.Shutdown() })
 
 	ids := filepath.Join(dir, "identity.yaml")
-	if err := os.WriteFile(ids, []byte("clients:\n- {addresses: [127.0.0.1], namespace: shop, pod: cart-1, workload: {kind: Deployment, name: cart}}\n"), 0o600); err != nil {
+	if err := os.WriteFile(ids, []byte("clients:\n- {addresses: [127.0.0.1], namespace: shop, pod: cart-1, workload: "+
+		"{kind: Deployment, name: cart}}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	caddy.Quiet = true

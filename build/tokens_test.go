@@ -20,7 +20,8 @@ import (
 func TestRealAPIServerKnowsTheSenders(t *testing.T) {
 	bin := os.Getenv("DNSTRAIL_KUBE")
 	if bin == "" {
-		t.Skip("DNSTRAIL_KUBE is not set: make test-kube builds a Kubernetes API server (some minutes) and runs this against it")
+		t.Skip("DNSTRAIL_KUBE is not set: make test-kube builds a Kubernetes API server (some minutes) and runs this " +
+			"against it")
 	}
 	s, err := apiserver.Start(t.Context(), bin, t.TempDir())
 	if err != nil {
@@ -46,7 +47,8 @@ func TestRealAPIServerKnowsTheSenders(t *testing.T) {
 		core := admin.CoreV1()
 		meta := metav1.ObjectMeta{Name: account, Namespace: namespace}
 		if _, err := core.ServiceAccounts(namespace).Get(t.Context(), account, metav1.GetOptions{}); err != nil {
-			if _, err := core.ServiceAccounts(namespace).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: meta}, metav1.CreateOptions{}); err != nil {
+			if _, err := core.ServiceAccounts(namespace).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: meta},
+				metav1.CreateOptions{}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -63,7 +65,8 @@ func TestRealAPIServerKnowsTheSenders(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			request.Spec.BoundObjectRef = &authentication.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: pod.Name, UID: pod.UID}
+			request.Spec.BoundObjectRef = &authentication.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: pod.Name,
+				UID: pod.UID}
 		}
 		answer, err := core.ServiceAccounts(namespace).CreateToken(t.Context(), account, request, metav1.CreateOptions{})
 		if err != nil {

@@ -215,7 +215,8 @@ func TestTargetsExist(t *testing.T) {
 
 // TestFlagsExist: a flag that a document gives to a command of dnstrail stands in that command's man page.
 func TestFlagsExist(t *testing.T) {
-	command := regexp.MustCompile("dnstrail (agent|doctor|explain|install|observe|status|store|uninstall|upgrade|version|walk)([^`\n|#]*)")
+	command := regexp.MustCompile(
+		"dnstrail (agent|doctor|explain|install|observe|status|store|uninstall|upgrade|version|walk)([^`\n|#]*)")
 	flag := regexp.MustCompile(` (--[a-z][a-z-]*)`)
 	n := 0
 	for _, path := range documents(t) {
@@ -236,7 +237,8 @@ func TestFlagsExist(t *testing.T) {
 
 // TestKernelFloor: the oldest kernel that the README promises is the oldest one that was booted.
 func TestKernelFloor(t *testing.T) {
-	booted := regexp.MustCompile(`(?m)^\| (\d+)\.(\d+)\.\S+ \(amd64\) \|`).FindAllStringSubmatch(read(t, "docs/kernels.md"), -1)
+	booted := regexp.MustCompile(`(?m)^\| (\d+)\.(\d+)\.\S+ \(amd64\) \|`).FindAllStringSubmatch(
+		read(t, "docs/kernels.md"), -1)
 	if len(booted) == 0 {
 		t.Fatal("docs/kernels.md names no kernel that was booted")
 	}
@@ -285,13 +287,15 @@ func TestVerdictsAreTold(t *testing.T) {
 // TestMetricsAreTold: metrics.md has a row for each metric of the agent, and for no other.
 func TestMetricsAreTold(t *testing.T) {
 	made := map[string]bool{}
-	for _, m := range regexp.MustCompile(`Name:\s*"([a-z_]+)"`).FindAllStringSubmatch(read(t, "tracer/metrics/metrics.go"), -1) {
+	for _, m := range regexp.MustCompile(`Name:\s*"([a-z_]+)"`).FindAllStringSubmatch(read(t, "tracer/metrics/metrics.go"),
+		-1) {
 		made[m[1]] = true
 	}
 	if len(made) == 0 {
 		t.Fatal("tracer/metrics names no metric")
 	}
-	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\|").FindAllStringSubmatch(read(t, "docs/metrics.md"), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\|").FindAllStringSubmatch(read(t, "docs/metrics.md"),
+		-1) {
 		if !made[m[1]] {
 			t.Errorf("there is no metric %s", m[1])
 		}

@@ -42,7 +42,8 @@ func (v *vector) derive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := Key{Transport(v.Transport), netip.AddrPortFrom(netip.MustParseAddr(v.Address), v.Port), v.ID, qname, v.QType, v.QClass}
+	k := Key{Transport(v.Transport), netip.AddrPortFrom(netip.MustParseAddr(v.Address), v.Port), v.ID, qname, v.QType,
+		v.QClass}
 	e := EpochOfNanos(v.UnixNanos)
 	id := k.TraceID(e)
 	v.QNameWire, v.Epoch, v.Input = hex.EncodeToString(qname), int64(e), hex.EncodeToString(k.Append(nil, e))
@@ -50,16 +51,29 @@ func (v *vector) derive(t *testing.T) {
 }
 
 var questions = []vector{
-	{Name: "IPv4, UDP", Transport: 17, Address: "10.244.1.10", Port: 53660, ID: 0x1a2b, QName: "example.org.", QType: dns.TypeA, QClass: dns.ClassINET, UnixNanos: 1_790_000_000_000_000_000},
-	{Name: "the same, mapped into IPv6", Transport: 17, Address: "::ffff:10.244.1.10", Port: 53660, ID: 0x1a2b, QName: "example.org.", QType: dns.TypeA, QClass: dns.ClassINET, UnixNanos: 1_790_000_000_000_000_000},
-	{Name: "the same over TCP", Transport: 6, Address: "10.244.1.10", Port: 53660, ID: 0x1a2b, QName: "example.org.", QType: dns.TypeA, QClass: dns.ClassINET, UnixNanos: 1_790_000_000_000_000_000},
-	{Name: "one nanosecond before the next epoch", Transport: 17, Address: "10.244.1.10", Port: 53660, ID: 0x1a2b, QName: "example.org.", QType: dns.TypeA, QClass: dns.ClassINET, UnixNanos: 1_790_000_007_999_999_999},
-	{Name: "the next epoch", Transport: 17, Address: "10.244.1.10", Port: 53660, ID: 0x1a2b, QName: "example.org.", QType: dns.TypeA, QClass: dns.ClassINET, UnixNanos: 1_790_000_008_000_000_000},
-	{Name: "IPv6, AAAA", Transport: 17, Address: "fd00:10:244:1::10", Port: 1024, ID: 0, QName: "kubernetes.default.svc.cluster.local.", QType: dns.TypeAAAA, QClass: dns.ClassINET, UnixNanos: 1_790_000_001_234_567_890},
-	{Name: "0x20: mixed case", Transport: 17, Address: "10.244.1.10", Port: 53660, ID: 0x1a2b, QName: "eXaMpLe.OrG.", QType: dns.TypeA, QClass: dns.ClassINET, UnixNanos: 1_790_000_000_000_000_000},
-	{Name: "escaped bytes", Transport: 17, Address: "10.244.1.10", Port: 53660, ID: 0x1a2b, QName: `a\.b.\000\255\\.example.org.`, QType: dns.TypeTXT, QClass: dns.ClassINET, UnixNanos: 1_790_000_000_000_000_000},
-	{Name: "the root", Transport: 17, Address: "10.244.1.10", Port: 53660, ID: 0xffff, QName: ".", QType: dns.TypeNS, QClass: dns.ClassINET, UnixNanos: 1_790_000_000_000_000_000},
-	{Name: "the longest name, class CH", Transport: 6, Address: "2001:db8::1", Port: 65535, ID: 1, QName: strings.Repeat(strings.Repeat("x", 63)+".", 3) + strings.Repeat("y", 61) + ".", QType: 65535, QClass: dns.ClassCHAOS, UnixNanos: 0},
+	{Name: "IPv4, UDP", Transport: 17, Address: "10.244.1.10", Port: 53660, ID: 0x1a2b, QName: "example.org.",
+		QType: dns.TypeA, QClass: dns.ClassINET, UnixNanos: 1_790_000_000_000_000_000},
+	{Name: "the same, mapped into IPv6", Transport: 17, Address: "::ffff:10.244.1.10", Port: 53660, ID: 0x1a2b,
+		QName: "example.org.", QType: dns.TypeA, QClass: dns.ClassINET, UnixNanos: 1_790_000_000_000_000_000},
+	{Name: "the same over TCP", Transport: 6, Address: "10.244.1.10", Port: 53660, ID: 0x1a2b, QName: "example.org.",
+		QType: dns.TypeA, QClass: dns.ClassINET, UnixNanos: 1_790_000_000_000_000_000},
+	{Name: "one nanosecond before the next epoch", Transport: 17, Address: "10.244.1.10", Port: 53660, ID: 0x1a2b,
+		QName: "example.org.", QType: dns.TypeA, QClass: dns.ClassINET, UnixNanos: 1_790_000_007_999_999_999},
+	{Name: "the next epoch", Transport: 17, Address: "10.244.1.10", Port: 53660, ID: 0x1a2b, QName: "example.org.",
+		QType: dns.TypeA, QClass: dns.ClassINET, UnixNanos: 1_790_000_008_000_000_000},
+	{Name: "IPv6, AAAA", Transport: 17, Address: "fd00:10:244:1::10", Port: 1024, ID: 0,
+		QName: "kubernetes.default.svc.cluster.local.", QType: dns.TypeAAAA, QClass: dns.ClassINET,
+		UnixNanos: 1_790_000_001_234_567_890},
+	{Name: "0x20: mixed case", Transport: 17, Address: "10.244.1.10", Port: 53660, ID: 0x1a2b, QName: "eXaMpLe.OrG.",
+		QType: dns.TypeA, QClass: dns.ClassINET, UnixNanos: 1_790_000_000_000_000_000},
+	{Name: "escaped bytes", Transport: 17, Address: "10.244.1.10", Port: 53660, ID: 0x1a2b,
+		QName: `a\.b.\000\255\\.example.org.`, QType: dns.TypeTXT, QClass: dns.ClassINET,
+		UnixNanos: 1_790_000_000_000_000_000},
+	{Name: "the root", Transport: 17, Address: "10.244.1.10", Port: 53660, ID: 0xffff, QName: ".", QType: dns.TypeNS,
+		QClass: dns.ClassINET, UnixNanos: 1_790_000_000_000_000_000},
+	{Name: "the longest name, class CH", Transport: 6, Address: "2001:db8::1", Port: 65535, ID: 1,
+		QName: strings.Repeat(strings.Repeat("x", 63)+".", 3) + strings.Repeat("y", 61) +
+			".", QType: 65535, QClass: dns.ClassCHAOS, UnixNanos: 0},
 }
 
 // The derivation is a contract: a change of any vector is a change of the specification's version.
@@ -179,7 +193,8 @@ func TestLinkRateWithClocksApart(t *testing.T) {
 		}
 	}
 	share := float64(linked) / lookups
-	t.Logf("linked %d of %d (%.4f %%), %d of them across an epoch boundary; %.2f %% copies", linked, lookups, share*100, crossing, float64(copies)*100/lookups)
+	t.Logf("linked %d of %d (%.4f %%), %d of them across an epoch boundary; %.2f %% copies", linked, lookups, share*100,
+		crossing, float64(copies)*100/lookups)
 	if share < 0.9999 || crossing == 0 {
 		t.Errorf("link rate %.6f with %d lookups across a boundary, want >= 0.9999 with some", share, crossing)
 	}
@@ -262,7 +277,8 @@ func BenchmarkAppendQName(b *testing.B) {
 
 // FuzzAppendPlain holds the short way for plain names against miekg/dns's packing.
 func FuzzAppendPlain(f *testing.F) {
-	for _, s := range []string{".", "a.", "a", "..", "www.Example.org.", `a\.b.`, "a..b.", strings.Repeat("a", 63) + ".", strings.Repeat("a", 64) + ".", strings.Repeat("abcdefg.", 32)} {
+	for _, s := range []string{".", "a.", "a", "..", "www.Example.org.", `a\.b.`, "a..b.", strings.Repeat("a", 63) + ".",
+		strings.Repeat("a", 64) + ".", strings.Repeat("abcdefg.", 32)} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, name string) {
@@ -286,7 +302,8 @@ func TestQuestionHash(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := Key{Transport: UDP, Client: netip.MustParseAddrPort("10.244.1.10:40000"), ID: 0x1234, QName: name, QType: 1, QClass: 1}
+	k := Key{Transport: UDP, Client: netip.MustParseAddrPort("10.244.1.10:40000"), ID: 0x1234, QName: name, QType: 1,
+		QClass: 1}
 	const want = uint64(0xa3ec06c6ce35268e)
 	if got := k.QuestionHash(); got != want {
 		t.Errorf("%#016x, want %#016x, as HINDSIGHT.md states", got, want)

@@ -119,8 +119,10 @@ func (rec *recorder) connecting() {
 		return
 	}
 	// Forward tries again under the span of the first try: an attempt of its own.
-	next := &node{rec: rec, parent: n.parent, name: n.name, id: newSpanID(), from: rec.now(), kind: attemptNode, nested: n.nested}
-	next.att = &attempt{forward: n.att.forward, peer: n.att.peer, transport: n.att.transport, connects: 1, pooled: true, rcode: -1}
+	next := &node{rec: rec, parent: n.parent, name: n.name, id: newSpanID(), from: rec.now(), kind: attemptNode,
+		nested: n.nested}
+	next.att = &attempt{forward: n.att.forward, peer: n.att.peer, transport: n.att.transport, connects: 1, pooled: true,
+		rcode: -1}
 	n.to = next.from
 	if s := n.att.setup(); s != nil && s.preferUDP && !s.forceTCP && n.att.protocol() == transport.DNS {
 		n.att.truncated = true
@@ -257,7 +259,8 @@ func (a *attempt) failWith(err error) { a.fail(errorType(err), err.Error()) }
 func errorType(err error) string {
 	var timeout net.Error
 	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) &&
+		timeout.Timeout():
 		return "timeout"
 	case errors.Is(err, context.Canceled):
 		return "canceled"

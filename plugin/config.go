@@ -80,7 +80,8 @@ var properties = []property{
 	{"cluster_domain", "DOMAIN", readDomain, true},
 	{"names", names.Usage, readNames, false},
 	{"traceparent", "accept [CIDR...]|send|code CODE|ignore_http", readTraceparent, false},
-	{"hindsight", "listen ADDRESS|key FILE|past DURATION|memory MIB|peer NODE ADDRESS|port PORT|beside ADDRESS", readHindsight, false},
+	{"hindsight", "listen ADDRESS|key FILE|past DURATION|memory MIB|peer NODE ADDRESS|port PORT|beside ADDRESS",
+		readHindsight, false},
 }
 
 // parse reads the dnstrail block of a server block.

@@ -22,8 +22,10 @@ func TestMain(m *testing.M) {
 // environment clears what would come into a configuration from outside.
 func environment(t testing.TB) {
 	for _, n := range []string{
-		"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
-		"OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER", "OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+		"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL",
+		"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+		"OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER", "OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_SCHEDULE_DELAY",
+		"OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
 		"OTEL_BSP_EXPORT_TIMEOUT", "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "KUBERNETES_SERVICE_HOST",
 	} {
 		t.Setenv(n, "")
@@ -42,16 +44,24 @@ func TestParse(t *testing.T) {
 	}{
 		{"alone", "", func(c *config) bool {
 			k := c.keeper()
-			return c.ratio == link.NewRatio(0.01) && k.errors && k.slow == time.Second && k.all == nil && k.byRules != nil && c.export.target == (otlpenv.Target{}) && !c.tracer &&
-				c.ids.source == identityDefault && c.domain == "cluster.local" && c.code == 65500 && !c.accept && !c.send && !c.noStats
+			return c.ratio == link.NewRatio(0.01) && k.errors && k.slow == time.Second && k.all == nil && k.byRules != nil &&
+				c.export.target == (otlpenv.Target{}) && !c.tracer &&
+				c.ids.source == identityDefault && c.domain == "cluster.local" && c.code == 65500 && !c.accept && !c.send &&
+				!c.noStats
 		}},
 		{"percentage", "sample 12.5%", func(c *config) bool { return c.ratio == link.NewRatio(0.125) }},
-		{"nothing", "sample 0\nkeep none", func(c *config) bool { k := c.keeper(); return c.ratio == (link.Ratio{}) && !k.errors && k.slow == 0 }},
-		{"rules", "keep slow 20ms\nkeep client shop pay/api 192.0.2.0/24 2001:db8::1\nkeep name Example.ORG", func(c *config) bool {
+		{"nothing", "sample 0\nkeep none", func(c *config) bool {
 			k := c.keeper()
-			return !k.errors && k.slow == 20*time.Millisecond && len(k.workloads) == 2 && k.workloads[1] == workload{"pay", "api"} && len(k.prefixes) == 2 &&
-				k.prefixes[1].Bits() == 128 && k.names[0] == "example.org."
+			return c.ratio == (link.Ratio{}) &&
+				!k.errors && k.slow == 0
 		}},
+		{"rules", "keep slow 20ms\nkeep client shop pay/api 192.0.2.0/24 2001:db8::1\nkeep name Example.ORG",
+			func(c *config) bool {
+				k := c.keeper()
+				return !k.errors && k.slow == 20*time.Millisecond && len(k.workloads) == 2 &&
+					k.workloads[1] == workload{"pay", "api"} && len(k.prefixes) == 2 &&
+					k.prefixes[1].Bits() == 128 && k.names[0] == "example.org."
+			}},
 		{"limit", "limit 50", func(c *config) bool { k := c.keeper(); return k.all.Limit() == 50 && k.byRules == nil }},
 		{"grpc", "endpoint grpc://collector", func(c *config) bool {
 			return c.export.target.String() == "grpc://collector:4317"
@@ -65,15 +75,17 @@ func TestParse(t *testing.T) {
 		{"no endpoint", "endpoint none", func(c *config) bool { return c.export.target.Off }},
 		{"headers", "header a b\nheader c d", func(c *config) bool { return len(c.export.headers) == 2 }},
 		{"file", "identity file " + file, func(c *config) bool { return c.ids.source == identityFile && c.ids.file == file }},
-		{"kubernetes", "identity kubernetes\nlabels app tier", func(c *config) bool { return c.ids.source == identityKubernetes && len(c.ids.labels) == 2 }},
+		{"kubernetes", "identity kubernetes\nlabels app tier",
+			func(c *config) bool { return c.ids.source == identityKubernetes && len(c.ids.labels) == 2 }},
 		{"metrics", "metrics pod 10\nnamespaces exclude kube-system a", func(c *config) bool {
 			return c.metrics.pods && c.metrics.max == 10 && len(c.metrics.excluded) == 2
 		}},
 		{"no metrics", "metrics none", func(c *config) bool { return c.noStats }},
 		{"domain", "cluster_domain Corp.Local.", func(c *config) bool { return c.domain == "corp.local" }},
-		{"traceparent", "traceparent accept 10.0.0.0/8\ntraceparent send\ntraceparent code 65001\ntraceparent ignore_http", func(c *config) bool {
-			return c.accept && len(c.acceptFrom) == 1 && c.send && c.code == 65001 && c.ignoreHTTP
-		}},
+		{"traceparent", "traceparent accept 10.0.0.0/8\ntraceparent send\ntraceparent code 65001\ntraceparent ignore_http",
+			func(c *config) bool {
+				return c.accept && len(c.acceptFrom) == 1 && c.send && c.code == 65001 && c.ignoreHTTP
+			}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			c, err := parse(caddy.NewTestController("dns", "dnstrail {\n"+row.block+"\n}"))
@@ -93,9 +105,11 @@ func TestParseMistakes(t *testing.T) {
 	for _, row := range []struct{ block, want string }{
 		{"dnstrail x", "Testfile:1 - Error during parsing: dnstrail takes no arguments, got \"x\""},
 		{"dnstrail\ndnstrail", "once per Server Block"},
-		{"dnstrail {\nsampel 1\n}", "Testfile:2 - Error during parsing: unknown property 'sampel'; want one of: service, endpoint, header, sample, keep"},
+		{"dnstrail {\nsampel 1\n}", "Testfile:2 - Error during parsing: unknown property 'sampel'; want one of: service, " +
+			"endpoint, header, sample, keep"},
 		{"dnstrail {\nsample\n}", "wrong arguments of 'sample'; want: sample RATIO"},
-		{"dnstrail {\ntracer\n\nsample 2\n}", "Testfile:4 - Error during parsing: property 'sample': '2' is not a ratio; want a number from 0 to 1"},
+		{"dnstrail {\ntracer\n\nsample 2\n}", "Testfile:4 - Error during parsing: property 'sample': '2' is not a ratio; " +
+			"want a number from 0 to 1"},
 		{"dnstrail {\nsample NaN\n}", "'NaN' is not a ratio"},
 		{"dnstrail {\nsample 1\nsample 1\n}", "property 'sample' is given twice"},
 		{"dnstrail {\ntracer yes\n}", "wrong arguments of 'tracer'; want: tracer"},
@@ -132,17 +146,22 @@ func TestParseEnvironment(t *testing.T) {
 		check func(x *exportConfig) bool
 		want  string
 	}{
-		{"an endpoint", []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318"}, func(x *exportConfig) bool { return x.target.String() == "http://c:4318/v1/traces" }, ""},
+		{"an endpoint", []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318"},
+			func(x *exportConfig) bool { return x.target.String() == "http://c:4318/v1/traces" }, ""},
 		{"gRPC", []string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c:4317", "OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"},
 			func(x *exportConfig) bool { return x.target.String() == "grpc://c:4317" }, ""},
-		{"disabled", []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318", "OTEL_SDK_DISABLED", "true"}, func(x *exportConfig) bool { return x.target.Off }, ""},
-		{"no exporter", []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318", "OTEL_TRACES_EXPORTER", "none"}, func(x *exportConfig) bool { return x.target.Off }, ""},
+		{"disabled", []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318", "OTEL_SDK_DISABLED", "true"},
+			func(x *exportConfig) bool { return x.target.Off }, ""},
+		{"no exporter", []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318", "OTEL_TRACES_EXPORTER", "none"},
+			func(x *exportConfig) bool { return x.target.Off }, ""},
 		{"sizes", []string{"OTEL_BSP_MAX_QUEUE_SIZE", "7", "OTEL_BSP_EXPORT_TIMEOUT", "9"},
 			func(x *exportConfig) bool { return x.Queue == 7 && x.Timeout == 9*time.Millisecond }, ""},
-		{"an unknown protocol", []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://c", "OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"}, nil,
+		{"an unknown protocol", []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://c", "OTEL_EXPORTER_OTLP_PROTOCOL",
+			"http/json"}, nil,
 			"OTEL_EXPORTER_OTLP_PROTOCOL: 'http/json' is not known; want grpc or http/protobuf"},
 		{"a wrong size", []string{"OTEL_BSP_MAX_QUEUE_SIZE", "many"}, nil, "OTEL_BSP_MAX_QUEUE_SIZE: 'many' is not a number"},
-		{"an unknown exporter", []string{"OTEL_TRACES_EXPORTER", "zipkin"}, nil, "OTEL_TRACES_EXPORTER: 'zipkin' is not known; want otlp or none"},
+		{"an unknown exporter", []string{"OTEL_TRACES_EXPORTER", "zipkin"}, nil,
+			"OTEL_TRACES_EXPORTER: 'zipkin' is not known; want otlp or none"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			environment(t)

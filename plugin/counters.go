@@ -14,7 +14,8 @@ var log = clog.NewWithPlugin(pluginName)
 var (
 	queriesTotal = promauto.NewCounterVec(prometheus.CounterOpts{
 		Namespace: plugin.Namespace, Subsystem: pluginName, Name: "traces_total",
-		Help: "Counter of queries and background refreshes by what became of their trace: kept, or why not (unsampled, limited, queue_full, no_exporter).",
+		Help: "Counter of queries and background refreshes by what became of their trace: kept, or why not (unsampled, " +
+			"limited, queue_full, no_exporter).",
 	}, []string{"result"})
 	spansTotal = promauto.NewCounterVec(prometheus.CounterOpts{
 		Namespace: plugin.Namespace, Subsystem: pluginName, Name: "spans_total",

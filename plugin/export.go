@@ -190,7 +190,8 @@ func (e *exporter) send(w *spanWriter) {
 		spansFailed.Add(float64(n))
 		if now := time.Now(); now.Sub(e.quiet) > time.Minute {
 			e.quiet = now
-			log.Warningf("spans could not be exported, %d are lost (said once a minute; coredns_dnstrail_spans_total counts them): %v", n, err)
+			log.Warningf("spans could not be exported, %d are lost (said once a minute; coredns_dnstrail_spans_total counts "+
+				"them): %v", n, err)
 		}
 	} else {
 		spansExported.Add(float64(n))

@@ -355,9 +355,11 @@ func (h *hindsight) note(s *shard, q *query, sent bool) {
 		s.next = 0
 	}
 	f.d, f.begun, f.client, f.addr, f.server, f.name = q.d, q.begun, q.client, q.addr, q.server, q.name
-	f.qtype, f.qclass, f.id, f.opcode, f.proto, f.udp = q.qtype, q.qclass, q.id, uint8(q.opcode), q.proto, q.udp // #nosec G115 -- four bits
+	f.qtype, f.qclass, f.id, f.opcode, f.proto, f.udp = q.qtype, q.qclass, q.id, uint8(q.opcode), q.proto,
+		q.udp // #nosec G115 -- four bits
 	f.traceID, f.parent, f.epoch, f.sent = q.traceID, q.parent, q.epoch, sent
-	f.rcode, f.total, f.endedIn, f.cache, f.err = int16(res.rcode), res.total, res.endedIn, res.cache, res.err // #nosec G115 -- twelve bits
+	f.rcode, f.total, f.endedIn, f.cache, f.err = int16(res.rcode), res.total, res.endedIn, res.cache,
+		res.err // #nosec G115 -- twelve bits
 	f.writeErr, f.truncated, f.flags = q.writeErr, false, 0
 	if q.message != nil {
 		f.truncated, f.flags = q.message.Truncated, flagsOf(q.message)
@@ -367,8 +369,10 @@ func (h *hindsight) note(s *shard, q *query, sent bool) {
 // recorder makes a query, and its recorder, of what was remembered of it.
 func (f *facts) recorder() *recorder {
 	q := &query{
-		d: f.d, begun: f.begun, client: f.client, addr: f.addr, server: f.server, name: f.name, qtype: f.qtype, qclass: f.qclass,
-		id: f.id, opcode: int(f.opcode), proto: f.proto, udp: f.udp, traceID: f.traceID, spanID: newSpanID(), parent: f.parent,
+		d: f.d, begun: f.begun, client: f.client, addr: f.addr, server: f.server, name: f.name, qtype: f.qtype,
+		qclass: f.qclass,
+		id:     f.id, opcode: int(
+			f.opcode), proto: f.proto, udp: f.udp, traceID: f.traceID, spanID: newSpanID(), parent: f.parent,
 		epoch: f.epoch,
 	}
 	q.writeErr = f.writeErr
@@ -481,7 +485,8 @@ func (h *hindsight) about(q *query) {
 	}
 	begun := q.begun.UnixNano()
 	select {
-	case h.asks <- ask{to, q.traceID, askback.Question{Reason: why, ID: q.id, Hash: q.hash, From: begun, To: begun + int64(q.total)}}:
+	case h.asks <- ask{to, q.traceID, askback.Question{Reason: why, ID: q.id, Hash: q.hash, From: begun, To: begun +
+		int64(q.total)}}:
 	default: // more than can be asked
 	}
 }

@@ -36,8 +36,10 @@ const (
 // plugin that is missing here costs a little time, because it is watched with spans; one that is here wrongly costs the
 // truth.
 var passOnce = map[string]bool{
-	"acl": true, "any": true, "bufsize": true, "cancel": true, "chaos": true, "dnssec": true, "dnstap": true, "erratic": true, "errors": true,
-	"geoip": true, "header": true, "hosts": true, "loadbalance": true, "local": true, "log": true, "loop": true, "metadata": true, "minimal": true,
+	"acl": true, "any": true, "bufsize": true, "cancel": true, "chaos": true, "dnssec": true, "dnstap": true,
+	"erratic": true, "errors": true,
+	"geoip": true, "header": true, "hosts": true, "loadbalance": true, "local": true, "log": true, "loop": true,
+	"metadata": true, "minimal": true,
 	"nsid": true, "prometheus": true, "shed": true, "trace": true, "tsig": true, "whoami": true,
 	refreshName: true, upstreamName: true,
 }

@@ -16,7 +16,8 @@ import (
 
 // told sets what plugin kubernetes says of a pod.
 func told(ctx context.Context, namespace, pod string) {
-	for k, v := range map[string]string{"client-namespace": namespace, "client-pod-name": pod, "client-label/app": "cart"} {
+	for k, v := range map[string]string{"client-namespace": namespace, "client-pod-name": pod,
+		"client-label/app": "cart"} {
 		metadata.SetValueFunc(ctx, "kubernetes/"+k, func() string { return v })
 	}
 }
@@ -55,7 +56,8 @@ func TestClientFromMetadataOfKubernetes(t *testing.T) {
 	}
 	for _, early := range []bool{false, true} {
 		c := ask(early, "cart-1").client
-		if c.Kind() != identity.Pod || c.Namespace() != "shop" || c.Pod() != "cart-1" || c.Describe().Labels["app"] != "cart" {
+		if c.Kind() != identity.Pod || c.Namespace() != "shop" || c.Pod() != "cart-1" ||
+			c.Describe().Labels["app"] != "cart" {
 			t.Errorf("early %v: got %+v", early, c.Describe())
 		}
 		q := ask(early, "cart-1")

@@ -35,9 +35,11 @@ func takeIndex(c *identityConfig) (*identity.Index, func(), error) {
 	var err error
 	switch {
 	case c.source == identityFile:
-		s, err = identity.AcquireFile(c.file, func(err error) { log.Warningf("identity file: %v; what was known stays", err) })
+		s, err = identity.AcquireFile(
+			c.file, func(err error) { log.Warningf("identity file: %v; what was known stays", err) })
 	case c.source == identityKubernetes, c.source == identityDefault && inCluster():
-		s, err = identity.AcquireKubernetes(identity.KubernetesConfig{Kubeconfig: c.kubeconfig, Labels: c.labels, Local: os.Getenv("NODE_NAME")})
+		s, err = identity.AcquireKubernetes(identity.KubernetesConfig{Kubeconfig: c.kubeconfig, Labels: c.labels,
+			Local: os.Getenv("NODE_NAME")})
 	default:
 		return nil, func() {}, nil
 	}

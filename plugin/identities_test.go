@@ -24,7 +24,8 @@ func TestIdentityByDefault(t *testing.T) {
 		t.Error("asked for, it gives no error")
 	}
 	file := filepath.Join(t.TempDir(), "clients.yaml")
-	if err := os.WriteFile(file, []byte("clients: [{addresses: [192.0.2.1], node: a, colour: red}]\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("clients: [{addresses: [192.0.2.1], node: a, colour: red}]\n"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := takeIndex(&identityConfig{source: identityFile, file: file}); err == nil {

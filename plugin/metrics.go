@@ -39,7 +39,8 @@ func newClientVecs() *clientVecs {
 	return &clientVecs{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: plugin.Namespace, Subsystem: subsystem, Name: "client_requests_total",
-			Help: "Queries by client, by the rcode on the wire (`none` where no answer was written) and by the plugin that answered or ended them.",
+			Help: "Queries by client, by the rcode on the wire (`none` where no answer was written) and by the plugin that " +
+				"answered or ended them.",
 		}, with("server", "rcode", "plugin")),
 		unanswered: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: plugin.Namespace, Subsystem: subsystem, Name: "client_unanswered_total",
@@ -52,10 +53,12 @@ func newClientVecs() *clientVecs {
 		duration: prometheus.NewHistogramVec(durations("client_request_duration_seconds",
 			"Time from a query's arrival in dnstrail to its answer, by client."), with()),
 		upstream: prometheus.NewHistogramVec(durations("client_upstream_duration_seconds",
-			"Time that a query waited for upstreams, all attempts added, by client; queries that asked none are not in it."), with()),
+			"Time that a query waited for upstreams, all attempts added, by client; queries that asked none are not in it."),
+			with()),
 		tracked: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: plugin.Namespace, Subsystem: subsystem, Name: "clients",
-			Help: "Clients that have series of their own; those that came after the limit was reached are counted together under `~other`.",
+			Help: "Clients that have series of their own; those that came after the limit was reached are counted together " +
+				"under `~other`.",
 		}),
 		expired: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: plugin.Namespace, Subsystem: subsystem, Name: "clients_expired_total",
@@ -80,5 +83,6 @@ func durations(name, help string) prometheus.HistogramOpts {
 }
 
 func (v *clientVecs) collectors() []prometheus.Collector {
-	return []prometheus.Collector{v.requests, v.unanswered, v.searchPathMisses, v.duration, v.upstream, v.tracked, v.expired}
+	return []prometheus.Collector{v.requests, v.unanswered, v.searchPathMisses, v.duration, v.upstream, v.tracked,
+		v.expired}
 }

@@ -250,7 +250,8 @@ func (o *clientOptions) name(c *identity.Client) clientName {
 
 // newSeries makes the series of a client. Of a client that asks, requests and duration always exist.
 func (t *clientTable) newSeries(name clientName) *clientSeries {
-	s := &clientSeries{name: name, vecs: t.vecs, duration: &histogram{Observer: t.vecs.duration.WithLabelValues(name[:]...)}}
+	s := &clientSeries{name: name, vecs: t.vecs,
+		duration: &histogram{Observer: t.vecs.duration.WithLabelValues(name[:]...)}}
 	s.requests.Store(&[]requestCounter{})
 	return s
 }

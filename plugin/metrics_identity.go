@@ -19,16 +19,22 @@ func init() { prometheus.MustRegister(newIdentitySources()) }
 
 func newIdentitySources() *identitySources {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
-		return prometheus.NewDesc(prometheus.BuildFQName(plugin.Namespace, subsystem, name), help, append([]string{"source"}, labels...), nil)
+		return prometheus.NewDesc(prometheus.BuildFQName(plugin.Namespace, subsystem, name), help,
+			append([]string{"source"}, labels...), nil)
 	}
 	return &identitySources{
 		addresses: desc("identity_addresses", "Addresses by which clients are known."),
 		pods:      desc("identity_pods", "Pods that are known, those deleted a moment ago among them."),
-		synced:    desc("identity_synced", "Whether all objects of a resource have been read once: 1 or 0. Of pods: until then clients are `unknown`.", "resource"),
-		forbidden: desc("identity_forbidden", "Whether the Kubernetes API refuses to let us read a resource: 1 or 0. Only pods are needed.", "resource"),
-		lastEvent: desc("identity_last_event_timestamp_seconds", "When the Kubernetes API last told something about a resource (it does so once a minute at least), or the file was last read.", "resource"),
-		errors:    desc("identity_watch_errors_total", "Lists and watches of a resource that failed. What was known before stays.", "resource"),
-		reloads:   desc("identity_file_reloads_total", "Changes of the identity file, by whether they were `taken` or `refused` for being wrong.", "result"),
+		synced: desc("identity_synced", "Whether all objects of a resource have been read once: 1 or 0. Of pods: "+
+			"until then clients are `unknown`.", "resource"),
+		forbidden: desc("identity_forbidden", "Whether the Kubernetes API refuses to let us read a resource: 1 or 0. "+
+			"Only pods are needed.", "resource"),
+		lastEvent: desc("identity_last_event_timestamp_seconds", "When the Kubernetes API last told something about a "+
+			"resource (it does so once a minute at least), or the file was last read.", "resource"),
+		errors: desc("identity_watch_errors_total", "Lists and watches of a resource that failed. What was known before "+
+			"stays.", "resource"),
+		reloads: desc("identity_file_reloads_total", "Changes of the identity file, by whether they were `taken` or "+
+			"`refused` for being wrong.", "result"),
 	}
 }
 

@@ -34,7 +34,8 @@ func TestIdentitySourcesAreTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	kubeconfig := filepath.Join(dir, "kubeconfig")
-	if err := os.WriteFile(kubeconfig, []byte(`{clusters: [{name: c, cluster: {server: "http://`+addr+`"}}], contexts: [{name: c, context: {cluster: c}}], current-context: c}`), 0o600); err != nil {
+	if err := os.WriteFile(kubeconfig, []byte(`{clusters: [{name: c, cluster: {server: "http://`+addr+
+		`"}}], contexts: [{name: c, context: {cluster: c}}], current-context: c}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cluster, err := identity.AcquireKubernetes(identity.KubernetesConfig{Kubeconfig: kubeconfig})

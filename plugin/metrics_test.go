@@ -25,7 +25,8 @@ func pod(ns, workload, name string) *identity.Client {
 }
 
 func answered(c *identity.Client) *clientQuery {
-	return &clientQuery{client: c, server: "dns://:53", rcode: "NOERROR", plugin: "cache", written: true, total: time.Millisecond}
+	return &clientQuery{client: c, server: "dns://:53", rcode: "NOERROR", plugin: "cache", written: true,
+		total: time.Millisecond}
 }
 
 // counts gives client_requests_total by client_namespace/client_workload/client_pod, kinds other than pod in front.
@@ -44,7 +45,8 @@ func counts(t *testing.T, table *clientTable) map[string]float64 {
 		}
 		for _, m := range f.GetMetric() {
 			l := labels(m)
-			out[strings.Trim(fmt.Sprintf("%s/%s/%s", l["client_namespace"], l["client_workload"], l["client_pod"]), "/")] += m.GetCounter().GetValue()
+			out[strings.Trim(fmt.Sprintf("%s/%s/%s", l["client_namespace"], l["client_workload"], l["client_pod"]),
+				"/")] += m.GetCounter().GetValue()
 		}
 	}
 	return out
@@ -117,7 +119,8 @@ func TestNamespacesLeftOutAreCountedTogether(t *testing.T) {
 	}{
 		{"excluded", clientOptions{excluded: []string{"b"}}, map[string]float64{"a/w": 1, "c/w": 1, otherClient: 1}},
 		{"included", clientOptions{included: []string{"b"}}, map[string]float64{"b/w": 1, otherClient: 2}},
-		{"both", clientOptions{included: []string{"a", "b"}, excluded: []string{"b"}}, map[string]float64{"a/w": 1, otherClient: 2}},
+		{"both", clientOptions{included: []string{"a", "b"}, excluded: []string{"b"}},
+			map[string]float64{"a/w": 1, otherClient: 2}},
 	} {
 		table := newClientTable()
 		m := table.with(tt.opts)
@@ -230,7 +233,8 @@ func TestUnansweredAndMissesAndUpstream(t *testing.T) {
 	q.upstream = 20 * time.Millisecond
 	m.observe(q)
 	const want = `
-# HELP coredns_dnstrail_client_requests_total Queries by client, by the rcode on the wire (` + "`none`" + ` where no answer was written) and by the plugin that answered or ended them.
+# HELP coredns_dnstrail_client_requests_total Queries by client, by the rcode on the wire (` + "`none`" +
+		` where no answer was written) and by the plugin that answered or ended them.
 # TYPE coredns_dnstrail_client_requests_total counter
 coredns_dnstrail_client_requests_total{client_kind="pod",client_namespace="ns",client_pod="",client_workload="a",client_workload_kind="Deployment",plugin="cache",rcode="NOERROR",server="dns://:53"} 1
 coredns_dnstrail_client_requests_total{client_kind="pod",client_namespace="ns",client_pod="",client_workload="a",client_workload_kind="Deployment",plugin="cache",rcode="NXDOMAIN",server="dns://:53"} 1
@@ -271,7 +275,8 @@ func TestExemplarsCarryTheTrace(t *testing.T) {
 		for _, metric := range f.GetMetric() {
 			h := metric.GetHistogram()
 			for _, b := range h.GetBucket() {
-				if e := b.GetExemplar(); e != nil && e.GetLabel()[0].GetName() == "trace_id" && e.GetLabel()[0].GetValue() == q.traceID.String() {
+				if e := b.GetExemplar(); e != nil && e.GetLabel()[0].GetName() == "trace_id" &&
+					e.GetLabel()[0].GetValue() == q.traceID.String() {
 					found++
 				}
 			}

@@ -16,7 +16,8 @@ func (c *config) observer() func(*query, bool) {
 	return func(q *query, kept bool) {
 		res := &q.result
 		o := clientQuery{
-			client: q.client, server: q.server, plugin: res.endedIn, written: res.rcode >= 0, total: res.total, upstream: res.upstream,
+			client: q.client, server: q.server, plugin: res.endedIn, written: res.rcode >= 0, total: res.total,
+			upstream: res.upstream,
 		}
 		if o.written {
 			o.rcode = semconv.RcodeLabel(res.rcode)

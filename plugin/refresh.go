@@ -58,7 +58,8 @@ func (p *refreshProbe) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dn
 }
 
 // refresh records work that cache does in the background.
-func (p *refreshProbe) refresh(ctx context.Context, by *query, w dns.ResponseWriter, r *dns.Msg) (rcode int, err error) {
+func (p *refreshProbe) refresh(ctx context.Context, by *query, w dns.ResponseWriter, r *dns.Msg) (
+	rcode int, err error) {
 	q := p.begin(by, r)
 	if q == nil {
 		return plugin.NextOrFailure(refreshName, p.Next, ctx, w, r)

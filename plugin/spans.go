@@ -67,7 +67,8 @@ var flagNames = [...]string{"qr", "aa", "tc", "rd", "ra", "ad", "cd"}
 
 func flagsOf(m *dns.Msg) (f msgFlags) {
 	for i, set := range [len(flagNames)]bool{
-		m.Response, m.Authoritative, m.Truncated, m.RecursionDesired, m.RecursionAvailable, m.AuthenticatedData, m.CheckingDisabled,
+		m.Response, m.Authoritative, m.Truncated, m.RecursionDesired, m.RecursionAvailable, m.AuthenticatedData,
+		m.CheckingDisabled,
 	} {
 		if set {
 			f |= 1 << i
@@ -209,7 +210,8 @@ func (w *spanWriter) write(rec *recorder) {
 			continue
 		}
 		h := h
-		h.SpanID, h.Start, h.End = n.id, begun+uint64(n.from), begun+uint64(n.to) // #nosec G115 -- times since the query began
+		h.SpanID, h.Start, h.End = n.id, begun+uint64(n.from),
+			begun+uint64(n.to) // #nosec G115 -- times since the query began
 		if p := n.shownParent(); p != nil {
 			h.Parent = p.id
 		}

@@ -56,7 +56,8 @@ func (p *propagation) from(a netip.Addr) bool {
 // that 00 knows.
 func parseHeader(s string) (t link.Traceparent, ok bool) {
 	const size = len("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
-	if len(s) < size || s[2] != '-' || s[35] != '-' || s[52] != '-' || (len(s) > size && (s[:2] == "00" || s[size] != '-')) {
+	if len(s) < size || s[2] != '-' || s[35] != '-' || s[52] != '-' ||
+		(len(s) > size && (s[:2] == "00" || s[size] != '-')) {
 		return t, false
 	}
 	var version, flags [1]byte

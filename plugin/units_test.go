@@ -48,7 +48,8 @@ func TestHeader(t *testing.T) {
 
 func TestLoopProbe(t *testing.T) {
 	for name, want := range map[string]bool{
-		"5577006791947779410.8674665223082153551.": true, "1.2.": false, "www.example.org.": false, "5577006791947779410.8674665223082153551.example.": true,
+		"5577006791947779410.8674665223082153551.": true, "1.2.": false, "www.example.org.": false,
+		"5577006791947779410.8674665223082153551.example.": true,
 	} {
 		m := new(dns.Msg).SetQuestion(name, dns.TypeHINFO)
 		if got := isLoopProbe(m); got != want {
@@ -71,7 +72,8 @@ func FuzzTraceparentOption(f *testing.F) {
 		m := new(dns.Msg).SetQuestion("example.org.", dns.TypeA)
 		m.SetEdns0(1232, true)
 		opt := m.IsEdns0()
-		opt.Option = append(opt.Option, &dns.EDNS0_LOCAL{Code: code, Data: data}, &dns.EDNS0_COOKIE{Cookie: "0102030405060708"})
+		opt.Option = append(opt.Option, &dns.EDNS0_LOCAL{Code: code, Data: data},
+			&dns.EDNS0_COOKIE{Cookie: "0102030405060708"})
 		if wire, err := m.Pack(); err == nil { // as it would come
 			in := new(dns.Msg)
 			if in.Unpack(wire) != nil || in.IsEdns0() == nil {
@@ -81,7 +83,8 @@ func FuzzTraceparentOption(f *testing.F) {
 		}
 		p := propagation{accept: true, send: send, code: link.OptionTraceparent}
 		q := &query{traceID: newTraceID()}
-		if got, ok := p.incoming(t.Context(), q, m); ok && (code != link.OptionTraceparent || got.TraceID == (link.TraceID{})) {
+		if got, ok := p.incoming(t.Context(), q, m); ok && (code != link.OptionTraceparent ||
+			got.TraceID == (link.TraceID{})) {
 			t.Errorf("option %d of %d bytes gives %v", code, len(data), got)
 		}
 		before := len(m.IsEdns0().Option)

@@ -41,7 +41,8 @@ func someQuestion() Question {
 // open opens a peer on the loopback.
 func open(t testing.TB, k *Key, handle func(Question, func(Answer))) *Peer {
 	t.Helper()
-	p, err := Open(Options{Listen: "127.0.0.1:0", Key: k, Handle: handle, Panicked: func(x any) { t.Errorf("panic: %v", x) }})
+	p, err := Open(Options{Listen: "127.0.0.1:0", Key: k, Handle: handle,
+		Panicked: func(x any) { t.Errorf("panic: %v", x) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +106,8 @@ func TestAskAndAnswer(t *testing.T) {
 }
 
 func TestWrongKey(t *testing.T) {
-	answerer := open(t, key(t, someSecret), func(Question, func(Answer)) { t.Error("a question with a wrong key was taken") })
+	answerer := open(t, key(t, someSecret),
+		func(Question, func(Answer)) { t.Error("a question with a wrong key was taken") })
 	asker := open(t, key(t, otherSecret), nil)
 	if r, _ := ask(t, asker, answerer.Addr(), someQuestion()); r != Unreachable {
 		t.Errorf("result %v, want unreachable", r)
@@ -120,7 +122,8 @@ func TestWrongKey(t *testing.T) {
 
 // A secret is changed without a gap: both are taken, and the answer is sealed with the one of the question.
 func TestTwoSecrets(t *testing.T) {
-	answerer := open(t, key(t, someSecret, otherSecret), func(_ Question, reply func(Answer)) { reply(Answer{Outcome: Seen}) })
+	answerer := open(t, key(t, someSecret, otherSecret),
+		func(_ Question, reply func(Answer)) { reply(Answer{Outcome: Seen}) })
 	asker := open(t, key(t, otherSecret), nil)
 	if r, a := ask(t, asker, answerer.Addr(), someQuestion()); r != Answered || a.Outcome != Seen {
 		t.Errorf("result %v, answer %+v", r, a)
@@ -201,7 +204,8 @@ func TestBounds(t *testing.T) {
 		for i := range peers {
 			from := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
 			for j := range each {
-				d := &datagram{time: at.UnixNano(), nonce: nonce{byte(i), byte(i >> 8), byte(i >> 16), byte(j), byte(j >> 8), byte(at.Second())}}
+				d := &datagram{time: at.UnixNano(), nonce: nonce{byte(i), byte(i >> 8), byte(i >> 16), byte(j), byte(j >> 8),
+					byte(at.Second())}}
 				if g.fresh(d, at) && g.admit(d, from, at) {
 					n++
 				}
@@ -260,7 +264,10 @@ func TestRefused(t *testing.T) {
 // Nobody gets an answer that is not authentic; none is larger than its question.
 func TestForgedGetNothing(t *testing.T) {
 	k := key(t, someSecret)
-	answerer := open(t, k, func(_ Question, reply func(Answer)) { reply(Answer{Outcome: Seen, Node: strings.Repeat("n", 300)}) })
+	answerer := open(t, k, func(_ Question, reply func(Answer)) {
+		reply(
+			Answer{Outcome: Seen, Node: strings.Repeat("n", 300)})
+	})
 	conn, err := net.Dial("udp", answerer.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -301,7 +308,8 @@ func TestForgedGetNothing(t *testing.T) {
 		t.Errorf("%d bytes more than one answer", n)
 	}
 	var d datagram
-	if err := k.open(b[:Size], &d); err != nil || d.kind != answer || d.nonce != (nonce{1}) || len(d.answer.Node) != maxNode {
+	if err := k.open(b[:Size], &d); err != nil || d.kind != answer || d.nonce != (nonce{1}) ||
+		len(d.answer.Node) != maxNode {
 		t.Errorf("the answer: %+v, %v", d, err)
 	}
 }
@@ -412,7 +420,8 @@ func TestReadKey(t *testing.T) {
 
 func TestParseListen(t *testing.T) {
 	for s, ok := range map[string]bool{
-		":4953": true, "127.0.0.1:4953": true, "[::1]:0": true, "": false, "4953": false, "name:4953": false, ":x": false, ":70000": false,
+		":4953": true, "127.0.0.1:4953": true, "[::1]:0": true, "": false, "4953": false, "name:4953": false, ":x": false,
+		":70000": false,
 	} {
 		if err := ParseListen(s); (err == nil) != ok {
 			t.Errorf("%q: %v", s, err)
@@ -476,7 +485,8 @@ func FuzzOpen(f *testing.F) {
 				t.Fatalf("what was read is not taken when it is written: %v", err)
 			}
 			twice = again
-			if what == question && !reflect.DeepEqual(twice.question, d.question) || what == answer && len(twice.answer.Node) > maxNode {
+			if what == question && !reflect.DeepEqual(twice.question, d.question) ||
+				what == answer && len(twice.answer.Node) > maxNode {
 				t.Errorf("%+v was written as %+v", d, twice)
 			}
 		}

@@ -90,7 +90,8 @@ func Open(o Options) (*Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Peer{o: o, conn: conn, pending: map[nonce]*asking{}, asks: map[netip.AddrPort]*bucket{}, done: make(chan struct{})}
+	p := &Peer{o: o, conn: conn, pending: map[nonce]*asking{}, asks: map[netip.AddrPort]*bucket{},
+		done: make(chan struct{})}
 	go p.serve()
 	return p, nil
 }

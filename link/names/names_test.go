@@ -48,7 +48,8 @@ func TestAnswersTellNoHiddenName(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := []string{"a.secret.example.", "192.0.2.1", "b.example."}
-	if got := p.ShowAnswers("www.example.", list); !slices.Equal(got, []string{"*.secret.example.", "192.0.2.1", "b.example."}) {
+	if got := p.ShowAnswers("www.example.", list); !slices.Equal(
+		got, []string{"*.secret.example.", "192.0.2.1", "b.example."}) {
 		t.Errorf("%q", got)
 	}
 	if list[0] != "a.secret.example." {

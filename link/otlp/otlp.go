@@ -298,8 +298,9 @@ func appendStr(b []byte, tag byte, key, value string) []byte {
 }
 
 func appendInt(b []byte, tag byte, key string, value int64) []byte {
-	b = appendKey(b, tag, key, 1+protowire.SizeVarint(uint64(value))) // #nosec G115 -- negative numbers are ten bytes on the wire
-	return protowire.AppendVarint(append(b, anyInt), uint64(value))   // #nosec G115
+	b = appendKey(b, tag, key, 1+protowire.SizeVarint(
+		uint64(value))) // #nosec G115 -- negative numbers are ten bytes on the wire
+	return protowire.AppendVarint(append(b, anyInt), uint64(value)) // #nosec G115
 }
 
 func appendBool(b []byte, tag byte, key string, value bool) []byte {
@@ -372,7 +373,8 @@ func valid(s string) string {
 
 // Message gives the spans as an otlptrace.Client takes them. It shares memory with s: until the client has come back, s
 // must not be changed.
-func (s *Spans) Message(resource *resourcepb.Resource, scope *commonpb.InstrumentationScope, schemaURL string) *tracepb.ResourceSpans {
+func (s *Spans) Message(resource *resourcepb.Resource, scope *commonpb.InstrumentationScope,
+	schemaURL string) *tracepb.ResourceSpans {
 	spans := &tracepb.ScopeSpans{Scope: scope, SchemaUrl: schemaURL}
 	spans.ProtoReflect().SetUnknown(s.buf)
 	return &tracepb.ResourceSpans{Resource: resource, ScopeSpans: []*tracepb.ScopeSpans{spans}, SchemaUrl: schemaURL}

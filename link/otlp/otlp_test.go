@@ -14,7 +14,8 @@ import (
 // The plain way: each attribute as messages.
 
 func str(key, value string) *commonpb.KeyValue {
-	return &commonpb.KeyValue{Key: key, Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: value}}}
+	return &commonpb.KeyValue{Key: key,
+		Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: value}}}
 }
 
 func integer(key string, value int64) *commonpb.KeyValue {
@@ -26,7 +27,8 @@ func boolean(key string, value bool) *commonpb.KeyValue {
 }
 
 func double(key string, value float64) *commonpb.KeyValue {
-	return &commonpb.KeyValue{Key: key, Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_DoubleValue{DoubleValue: value}}}
+	return &commonpb.KeyValue{Key: key,
+		Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_DoubleValue{DoubleValue: value}}}
 }
 
 func strs(key string, values ...string) *commonpb.KeyValue {
@@ -44,7 +46,8 @@ var head = Head{
 
 func plain(h *Head) *tracepb.Span {
 	s := &tracepb.Span{
-		TraceId: h.TraceID[:], SpanId: h.SpanID[:], Name: h.Name, Kind: h.Kind, StartTimeUnixNano: h.Start, EndTimeUnixNano: h.End, Flags: h.Flags,
+		TraceId: h.TraceID[:], SpanId: h.SpanID[:], Name: h.Name, Kind: h.Kind, StartTimeUnixNano: h.Start,
+		EndTimeUnixNano: h.End, Flags: h.Flags,
 	}
 	if h.Parent != [8]byte{} {
 		s.ParentSpanId = h.Parent[:]
@@ -105,7 +108,8 @@ func TestSpansAreWhatMessagesWouldBe(t *testing.T) {
 				s.Str("d", strings.Repeat("d", 127))
 			},
 			func(p *tracepb.Span) {
-				p.Attributes = []*commonpb.KeyValue{str("a", ""), str("", "b"), str("c", "höchst"), str("d", strings.Repeat("d", 127))}
+				p.Attributes = []*commonpb.KeyValue{str("a", ""), str("", "b"), str("c", "höchst"),
+					str("d", strings.Repeat("d", 127))}
 			}},
 		{"a string that is not UTF-8", head,
 			func(s *Spans) {
@@ -145,14 +149,16 @@ func TestSpansAreWhatMessagesWouldBe(t *testing.T) {
 				s.Strs("long", []string{strings.Repeat("x", 200), strings.Repeat("y", 20000)})
 			},
 			func(p *tracepb.Span) {
-				p.Attributes = []*commonpb.KeyValue{strs("none"), strs("one", ""), strs("long", strings.Repeat("x", 200), strings.Repeat("y", 20000))}
+				p.Attributes = []*commonpb.KeyValue{strs("none"), strs("one", ""),
+					strs("long", strings.Repeat("x", 200), strings.Repeat("y", 20000))}
 			}},
 		{"encoded before", head,
 			func(s *Spans) {
 				s.Add(Attributes(nil).Str("a", "b").Int("i", 1).Bool("t", true).Double("d", 0.5).Strs("l", []string{"x"}))
 			},
 			func(p *tracepb.Span) {
-				p.Attributes = []*commonpb.KeyValue{str("a", "b"), integer("i", 1), boolean("t", true), double("d", 0.5), strs("l", "x")}
+				p.Attributes = []*commonpb.KeyValue{str("a", "b"), integer("i", 1), boolean("t", true), double("d", 0.5),
+					strs("l", "x")}
 			}},
 		{"errors", head,
 			func(s *Spans) { s.Error("") },
@@ -176,8 +182,10 @@ func TestSpansAreWhatMessagesWouldBe(t *testing.T) {
 			},
 			func(p *tracepb.Span) {
 				p.Links = []*tracepb.Span_Link{
-					{TraceId: append([]byte{9}, make([]byte, 15)...), SpanId: append([]byte{8}, make([]byte, 7)...), Attributes: []*commonpb.KeyValue{str("relation", "pair")}},
-					{TraceId: append([]byte{7}, make([]byte, 15)...), SpanId: append([]byte{6}, make([]byte, 7)...), Flags: Sampled | ParentKnown,
+					{TraceId: append([]byte{9}, make([]byte, 15)...), SpanId: append([]byte{8}, make([]byte, 7)...),
+						Attributes: []*commonpb.KeyValue{str("relation", "pair")}},
+					{TraceId: append([]byte{7}, make([]byte, 15)...), SpanId: append([]byte{6}, make([]byte, 7)...),
+						Flags:      Sampled | ParentKnown,
 						Attributes: []*commonpb.KeyValue{str("long", strings.Repeat("l", 200))}},
 					{TraceId: append([]byte{5}, make([]byte, 15)...), SpanId: append([]byte{4}, make([]byte, 7)...)},
 				}
@@ -237,40 +245,43 @@ func TestCut(t *testing.T) {
 func FuzzSpans(f *testing.F) {
 	f.Add("DNS A", "dns.question.name", "www.example.org.", int64(7), 0.25, true, uint8(3), uint64(1), "no answer")
 	f.Add("", "", "\xff", int64(-1), math.NaN(), false, uint8(0), uint64(math.MaxUint64), "")
-	f.Fuzz(func(t *testing.T, name, key, value string, i int64, d float64, yes bool, n uint8, time uint64, message string) {
-		key = strings.ToValidUTF8(key, "")
-		values := make([]string, n)
-		for k := range values {
-			values[k] = value[:k*len(value)/len(values)]
-		}
-		h := head
-		h.Name, h.Start, h.End = name, time, ^time
-		var s Spans
-		s.Begin(&h)
-		s.Str(key, value)
-		s.Text(key, []byte(value))
-		s.Int(key, i)
-		s.Link(h.TraceID, h.SpanID, uint32(n))
-		s.Strs(key, values)
-		s.EndLink()
-		s.Double(key, d)
-		s.Bool(key, yes)
-		s.Strs(key, values)
-		s.Error(message)
-		s.End()
+	f.Fuzz(
+		func(t *testing.T, name, key, value string, i int64, d float64, yes bool, n uint8, time uint64, message string) {
+			key = strings.ToValidUTF8(key, "")
+			values := make([]string, n)
+			for k := range values {
+				values[k] = value[:k*len(value)/len(values)]
+			}
+			h := head
+			h.Name, h.Start, h.End = name, time, ^time
+			var s Spans
+			s.Begin(&h)
+			s.Str(key, value)
+			s.Text(key, []byte(value))
+			s.Int(key, i)
+			s.Link(h.TraceID, h.SpanID, uint32(n))
+			s.Strs(key, values)
+			s.EndLink()
+			s.Double(key, d)
+			s.Bool(key, yes)
+			s.Strs(key, values)
+			s.Error(message)
+			s.End()
 
-		ok := func(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
-		for k := range values {
-			values[k] = ok(values[k])
-		}
-		h.Name = ok(h.Name)
-		want := plain(&h)
-		list := strs(key, values...)
-		want.Attributes = []*commonpb.KeyValue{str(key, ok(value)), str(key, ok(value)), integer(key, i), double(key, d), boolean(key, yes), list}
-		want.Links = []*tracepb.Span_Link{{TraceId: h.TraceID[:], SpanId: h.SpanID[:], Flags: uint32(n), Attributes: []*commonpb.KeyValue{list}}}
-		want.Status = &tracepb.Status{Code: tracepb.Status_STATUS_CODE_ERROR, Message: ok(message)}
-		compare(t, &s, want)
-	})
+			ok := func(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+			for k := range values {
+				values[k] = ok(values[k])
+			}
+			h.Name = ok(h.Name)
+			want := plain(&h)
+			list := strs(key, values...)
+			want.Attributes = []*commonpb.KeyValue{str(key, ok(value)), str(key, ok(value)), integer(key, i), double(key, d),
+				boolean(key, yes), list}
+			want.Links = []*tracepb.Span_Link{{TraceId: h.TraceID[:], SpanId: h.SpanID[:], Flags: uint32(n),
+				Attributes: []*commonpb.KeyValue{list}}}
+			want.Status = &tracepb.Status{Code: tracepb.Status_STATUS_CODE_ERROR, Message: ok(message)}
+			compare(t, &s, want)
+		})
 }
 
 func BenchmarkSpan(b *testing.B) {

@@ -196,7 +196,8 @@ func Resolve(endpoint string) (Target, error) {
 	}
 	if strings.Contains(value, "$(") {
 		// Kubernetes leaves a reference as it stands where a pod starts before what it refers to. It must not keep DNS down.
-		return Target{Warning: fmt.Sprintf("%s is '%s', of which nobody has set the variable: spans go nowhere", name, value)}, nil
+		return Target{Warning: fmt.Sprintf("%s is '%s', of which nobody has set the variable: spans go nowhere", name,
+			value)}, nil
 	}
 	t, err := parse(value, protocol, name == traces)
 	if err != nil {
@@ -240,7 +241,8 @@ func (t Target) NewClient(headers map[string]string) (otlptrace.Client, error) {
 		otlptracegrpc.WithEndpointURL(u),
 		otlptracegrpc.WithDialOption(grpc.WithConnectParams(grpc.ConnectParams{
 			// gRPC's own upper bound is two minutes: too long for a collector that is back.
-			Backoff:           backoff.Config{BaseDelay: 500 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
+			Backoff: backoff.Config{BaseDelay: 500 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2,
+				MaxDelay: 5 * time.Second},
 			MinConnectTimeout: 5 * time.Second,
 		})),
 		// A collector is an address or a name. To ask DNS for a service's configuration besides costs look-ups over the whole

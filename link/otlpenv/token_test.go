@@ -122,7 +122,8 @@ func TestATokenOfAFileIsShown(t *testing.T) {
 // TestTokens: what a file may hold; and a token that was read stays while the file is away.
 func TestTokens(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
-	for text, want := range map[string]string{"a.b-c\n": "a.b-c", "": "", "\n": "", "two words": "", "a\x00b": "", string(make([]byte, maxToken+1)): ""} {
+	for text, want := range map[string]string{"a.b-c\n": "a.b-c", "": "", "\n": "", "two words": "", "a\x00b": "",
+		string(make([]byte, maxToken+1)): ""} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

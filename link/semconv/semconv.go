@@ -222,7 +222,8 @@ var All = []Attribute{
 	{ClientPort, "int", Standard, "The port the query came from."},
 	{ServerAddress, "string", Standard, "The address the client asked: usually the service's."},
 	{ServerPort, "int", Standard, "The port the client asked."},
-	{NetworkPeerAddress, "string", Standard, "The upstream's address, on an upstream attempt; the address that really answered, on a CLIENT span."},
+	{NetworkPeerAddress, "string", Standard, "The upstream's address, on an upstream attempt; the address that really " +
+		"answered, on a CLIENT span."},
 	{NetworkPeerPort, "int", Standard, "The port beside network.peer.address."},
 	{NetworkTransport, "string", Standard, "`udp` or `tcp`."},
 	{NetworkType, "string", Standard, "`ipv4` or `ipv6`."},
@@ -283,35 +284,46 @@ var All = []Attribute{
 	{ResponseTruncated, "boolean", Own, "True where the answer carried TC."},
 	{ResponseFlags, "string", Own, "The flags of the answer, as dig writes them: `qr rd ra`."},
 	{RequestSize, "int", Own, "Bytes of the query."},
-	{KeepReason, "string", Own, "Why CoreDNS kept the trace: `ratio`, `parent`, `client`, `name`, `error`, `slow`, `asked` where somebody else asked for it, or `refresh` for a background refresh. Of an agent's spans, only `asked`."},
+	{KeepReason, "string", Own, "Why CoreDNS kept the trace: `ratio`, `parent`, `client`, `name`, `error`, `slow`, " +
+		"`asked` where somebody else asked for it, or `refresh` for a background refresh. Of an agent's spans, only `asked`."},
 	{AskedReason, "string", Own, "Why somebody asked for the lookup: `lost`, `failed`, `slow`, `rule`, or `hand`."},
 	{SpansOmitted, "int", Own, "How many spans of the query were left out, because it had too many."},
 	{ResponseExtendedErrors, "string[]", Own, "The extended DNS errors of the answer (RFC 8914)."},
-	{VerdictWhere, "string", Own, "The stage where the lookup ended: `answered`, `client`, `pod-link`, `node`, `service`, `between-nodes`, `coredns-socket`, `coredns`, `upstream`, `return-path`."},
+	{VerdictWhere, "string", Own, "The stage where the lookup ended: `answered`, `client`, `pod-link`, `node`, " +
+		"`service`, `between-nodes`, `coredns-socket`, `coredns`, `upstream`, `return-path`."},
 	{VerdictCause, "string", Own, "Why, as one of a list of short words."},
 	{VerdictText, "string", Own, "Where and why, as a sentence."},
 	{VerdictCertainty, "string", Own, "`certain` where it was seen, `inferred` where it was concluded."},
 	{VerdictEvidence, "string[]", Own, "What the verdict rests on."},
-	{VerdictAnswered, "boolean", Own, "True where the client got an answer, of whatever rcode; of an agent elsewhere, where the answer left towards the client."},
-	{VerdictCorrection, "boolean", Own, "True on the span whose verdict takes the place of the CLIENT span's: an answer came after the lookup had been sent as lost."},
+	{VerdictAnswered, "boolean", Own, "True where the client got an answer, of whatever rcode; of an agent elsewhere, " +
+		"where the answer left towards the client."},
+	{VerdictCorrection, "boolean", Own, "True on the span whose verdict takes the place of the CLIENT span's: an " +
+		"answer came after the lookup had been sent as lost."},
 	{Attempts, "int", Own, "How many times the client sent the query."},
 	{Segment, "string", Own, "The stage that a segment spans, in the words of dnstrail.verdict.where."},
-	{SegmentWay, "string", Own, "Whose way a segment is of: `query`, `answer`, or `turn`, from the query to its answer, with the server between."},
-	{SegmentFromDevice, "string", Own, "The device at which a segment starts, `socket` of a read; absent of a packet that had none."},
+	{SegmentWay, "string", Own, "Whose way a segment is of: `query`, `answer`, or `turn`, from the query to its " +
+		"answer, with the server between."},
+	{SegmentFromDevice, "string", Own, "The device at which a segment starts, `socket` of a read; absent of a packet " +
+		"that had none."},
 	{SegmentFromEvent, "string", Own, "What happened where a segment starts: `out`, `in`, `read`, `drop`."},
 	{SegmentFromNetNS, "int", Own, "The network namespace in which a segment starts, by its inode number."},
-	{SegmentFromOwnerKind, "string", Own, "What has that network namespace for its own: `node`, `host` (this one, whose node's name is not known), `pod`, `named` (by ip netns), `process`; absent where it is not known, and of an answered lookup."},
+	{SegmentFromOwnerKind, "string", Own, "What has that network namespace for its own: `node`, `host` (this one, " +
+		"whose node's name is not known), `pod`, `named` (by ip netns), `process`; absent where it is not known, and of an answered lookup."},
 	{SegmentFromOwnerName, "string", Own, "The owner's name: a pod's as namespace/pod."},
-	{SegmentToDevice, "string", Own, "The device at which a segment ends, `socket` of a read; absent of a packet that had none."},
+	{SegmentToDevice, "string", Own, "The device at which a segment ends, `socket` of a read; absent of a packet that " +
+		"had none."},
 	{SegmentToEvent, "string", Own, "What happened where a segment ends: `out`, `in`, `read`, `drop`."},
 	{SegmentToNetNS, "int", Own, "The network namespace in which a segment ends, by its inode number."},
-	{SegmentToOwnerKind, "string", Own, "What has that network namespace for its own: `node`, `host` (this one, whose node's name is not known), `pod`, `named` (by ip netns), `process`; absent where it is not known, and of an answered lookup."},
+	{SegmentToOwnerKind, "string", Own, "What has that network namespace for its own: `node`, `host` (this one, whose " +
+		"node's name is not known), `pod`, `named` (by ip netns), `process`; absent where it is not known, and of an answered lookup."},
 	{SegmentToOwnerName, "string", Own, "The owner's name: a pod's as namespace/pod."},
-	{SegmentTunnel, "boolean", Own, "At the segment's end the packet is inside a tunnel's (VXLAN, GENEVE, IP in IP): firewalls see the tunnel's addresses and port there."},
+	{SegmentTunnel, "boolean", Own, "At the segment's end the packet is inside a tunnel's (VXLAN, GENEVE, IP in IP): " +
+		"firewalls see the tunnel's addresses and port there."},
 	{Hops, "string[]", Own, "Every hop seen, in order of time."},
 	{HopsLost, "int", Own, "Kernel events that the tracer lost while the lookup was in flight: hops may be missing."},
 	{DropReason, "string", Own, "The running kernel's name for why it dropped the packet."},
-	{DropDevice, "string", Own, "The device at which the kernel dropped the packet that ended the lookup; absent of a packet that had none."},
+	{DropDevice, "string", Own, "The device at which the kernel dropped the packet that ended the lookup; absent of a " +
+		"packet that had none."},
 	{DropNetNS, "int", Own, "The network namespace in which it did, by its inode number."},
 	{DropOwnerKind, "string", Own, "What has that network namespace for its own: see dnstrail.segment.to.owner.kind."},
 	{DropOwnerName, "string", Own, "The owner's name: a pod's as namespace/pod."},
@@ -320,12 +332,17 @@ var All = []Attribute{
 	{ConntrackStatus, "string", Own, "The entry's status: `UNREPLIED`, `SEEN_REPLY`, `ASSURED`, ..."},
 	{ConntrackOlder, "boolean", Own, "True where the entry that translated the query was made before the lookup " +
 		"began, for an earlier query from the same port."},
-	{TranslatedAddress, "string", Own, "The address that the query really went to: the one from which the connection-tracking entry expects the reply."},
+	{TranslatedAddress, "string", Own, "The address that the query really went to: the one from which the " +
+		"connection-tracking entry expects the reply."},
 	{TranslatedPort, "int", Own, "The port beside dnstrail.translated.address."},
-	{Inferred, "boolean", Own, "True on a span whose place in the trace was concluded, not seen: a server's upstream query."},
-	{Group, "string", Own, "The trace ID of the first of the lookups that belong together: A and AAAA, the names of a search path, tries from several ports, TCP after a truncated answer."},
-	{GroupAttempt, "int", Own, "Which try this lookup is, of those that asked the same from other ports or at other servers; absent on the first."},
-	{GroupRelation, "string", Own, "On a span link, what the linked lookup is to this one: `pair`, `retry`, `search`, `truncated`."},
+	{Inferred, "boolean", Own, "True on a span whose place in the trace was concluded, not seen: a server's upstream " +
+		"query."},
+	{Group, "string", Own, "The trace ID of the first of the lookups that belong together: A and AAAA, the names of a " +
+		"search path, tries from several ports, TCP after a truncated answer."},
+	{GroupAttempt, "int", Own, "Which try this lookup is, of those that asked the same from other ports or at other " +
+		"servers; absent on the first."},
+	{GroupRelation, "string", Own, "On a span link, what the linked lookup is to this one: `pair`, `retry`, `search`, " +
+		"`truncated`."},
 	{GroupSearchStep, "int", Own, "How many names of the search path were asked before this one; absent on the first."},
 	{ServerQuery, "boolean", Own, "True on the CLIENT span of a query that a DNS server made for itself, " +
 		"to answer what it was asked or to see that its upstream is alive: no client's lookup."},
@@ -334,6 +351,7 @@ var All = []Attribute{
 	{ServedRelation, "string", Own, "On a span link between a server's own query and the lookup that it was " +
 		"made to answer: `serves`, to the lookup's CLIENT span; `served_by`, to the query's."},
 	{SenderAddress, "string", Own, "On a resource, added by a store: the address that its spans came from."},
-	{SenderName, "string", Own, "On a resource, added by a store: the subject of the credential with which they came; absent without one."},
+	{SenderName, "string", Own, "On a resource, added by a store: the subject of the credential with which they came; " +
+		"absent without one."},
 	{SenderTime, "int", Own, "On a resource, added by a store: when they came, in ns since 1970."},
 }

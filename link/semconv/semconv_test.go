@@ -12,7 +12,8 @@ import (
 var update = flag.Bool("update", false, "write docs/attributes.md anew")
 
 func TestListIsSound(t *testing.T) {
-	types := map[string]bool{"string": true, "int": true, "double": true, "boolean": true, "string[]": true, "template": true}
+	types := map[string]bool{"string": true, "int": true, "double": true, "boolean": true, "string[]": true,
+		"template": true}
 	seen := map[string]bool{}
 	for _, a := range All {
 		switch {
@@ -35,7 +36,8 @@ func TestListIsSound(t *testing.T) {
 func TestDocument(t *testing.T) {
 	const file = "../../docs/attributes.md"
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "<!-- Generated from link/semconv/semconv.go by `go test ./link/semconv -update`; do not edit. -->\n\n# Attributes\n\n"+
+	fmt.Fprintf(&b, "<!-- Generated from link/semconv/semconv.go by `go test ./link/semconv -update`; do not edit. "+
+		"-->\n\n# Attributes\n\n"+
 		"What the spans and resources of dnstrail carry. Names follow OpenTelemetry's semantic conventions %s where they have one,\n"+
 		"open-telemetry/semantic-conventions#2432 where they do not yet, and are `dnstrail.*` for the rest.\n", Version)
 	for _, o := range []Origin{Standard, Proposed, Own} {

@@ -30,7 +30,8 @@ func BenchmarkHandler(b *testing.B) {
 			s := start(b, ".:0 {\nbind 127.0.0.1\nprometheus 127.0.0.1:0\n"+"e2e_server\n"+row.directives+chain+"}",
 				"COLLECTOR", c.grpc, "FILE", identityFile(b), "UP", up.addr, "KEY", keyFile(b))
 			srv := s.inner(b)
-			w := &sink{ResponseWriter: test.ResponseWriter{RemoteIP: "127.0.0.1"}, addr: &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 40212}}
+			w := &sink{ResponseWriter: test.ResponseWriter{RemoteIP: "127.0.0.1"}, addr: &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1),
+				Port: 40212}}
 			ctx := context.WithValue(context.WithValue(context.Background(), dnsserver.Key{}, srv), dnsserver.LoopKey{}, 0)
 			q := query("bench.example.", dns.TypeA)
 			srv.ServeDNS(ctx, w, q.Copy())

@@ -31,14 +31,17 @@ func TestChurn(t *testing.T) {
 	pod := func(i int) map[string]any {
 		addr := ip(i % addresses)
 		meta := map[string]any{
-			"name": fmt.Sprintf("pod-%s-%d", strings.ReplaceAll(addr, ".", "-"), i), "namespace": "shop", "resourceVersion": fmt.Sprint(i + 2),
+			"name": fmt.Sprintf("pod-%s-%d", strings.ReplaceAll(addr, ".", "-"),
+				i), "namespace": "shop", "resourceVersion": fmt.Sprint(i + 2),
 			"uid": fmt.Sprintf("00000000-0000-4000-8000-%012d", i), "creationTimestamp": time.Now().UTC().Format(time.RFC3339),
 			// One workload: the metrics, which all tests here share, tell no more than a thousand apart.
-			"ownerReferences": []any{map[string]any{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "0", "controller": true}},
+			"ownerReferences": []any{map[string]any{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "0",
+				"controller": true}},
 		}
 		return map[string]any{
 			"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": map[string]any{"nodeName": "node-1"},
-			"status": map[string]any{"phase": "Running", "podIP": addr, "podIPs": []any{map[string]any{"ip": addr}}, "startTime": time.Now().UTC().Format(time.RFC3339)},
+			"status": map[string]any{"phase": "Running", "podIP": addr, "podIPs": []any{map[string]any{"ip": addr}},
+				"startTime": time.Now().UTC().Format(time.RFC3339)},
 		}
 	}
 	done := make(chan struct{})
@@ -49,7 +52,8 @@ func TestChurn(t *testing.T) {
 		switch {
 		case r.URL.Query().Get("sendInitialEvents") != "":
 			w.WriteHeader(http.StatusBadRequest) // an API server without WatchList: the client lists
-			_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: "Failure", Reason: metav1.StatusReasonInvalid, Code: 400})
+			_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"},
+				Status: "Failure", Reason: metav1.StatusReasonInvalid, Code: 400})
 		case r.URL.Query().Get("watch") == "":
 			_, _ = fmt.Fprint(w, `{"apiVersion":"v1","kind":"List","metadata":{"resourceVersion":"1"},"items":[]}`)
 		default:
@@ -78,12 +82,14 @@ func TestChurn(t *testing.T) {
 		api.CloseClientConnections()
 	})
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	text := fmt.Sprintf("apiVersion: v1\nkind: Config\nclusters:\n- name: c\n  cluster: {server: %q}\ncontexts:\n- name: c\n  context: {cluster: c, user: u}\nusers:\n- name: u\n  user: {}\ncurrent-context: c\n", api.URL)
+	text := fmt.Sprintf("apiVersion: v1\nkind: Config\nclusters:\n- name: c\n  cluster: {server: %q}\ncontexts:\n- "+
+		"name: c\n  context: {cluster: c, user: u}\nusers:\n- name: u\n  user: {}\ncurrent-context: c\n", api.URL)
 	if err := os.WriteFile(kubeconfig, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	c, up := newCollector(t), newUpstream(t, answering(3600))
-	s := start(t, ".:0 {\nbind 127.0.0.1\nprometheus 127.0.0.1:0\ne2e_server\ndnstrail {\nendpoint grpc://$COLLECTOR\nidentity kubernetes kubeconfig $FILE\nsample 5%\n}\nerrors\ncache 3600\nforward . $UP\n}",
+	s := start(t, ".:0 {\nbind 127.0.0.1\nprometheus 127.0.0.1:0\ne2e_server\ndnstrail {\nendpoint grpc://$COLLECTOR\n"+
+		"identity kubernetes kubeconfig $FILE\nsample 5%\n}\nerrors\ncache 3600\nforward . $UP\n}",
 		"COLLECTOR", c.grpc, "FILE", kubeconfig, "UP", up.addr)
 	srv := s.inner(t)
 	var asked atomic.Int64
@@ -126,7 +132,8 @@ func TestChurn(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d queries while %d pods came and %d went in %v; %d recorded spans name their pod", asked.Load(), pods, pods-addresses/2, took.Round(time.Millisecond), told)
+	t.Logf("%d queries while %d pods came and %d went in %v; %d recorded spans name their pod", asked.Load(), pods,
+		pods-addresses/2, took.Round(time.Millisecond), told)
 	if told == 0 {
 		t.Error("no span names a pod")
 	}

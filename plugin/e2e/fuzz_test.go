@@ -31,16 +31,19 @@ func (w *taker) WriteMsg(m *dns.Msg) error {
 // FuzzServeDNS serves messages as they come from the wire, with us in the chain and without: what is answered is the
 // same, and we do not panic.
 func FuzzServeDNS(f *testing.F) {
-	const chain = "e2e_server\nerrors\nacl {\ndrop type TXT\nblock type HINFO\n}\nrewrite name exact rewritten.example hosts.example\ncache\n" +
+	const chain = "e2e_server\nerrors\nacl {\ndrop type TXT\nblock type HINFO\n}\nrewrite name exact " +
+		"rewritten.example hosts.example\ncache\n" +
 		"template IN A cname.example {\nanswer \"{{ .Name }} 60 IN CNAME hosts.example.\"\nupstream\n}\nhosts {\n192.0.2.1 hosts.example\nfallthrough\n}\nchaos v a\nany\nwhoami\n}"
 	c := newCollector(f)
 	c.look = func(*gotSpan) bool { return false }
 	plain := start(f, ".:0 {\nbind 127.0.0.1\n"+chain)
 	plainServer := plain.inner(f)
-	ours := start(f, ".:0 {\nbind 127.0.0.1\nmetadata\ndnstrail {\nendpoint grpc://$COLLECTOR\nsample 1\nidentity none\ntraceparent accept\nnames hash 1\n}\n"+chain, "COLLECTOR", c.grpc)
+	ours := start(f, ".:0 {\nbind 127.0.0.1\nmetadata\ndnstrail {\nendpoint grpc://$COLLECTOR\nsample 1\nidentity "+
+		"none\ntraceparent accept\nnames hash 1\n}\n"+chain, "COLLECTOR", c.grpc)
 	ourServer := ours.inner(f)
 
-	for _, name := range []string{"hosts.example.", "cname.example.", "rewritten.example.", "Any.Sub.Example.", ".", `\000\255\..`, strings.Repeat("a.", 120)} {
+	for _, name := range []string{"hosts.example.", "cname.example.", "rewritten.example.", "Any.Sub.Example.", ".",
+		`\000\255\..`, strings.Repeat("a.", 120)} {
 		for _, qtype := range []uint16{dns.TypeA, dns.TypeTXT, dns.TypeHINFO, dns.TypeANY, dns.TypeAXFR, dns.TypeDS, 65280} {
 			m := query(name, qtype)
 			m.Id = 7
@@ -48,7 +51,8 @@ func FuzzServeDNS(f *testing.F) {
 				f.Add(b, true)
 			}
 			m.SetEdns0(512, true)
-			m.IsEdns0().Option = append(m.IsEdns0().Option, &dns.EDNS0_LOCAL{Code: link.OptionTraceparent, Data: make([]byte, 27)})
+			m.IsEdns0().Option = append(m.IsEdns0().Option, &dns.EDNS0_LOCAL{Code: link.OptionTraceparent,
+				Data: make([]byte, 27)})
 			if b, err := m.Pack(); err == nil {
 				f.Add(b, false)
 			}
@@ -67,7 +71,8 @@ func FuzzServeDNS(f *testing.F) {
 		if m.Unpack(wire) != nil {
 			return nil
 		}
-		w := &taker{ResponseWriter: test.ResponseWriter{TCP: !udp}, addr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 9), Port: 4711}}
+		w := &taker{ResponseWriter: test.ResponseWriter{TCP: !udp}, addr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 9),
+			Port: 4711}}
 		if udp {
 			w.addr = &net.UDPAddr{IP: net.IPv4(192, 0, 2, 9), Port: 4711}
 		}

@@ -40,10 +40,11 @@ func newAgent(t *testing.T) *agent {
 		t.Fatal(err)
 	}
 	a := &agent{asked: make(chan askback.Question, 16)}
-	a.Peer, err = askback.Open(askback.Options{Listen: "127.0.0.1:0", Key: key, Handle: func(q askback.Question, reply func(askback.Answer)) {
-		a.asked <- q
-		reply(askback.Answer{Outcome: askback.Seen})
-	}})
+	a.Peer, err = askback.Open(askback.Options{Listen: "127.0.0.1:0", Key: key,
+		Handle: func(q askback.Question, reply func(askback.Answer)) {
+			a.asked <- q
+			reply(askback.Answer{Outcome: askback.Seen})
+		}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +90,8 @@ func asking(t *testing.T, addr, name string, answered bool) askback.Question {
 		t.Fatal(err)
 	}
 	k := link.Key{
-		Transport: link.UDP, Client: conn.LocalAddr().(*net.UDPAddr).AddrPort(), ID: m.Id, QName: wire, QType: dns.TypeA, QClass: dns.ClassINET,
+		Transport: link.UDP, Client: conn.LocalAddr().(*net.UDPAddr).AddrPort(), ID: m.Id, QName: wire, QType: dns.TypeA,
+		QClass: dns.ClassINET,
 	}
 	return askback.Question{
 		Reason: askback.Lost, ID: m.Id, Hash: k.QuestionHash(), From: begin.UnixNano(), To: time.Now().UnixNano(),
@@ -113,8 +115,10 @@ func TestAskedFor(t *testing.T) {
 		root                    []any
 	}{
 		{
-			"answered here", "errors\nwhoami", "DNS A\n", true, askback.SawQuery | askback.TookQuery | askback.AnswerLeft | askback.ByServer,
-			[]any{"dnstrail.answered_by", "whoami", "dns.response_code", "NOERROR", "dnstrail.client.pod.name", "cart-7f9c5d4b8-x2x7k"},
+			"answered here", "errors\nwhoami", "DNS A\n", true,
+			askback.SawQuery | askback.TookQuery | askback.AnswerLeft | askback.ByServer,
+			[]any{"dnstrail.answered_by", "whoami", "dns.response_code", "NOERROR", "dnstrail.client.pod.name",
+				"cart-7f9c5d4b8-x2x7k"},
 		},
 		{
 			"by an upstream", "errors\ncache\nforward . $OK", "DNS A\n  forward\n    DNS A\n", true,
@@ -122,7 +126,8 @@ func TestAskedFor(t *testing.T) {
 			[]any{"dnstrail.answered_by", "forward", "dnstrail.upstream.attempts", 1, "dnstrail.cache.status", "miss"},
 		},
 		{
-			"dropped here", "errors\nacl {\ndrop net 127.0.0.0/8\n}\nwhoami", "DNS A\n", false, askback.SawQuery | askback.TookQuery | askback.ByServer,
+			"dropped here", "errors\nacl {\ndrop net 127.0.0.0/8\n}\nwhoami", "DNS A\n", false,
+			askback.SawQuery | askback.TookQuery | askback.ByServer,
 			[]any{"dnstrail.answered_by", "acl", "error.type", "no_answer"},
 		},
 	} {
@@ -142,7 +147,8 @@ func TestAskedFor(t *testing.T) {
 			}
 			for range 2 { // the second time nothing more comes of it
 				ans := a.about(t, at, q)
-				if ans.Outcome != askback.Seen || ans.Facts != row.facts || ans.Beside != netip.MustParseAddrPort("192.0.2.2:4953") {
+				if ans.Outcome != askback.Seen || ans.Facts != row.facts ||
+					ans.Beside != netip.MustParseAddrPort("192.0.2.2:4953") {
 					t.Errorf("answered %+v", ans)
 				}
 			}
@@ -179,13 +185,15 @@ func TestAskedForWhileUnderWay(t *testing.T) {
 	c, a := newCollector(t), newAgent(t)
 	late := newUpstream(t, slow(500*time.Millisecond, answering(60)))
 	port := freePort(t)
-	s := start(t, hindsightCorefile("errors\nforward . $SLOW"), "COLLECTOR", c.grpc, "FILE", identityFile(t), "SLOW", late.addr,
+	s := start(t, hindsightCorefile("errors\nforward . $SLOW"), "COLLECTOR", c.grpc, "FILE", identityFile(t), "SLOW",
+		late.addr,
 		"PORT", port, "KEY", keyFile(t), "AGENT", a.Addr().String())
 	q := asking(t, s.udp, "late.asked.example.", false)
 	if ans := a.about(t, "127.0.0.1:"+port, q); ans.Outcome != askback.Forgotten {
 		t.Errorf("of what is under way: %+v, want that it is not known", ans)
 	}
-	c.wait(t, "late.asked.example.", 0).root.want(t, "dnstrail.keep.reason", "asked", "dnstrail.asked.reason", "lost", "dnstrail.upstream.attempts", 1)
+	c.wait(t, "late.asked.example.", 0).root.want(t, "dnstrail.keep.reason", "asked", "dnstrail.asked.reason", "lost",
+		"dnstrail.upstream.attempts", 1)
 	// By now it is over.
 	ans := a.about(t, "127.0.0.1:"+port, q)
 	if want := askback.SawQuery | askback.TookQuery | askback.ByServer; ans.Outcome != askback.Seen || ans.Facts != want {
@@ -196,20 +204,23 @@ func TestAskedForWhileUnderWay(t *testing.T) {
 // TestAsksTheClientsAgent fails a query: the agent of the client's node is asked.
 func TestAsksTheClientsAgent(t *testing.T) {
 	c, a := newCollector(t), newAgent(t)
-	s := start(t, hindsightCorefile("errors\ntemplate ANY ANY fails.example {\nrcode SERVFAIL\n}\nwhoami"), "COLLECTOR", c.grpc, "FILE", identityFile(t),
+	s := start(t, hindsightCorefile("errors\ntemplate ANY ANY fails.example {\nrcode SERVFAIL\n}\nwhoami"), "COLLECTOR",
+		c.grpc, "FILE", identityFile(t),
 		"PORT", freePort(t), "KEY", keyFile(t), "AGENT", a.Addr().String())
 	asking(t, s.udp, "good.example.", true)
 	want := asking(t, s.udp, "fails.example.", true)
 	select {
 	case q := <-a.asked:
-		if q.Reason != askback.Failed || q.Hash != want.Hash || q.ID != want.ID || len(q.Traces) != 1 || q.Traces[0] != want.Traces[0] && q.Traces[0] != want.Traces[1] {
+		if q.Reason != askback.Failed || q.Hash != want.Hash || q.ID != want.ID || len(q.Traces) != 1 ||
+			q.Traces[0] != want.Traces[0] && q.Traces[0] != want.Traces[1] {
 			t.Errorf("asked %+v, want as %+v", q, want)
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("the agent is not asked")
 	}
 	before := s.metric(t, "coredns_dnstrail_asks_total", "result", "answered")
-	reaches(t, "questions answered", before+1, func() float64 { return s.metric(t, "coredns_dnstrail_asks_total", "result", "answered") })
+	reaches(t, "questions answered", before+1,
+		func() float64 { return s.metric(t, "coredns_dnstrail_asks_total", "result", "answered") })
 	select {
 	case q := <-a.asked:
 		t.Errorf("asked of a query that went well: %+v", q)

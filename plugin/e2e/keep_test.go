@@ -42,20 +42,23 @@ func TestKeptAfterwards(t *testing.T) {
 			[]any{"dnstrail.answered_by", "erratic", "error.type", "no_answer", "dnstrail.cache.status", "miss"}, "DNS A\n",
 		},
 		{
-			"a drop behind a plugin that may ask twice", "keep errors", "errors\ntemplate IN AAAA {\nrcode NXDOMAIN\n}\nerratic {\ndrop 1\n}", 0, true,
+			"a drop behind a plugin that may ask twice", "keep errors", "errors\ntemplate IN AAAA {\nrcode NXDOMAIN\n}\n" +
+				"erratic {\ndrop 1\n}", 0, true,
 			[]any{"dnstrail.answered_by", "erratic", "error.type", "no_answer"}, "DNS A\n  template\n    erratic\n",
 		},
 		{
 			"an error of an upstream", "keep errors", "errors\nloadbalance\ncache\nforward . $FAIL", 0, false,
 			[]any{
-				"dnstrail.answered_by", "forward", "error.type", "SERVFAIL", "dnstrail.cache.status", "miss", "dnstrail.upstream.attempts", 1,
+				"dnstrail.answered_by", "forward", "error.type", "SERVFAIL", "dnstrail.cache.status", "miss",
+				"dnstrail.upstream.attempts", 1,
 				"dnstrail.client.pod.name", "cart-7f9c5d4b8-x2x7k",
 			},
 			"DNS A\n  forward\n    DNS A\n",
 		},
 		{
 			"a slow upstream", "keep slow 100ms", "errors\ncache\nforward . $SLOW", 0, false,
-			[]any{"dnstrail.answered_by", "forward", "dnstrail.keep.reason", "slow", "error.type", nil, "dnstrail.upstream.attempts", 1},
+			[]any{"dnstrail.answered_by", "forward", "dnstrail.keep.reason", "slow", "error.type", nil,
+				"dnstrail.upstream.attempts", 1},
 			"DNS A\n  forward\n    DNS A\n",
 		},
 		{
@@ -67,13 +70,16 @@ func TestKeptAfterwards(t *testing.T) {
 			[]any{"dnstrail.keep.reason", "client"}, "DNS A\n  errors\n    cache\n      forward\n        DNS A\n",
 		},
 		{
-			"a namespace on the list", "keep client shop", "whoami", 0, false, []any{"dnstrail.keep.reason", "client"}, "DNS A\n  whoami\n",
+			"a namespace on the list", "keep client shop", "whoami", 0, false, []any{"dnstrail.keep.reason",
+				"client"}, "DNS A\n  whoami\n",
 		},
 		{
-			"a prefix on the list", "keep client 127.0.0.0/8", "whoami", 0, false, []any{"dnstrail.keep.reason", "client"}, "DNS A\n  whoami\n",
+			"a prefix on the list", "keep client 127.0.0.0/8", "whoami", 0, false, []any{"dnstrail.keep.reason",
+				"client"}, "DNS A\n  whoami\n",
 		},
 		{
-			"a name on the list", "keep name ExAmple", "whoami", 0, false, []any{"dnstrail.keep.reason", "name"}, "DNS A\n  whoami\n",
+			"a name on the list", "keep name ExAmple", "whoami", 0, false, []any{"dnstrail.keep.reason",
+				"name"}, "DNS A\n  whoami\n",
 		},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -141,7 +147,8 @@ func TestLimit(t *testing.T) {
 	reaches(t, "queries", asked, func() float64 { return dropped() - d + kept() - k })
 	d, k = dropped()-d, kept()-k
 	if d+k != asked || k > most+1 || k < 100 {
-		t.Errorf("of %d queries %v were kept and %v left out in %v; want at most %.0f kept", asked, k, d, time.Since(begin), most)
+		t.Errorf("of %d queries %v were kept and %v left out in %v; want at most %.0f kept", asked, k, d, time.Since(begin),
+			most)
 	}
 }
 
@@ -160,7 +167,8 @@ func TestWhoAnswered(t *testing.T) {
 		{"forward", "errors\ncache\nforward . $OK", 1, "forward"},
 		{"forward without a cache", "errors\nforward . $OK", 1, "forward"},
 		{"hosts", "hosts {\n192.0.2.1 hosts.example\n}\nforward . $OK", 1, "hosts"},
-		{"template, which may look names up", "errors\ncache\ntemplate IN A {\nanswer \"{{ .Name }} 60 IN A 192.0.2.7\"\n}\nforward . $OK", 1, "template"},
+		{"template, which may look names up", "errors\ncache\ntemplate IN A {\nanswer \"{{ .Name }} 60 IN A 192.0.2.7\"\n" +
+			"}\nforward . $OK", 1, "template"},
 		{"past a template", "errors\ntemplate IN AAAA {\nrcode NXDOMAIN\n}\nforward . $OK", 1, "forward"},
 		{"past a template to whoami", "errors\ntemplate IN AAAA {\nrcode NXDOMAIN\n}\nwhoami", 1, "whoami"},
 		{"any", "any\nforward . $OK", 1, "forward"},
@@ -169,7 +177,8 @@ func TestWhoAnswered(t *testing.T) {
 			ok := newUpstream(t, answering(60))
 			s := start(t, unsampled("keep none", row.directives), "COLLECTOR", c.grpc, "FILE", identityFile(t), "OK", ok.addr)
 			count := func() float64 {
-				return s.metric(t, "coredns_dnstrail_client_requests_total", "client_workload", "cart", "plugin", row.plugin, "rcode", "NOERROR")
+				return s.metric(t, "coredns_dnstrail_client_requests_total", "client_workload", "cart", "plugin", row.plugin,
+					"rcode", "NOERROR")
 			}
 			name := "hosts.example."
 			for i := range row.ask {

@@ -68,7 +68,8 @@ func load(addr string, clients int, timeout time.Duration) (stop func() (asked, 
 				default:
 				}
 				a.Add(1)
-				if _, err := exchange("udp", addr, query(fmt.Sprintf("load-%d-%d.example.", i, n%100), dns.TypeA), timeout); err != nil {
+				if _, err := exchange("udp", addr, query(fmt.Sprintf("load-%d-%d.example.", i, n%100), dns.TypeA),
+					timeout); err != nil {
 					l.Add(1)
 				}
 			}
@@ -128,7 +129,8 @@ func TestReloads(t *testing.T) {
 		s.addresses()
 		asked, lost = stop()
 		grown = runtime.NumGoroutine() - goroutines
-		for deadline := time.Now().Add(25 * time.Second); grown > 0 && time.Now().Before(deadline); grown = runtime.NumGoroutine() - goroutines {
+		for deadline := time.Now().Add(25 * time.Second); grown > 0 &&
+			time.Now().Before(deadline); grown = runtime.NumGoroutine() - goroutines {
 			runtime.GC() // forward stops with its finalizer
 			time.Sleep(100 * time.Millisecond)
 		}
@@ -262,7 +264,8 @@ func TestCollectorTrouble(t *testing.T) {
 				ill = max(ill, throughput(t, s))
 			}
 			grown := heap() - before
-			t.Logf("throughput with the collector %s / well: %.2f; heap grown by %.1f MB", row.name, ill/well, float64(grown)/(1<<20))
+			t.Logf("throughput with the collector %s / well: %.2f; heap grown by %.1f MB", row.name, ill/well,
+				float64(grown)/(1<<20))
 			if ill < 0.5*well {
 				t.Errorf("%.0f queries a second, %.0f before", ill, well)
 			}
@@ -299,7 +302,8 @@ func TestCollectorTrouble(t *testing.T) {
 // lost gives how many spans are counted as lost in whatever way.
 func (s *server) lost(t testing.TB) float64 {
 	t.Helper()
-	return s.metric(t, "coredns_dnstrail_spans_total", "result", "queue_full") + s.metric(t, "coredns_dnstrail_spans_total", "result", "export_failed")
+	return s.metric(t, "coredns_dnstrail_spans_total", "result", "queue_full") +
+		s.metric(t, "coredns_dnstrail_spans_total", "result", "export_failed")
 }
 
 // TestEverySpanIsCounted asks a known number of queries: each is kept or told why not, each span exported or lost.

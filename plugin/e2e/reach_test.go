@@ -66,13 +66,18 @@ func TestWhatReachesUs(t *testing.T) {
 			name: "class CH", message: func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS }, reaches: true,
 			root: []any{"dns.question.class", "CH"},
 		},
-		{name: "ANY", message: func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeANY }, reaches: true, root: []any{"dns.question.type", "ANY"}},
+		{name: "ANY", message: func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeANY }, reaches: true,
+			root: []any{"dns.question.type", "ANY"}},
 		{
-			name: "bytes that are no text", message: func(m *dns.Msg) { m.Question[0].Name = `\255\000\..` + m.Question[0].Name }, reaches: true,
+			name: "bytes that are no text", message: func(m *dns.Msg) {
+				m.Question[0].Name = `\255\000\..` +
+					m.Question[0].Name
+			}, reaches: true,
 			root: []any{"dns.question.name", `\255\000\..bytes-that-are-no-text.reach.example.`},
 		},
 		{name: "a query of plugin loop", message: func(m *dns.Msg) {
-			m.Question[0] = dns.Question{Name: "5577006791947779410.8674665223082153551." + m.Question[0].Name, Qtype: dns.TypeHINFO, Qclass: dns.ClassINET}
+			m.Question[0] = dns.Question{Name: "5577006791947779410.8674665223082153551." + m.Question[0].Name,
+				Qtype: dns.TypeHINFO, Qclass: dns.ClassINET}
 		}, reaches: true}, // without plugin loop in the chain it is a query as any other
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -108,7 +113,8 @@ func TestWhatReachesUs(t *testing.T) {
 func TestLoopIsLeftOut(t *testing.T) {
 	c := newCollector(t)
 	up := newUpstream(t, answering(60))
-	s := start(t, strings.Replace(block("loop\nforward . $UP"), ".:0", ".:"+freePort(t), 1), "COLLECTOR", c.grpc, "UP", up.addr)
+	s := start(t, strings.Replace(block("loop\nforward . $UP"), ".:0", ".:"+freePort(t), 1), "COLLECTOR", c.grpc, "UP",
+		up.addr)
 	deadline := time.Now().Add(5 * time.Second)
 	for len(up.queries(".")) == 0 && time.Now().Before(deadline) {
 		time.Sleep(10 * time.Millisecond)
@@ -141,7 +147,8 @@ func TestMetadataInLog(t *testing.T) {
 				sample `+sample+`
 				identity file $FILE
 			}
-			log . "row`+sample+` {/dnstrail/namespace}/{/dnstrail/workload} {/dnstrail/pod} {/dnstrail/client-kind} {/dnstrail/node} {/dnstrail/answered-by} {/dnstrail/cache} {/dnstrail/upstream} {/dnstrail/trace-id} end"
+			log . "row`+sample+
+			` {/dnstrail/namespace}/{/dnstrail/workload} {/dnstrail/pod} {/dnstrail/client-kind} {/dnstrail/node} {/dnstrail/answered-by} {/dnstrail/cache} {/dnstrail/upstream} {/dnstrail/trace-id} end"
 			cache
 			forward . $UP
 		}`, "COLLECTOR", c.grpc, "FILE", identityFile(t), "UP", up.addr)
@@ -199,7 +206,8 @@ func TestMetadataInView(t *testing.T) {
 	if len(r.Answer) != 1 || !strings.Contains(r.Answer[0].String(), "192.0.2.77") {
 		t.Errorf("the answer is %v", r.Answer)
 	}
-	c.wait(t, "view.example.", 0).root.want(t, "dnstrail.client.namespace.name", "shop", "dnstrail.answered_by", "template")
+	c.wait(t, "view.example.", 0).root.want(t, "dnstrail.client.namespace.name", "shop", "dnstrail.answered_by",
+		"template")
 	time.Sleep(50 * time.Millisecond)
 	n := 0
 	for _, sp := range c.spans() {
@@ -260,7 +268,8 @@ func TestEncryptedUpstreams(t *testing.T) {
 	dot := net.JoinHostPort("127.0.0.1", freePort(t))
 	started := make(chan struct{})
 	srv := &dns.Server{
-		Addr: dot, Net: "tcp-tls", TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
+		Addr: dot, Net: "tcp-tls", TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert},
+			MinVersion: tls.VersionTLS12},
 		Handler: answering(60), NotifyStartedFunc: func() { close(started) },
 	}
 	go func() { _ = srv.ListenAndServe() }()
@@ -285,16 +294,19 @@ func TestEncryptedUpstreams(t *testing.T) {
 	doh.StartTLS()
 	t.Cleanup(doh.Close)
 
-	s := start(t, block("forward dot.example tls://$DOT {\ntls_servername localhost\ntls $CA\n}\nforward doh.example https://$DOH {\ntls_servername localhost\ntls $CA\n}"),
+	s := start(t, block("forward dot.example tls://$DOT {\ntls_servername localhost\ntls $CA\n}\nforward doh.example "+
+		"https://$DOH {\ntls_servername localhost\ntls $CA\n}"),
 		"COLLECTOR", c.grpc, "DOT", dot, "DOH", doh.Listener.Addr().String(), "CA", filepath.Join(dir, "cert.pem"))
-	for _, row := range []struct{ name, protocol, addr string }{{"a.dot.example.", "dot", dot}, {"a.doh.example.", "doh", doh.Listener.Addr().String()}} {
+	for _, row := range []struct{ name, protocol, addr string }{{"a.dot.example.", "dot", dot},
+		{"a.doh.example.", "doh", doh.Listener.Addr().String()}} {
 		for i, connection := range []string{"new", "pooled"} {
 			s.ask(t, query(row.name, dns.TypeA))
 			at := c.wait(t, row.name, i).attempts()
 			if len(at) != 1 {
 				t.Fatalf("%s: %d attempts", row.name, len(at))
 			}
-			at[0].want(t, "network.protocol.name", row.protocol, "network.transport", "tcp", "dnstrail.upstream.connection", connection,
+			at[0].want(t, "network.protocol.name", row.protocol, "network.transport", "tcp", "dnstrail.upstream.connection",
+				connection,
 				"dns.response_code", "NOERROR", "network.peer.port", port(row.addr))
 		}
 	}
@@ -307,7 +319,8 @@ func TestExtendedError(t *testing.T) {
 	m := query("ede.example.", dns.TypeA)
 	m.SetEdns0(1232, false)
 	s.ask(t, m)
-	c.wait(t, "ede.example.", 0).root.want(t, "dnstrail.response.extended_errors", "[Blocked]", "dns.response_code", "REFUSED")
+	c.wait(t, "ede.example.", 0).root.want(t, "dnstrail.response.extended_errors", "[Blocked]", "dns.response_code",
+		"REFUSED")
 }
 
 // TestAttributeNames holds every attribute of a varied lot of queries against the one list of names.
@@ -356,7 +369,8 @@ func TestGRPCUpstream(t *testing.T) {
 	addr := net.JoinHostPort("127.0.0.1", freePort(t))
 	start(t, "grpc://.:"+port(addr)+" {\nbind 127.0.0.1\nwhoami\n}")
 	for _, sample := range []string{"1", "0"} {
-		s := start(t, strings.Replace(unsampled("keep name slow.example", "errors\ngrpc . $UP"), "sample 0", "sample "+sample, 1),
+		s := start(t, strings.Replace(unsampled("keep name slow.example", "errors\ngrpc . $UP"), "sample 0", "sample "+sample,
+			1),
 			"COLLECTOR", c.grpc, "FILE", identityFile(t), "UP", addr)
 		name := "grpc" + sample + ".slow.example."
 		s.ask(t, query(name, dns.TypeA))
@@ -364,6 +378,7 @@ func TestGRPCUpstream(t *testing.T) {
 		if len(at) != 1 {
 			t.Fatalf("%d attempts", len(at))
 		}
-		at[0].want(t, "network.peer.port", nil, "network.protocol.name", "grpc", "network.transport", "tcp", "dns.response_code", nil)
+		at[0].want(t, "network.peer.port", nil, "network.protocol.name", "grpc", "network.transport", "tcp",
+			"dns.response_code", nil)
 	}
 }

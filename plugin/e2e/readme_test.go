@@ -25,7 +25,8 @@ func TestReadme(t *testing.T) {
 	}
 	at := 0
 	for _, section := range []string{
-		"\n## Name\n", "\n## Description\n", "\n## Syntax\n", "\n## Metrics\n", "\n## Metadata\n", "\n## Ready\n", "\n## Examples\n", "\n## See Also\n", "\n## Bugs\n",
+		"\n## Name\n", "\n## Description\n", "\n## Syntax\n", "\n## Metrics\n", "\n## Metadata\n", "\n## Ready\n",
+		"\n## Examples\n", "\n## See Also\n", "\n## Bugs\n",
 	} {
 		i := strings.Index(string(text), section)
 		if i < at {
@@ -71,7 +72,8 @@ func startExample(t *testing.T, corefile string) {
 		}
 		return name
 	}
-	zone := write("db.example.org", "$ORIGIN example.org.\n@ 60 IN SOA ns host 1 60 60 60 60\n@ 60 IN NS ns\nns 60 IN A 192.0.2.1\n")
+	zone := write("db.example.org", "$ORIGIN example.org.\n@ 60 IN SOA ns host 1 60 60 60 60\n@ 60 IN NS ns\nns 60 IN "+
+		"A 192.0.2.1\n")
 	clients := identityFile(t)
 	up := newUpstream(t, answering(60))
 	ports := map[string]string{}

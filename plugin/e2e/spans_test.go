@@ -132,10 +132,13 @@ func TestWholeTrace(t *testing.T) {
 		t.Errorf("the miss is\n%swant\n%s", got, shape)
 	}
 	miss.root.want(t,
-		"dnstrail.client.kind", "pod", "dnstrail.client.pod.name", "cart-7f9c5d4b8-x2x7k", "dnstrail.client.namespace.name", "shop",
-		"dnstrail.client.workload.kind", "Deployment", "dnstrail.client.workload.name", "cart", "dnstrail.client.node.name", "node-1",
+		"dnstrail.client.kind", "pod", "dnstrail.client.pod.name", "cart-7f9c5d4b8-x2x7k", "dnstrail.client.namespace.name",
+		"shop",
+		"dnstrail.client.workload.kind", "Deployment", "dnstrail.client.workload.name", "cart", "dnstrail.client.node.name",
+		"node-1",
 		"dnstrail.client.service_account", "cart", "dnstrail.client.label.app", "cart",
-		"dns.question.name", "whole.example.", "dns.question.type", "A", "dns.response_code", "NOERROR", "dns.answers", "[192.0.2.1]",
+		"dns.question.name", "whole.example.", "dns.question.type", "A", "dns.response_code", "NOERROR", "dns.answers",
+		"[192.0.2.1]",
 		"client.address", "127.0.0.1", "network.transport", "udp", "network.type", "ipv4", "network.protocol.name", "dns",
 		"dnstrail.cache.status", "miss", "dnstrail.answered_by", "forward", "dnstrail.upstream.attempts", 1,
 		"dnstrail.response.written", true, "dnstrail.response.truncated", false, "dnstrail.response.flags", "qr rd ra",
@@ -146,14 +149,17 @@ func TestWholeTrace(t *testing.T) {
 	}
 	at := miss.attempts()[0]
 	host, port, _ := net.SplitHostPort(up.addr)
-	at.want(t, "network.peer.address", host, "network.peer.port", port, "network.transport", "udp", "dns.response_code", "NOERROR",
+	at.want(t, "network.peer.address", host, "network.peer.port", port, "network.transport", "udp", "dns.response_code",
+		"NOERROR",
 		"dnstrail.upstream.connection", "new", "network.protocol.name", "dns", "error.type", nil)
-	up1, fwd, total := miss.root.seconds("dnstrail.upstream.duration"), miss.root.seconds("dnstrail.forward.duration"), miss.root.duration()
+	up1, fwd, total := miss.root.seconds("dnstrail.upstream.duration"), miss.root.seconds("dnstrail.forward.duration"),
+		miss.root.duration()
 	if up1 <= 0 || up1 > fwd || fwd > total {
 		t.Errorf("upstream %v, forward %v, total %v: want each within the next", up1, fwd, total)
 	}
 	for _, sp := range miss.all {
-		if sp != miss.root && (sp.StartTimestamp() < miss.root.StartTimestamp() || sp.EndTimestamp() > miss.root.EndTimestamp()) {
+		if sp != miss.root && (sp.StartTimestamp() < miss.root.StartTimestamp() ||
+			sp.EndTimestamp() > miss.root.EndTimestamp()) {
 			t.Errorf("span %s is not within the query", sp.Name())
 		}
 	}

@@ -29,7 +29,8 @@ func TestTransports(t *testing.T) {
 	c := newCollector(t)
 	dir := t.TempDir()
 	certificate(t, dir)
-	tlsConfig := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12} //nolint:gosec // a test's own certificate
+	tlsConfig := &tls.Config{InsecureSkipVerify: true,
+		MinVersion: tls.VersionTLS12} //nolint:gosec // a test's own certificate
 	pack := func(t *testing.T, name string) []byte {
 		m := query(name, dns.TypeA)
 		m.Id = 0
@@ -42,9 +43,11 @@ func TestTransports(t *testing.T) {
 	const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	overHTTP := func(header string) func(*testing.T, string, string) {
 		return func(t *testing.T, addr, name string) {
-			client := &http.Client{Transport: &http.Transport{TLSClientConfig: tlsConfig, ForceAttemptHTTP2: true}, Timeout: 5 * time.Second}
+			client := &http.Client{Transport: &http.Transport{TLSClientConfig: tlsConfig, ForceAttemptHTTP2: true},
+				Timeout: 5 * time.Second}
 			defer client.CloseIdleConnections()
-			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+addr+"/dns-query", bytes.NewReader(pack(t, name)))
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+addr+"/dns-query",
+				bytes.NewReader(pack(t, name)))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -98,7 +101,8 @@ func TestTransports(t *testing.T) {
 			},
 			want: []any{"network.protocol.name", "dot", "network.transport", "tcp"},
 		},
-		{name: "https", scheme: "https", ask: overHTTP(""), want: []any{"network.protocol.name", "doh", "network.transport", "tcp"}},
+		{name: "https", scheme: "https", ask: overHTTP(""), want: []any{"network.protocol.name", "doh", "network.transport",
+			"tcp"}},
 		{
 			name: "https-traced", scheme: "https", ask: overHTTP(parent),
 			want: []any{"network.protocol.name", "doh", "dnstrail.keep.reason", "parent"}, parent: parent,
@@ -204,11 +208,13 @@ func TestProxyProtocol(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	h := proxyproto.HeaderProxyFromAddrs(2, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 4711}, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 53})
+	h := proxyproto.HeaderProxyFromAddrs(2, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 4711},
+		&net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 53})
 	if _, err := h.WriteTo(conn); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := (&dns.Client{Net: "tcp"}).ExchangeWithConn(query("proxied.example.", dns.TypeA), &dns.Conn{Conn: conn}); err != nil {
+	if _, _, err := (&dns.Client{Net: "tcp"}).ExchangeWithConn(query("proxied.example.", dns.TypeA),
+		&dns.Conn{Conn: conn}); err != nil {
 		t.Fatal(err)
 	}
 	c.wait(t, "proxied.example.", 0).root.want(t, "client.address", "192.0.2.7", "client.port", 4711)
@@ -222,7 +228,8 @@ func TestTraceparent(t *testing.T) {
 	with := func(name string, code uint16, data []byte) *dns.Msg {
 		m := query(name, dns.TypeA)
 		m.SetEdns0(1232, false)
-		m.IsEdns0().Option = append(m.IsEdns0().Option, &dns.EDNS0_LOCAL{Code: code, Data: data}, &dns.EDNS0_NSID{Code: dns.EDNS0NSID})
+		m.IsEdns0().Option = append(m.IsEdns0().Option, &dns.EDNS0_LOCAL{Code: code, Data: data},
+			&dns.EDNS0_NSID{Code: dns.EDNS0NSID})
 		return m
 	}
 	unsampledIn := in
@@ -257,7 +264,8 @@ func TestTraceparent(t *testing.T) {
 			message: func(n string) *dns.Msg { return with(n, 65500, in.Append(nil)[:25]) },
 		},
 		{
-			name: "another code", properties: "traceparent accept\ntraceparent send\ntraceparent code 65123", followed: true, sent: true, flags: 1, code: 65123,
+			name: "another code", properties: "traceparent accept\ntraceparent send\ntraceparent code 65123", followed: true,
+			sent: true, flags: 1, code: 65123,
 			message: func(n string) *dns.Msg { return with(n, 65123, in.Append(nil)) },
 		},
 		{
@@ -265,8 +273,9 @@ func TestTraceparent(t *testing.T) {
 			message: func(n string) *dns.Msg { return query(n, dns.TypeA) },
 		},
 		{
-			name: "not sampled by the sender", properties: "traceparent accept\ntraceparent send", sent: true, none: true, followed: true,
-			message: func(n string) *dns.Msg { return with(n, 65500, unsampledIn.Append(nil)) },
+			name: "not sampled by the sender", properties: "traceparent accept\ntraceparent send", sent: true, none: true,
+			followed: true,
+			message:  func(n string) *dns.Msg { return with(n, 65500, unsampledIn.Append(nil)) },
 		},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -274,7 +283,8 @@ func TestTraceparent(t *testing.T) {
 				m := new(dns.Msg)
 				m.SetReply(r)
 				m.RecursionAvailable = true
-				m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: r.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}, A: net.IPv4(192, 0, 2, 1)}}
+				m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: r.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET,
+					Ttl: 60}, A: net.IPv4(192, 0, 2, 1)}}
 				if r.IsEdns0() != nil {
 					m.SetEdns0(1232, false)
 				}
@@ -337,7 +347,8 @@ func TestTraceparent(t *testing.T) {
 				return
 			}
 			tr := c.wait(t, name, 0)
-			if (tr.root.traceID == in.TraceID.String()) != row.followed || (tr.root.parent == in.SpanID.String()) != row.followed {
+			if (tr.root.traceID == in.TraceID.String()) != row.followed ||
+				(tr.root.parent == in.SpanID.String()) != row.followed {
 				t.Errorf("trace %s, parent %s: followed should be %t", tr.root.traceID, tr.root.parent, row.followed)
 			}
 			if row.sent && hex.EncodeToString(sent.SpanID[:]) != tr.forward().id {
@@ -443,7 +454,8 @@ func TestBesideTrace(t *testing.T) {
 			}`, "COLLECTOR", c.grpc, "ZIPKIN", z.addr, "SAMPLE", row.sample, "UP", up.addr)
 			s.ask(t, query("both.example.", dns.TypeA))
 			deadline := time.Now().Add(5 * time.Second)
-			for _, want := range []string{`"name":"servedns"`, `"name":"dnstrail"`, `"name":"errors"`, `"name":"cache"`, `"name":"forward"`, `"name":"connect"`, up.addr, "both.example."} {
+			for _, want := range []string{`"name":"servedns"`, `"name":"dnstrail"`, `"name":"errors"`, `"name":"cache"`,
+				`"name":"forward"`, `"name":"connect"`, up.addr, "both.example."} {
 				for !strings.Contains(z.all(), want) {
 					if time.Now().After(deadline) {
 						t.Fatalf("Zipkin has no %s in\n%s", want, z.all())

@@ -39,14 +39,16 @@ func TestHowItEnded(t *testing.T) {
 		errorStatus      bool
 	}{
 		{
-			name:       "the plugin that answered, not the one behind prometheus",
-			directives: "prometheus 127.0.0.1:0\nerrors\nlog\ntemplate IN A {\nanswer \"{{ .Name }} 60 IN A 192.0.2.7\"\n}\nwhoami",
-			root:       []any{"dnstrail.answered_by", "template", "dns.response_code", "NOERROR", "dns.answers", "[192.0.2.7]"},
+			name: "the plugin that answered, not the one behind prometheus",
+			directives: "prometheus 127.0.0.1:0\nerrors\nlog\ntemplate IN A {\nanswer \"{{ .Name }} 60 IN A 192.0.2.7\"\n}\n" +
+				"whoami",
+			root: []any{"dnstrail.answered_by", "template", "dns.response_code", "NOERROR", "dns.answers", "[192.0.2.7]"},
 		},
 		{
 			name: "acl drops without a word", directives: "errors\nacl {\ndrop net 127.0.0.0/8\n}\nwhoami", silent: true,
 			root: []any{
-				"dnstrail.answered_by", "acl", "dnstrail.response.written", false, "dns.response_code", nil, "error.type", "no_answer",
+				"dnstrail.answered_by", "acl", "dnstrail.response.written", false, "dns.response_code", nil, "error.type",
+				"no_answer",
 				"dnstrail.response.size", nil,
 			},
 			errorStatus: true,
@@ -54,27 +56,32 @@ func TestHowItEnded(t *testing.T) {
 		{
 			name: "erratic drops without a word", directives: "erratic {\ndrop 1\n}", silent: true,
 			root: []any{
-				"dnstrail.answered_by", "erratic", "dnstrail.response.written", false, "dns.response_code", nil, "error.type", "no_answer",
+				"dnstrail.answered_by", "erratic", "dnstrail.response.written", false, "dns.response_code", nil, "error.type",
+				"no_answer",
 			},
 			errorStatus: true,
 		},
 		{
 			name: "acl blocks", directives: "acl {\nblock net 127.0.0.0/8\n}\nwhoami",
-			root:        []any{"dnstrail.answered_by", "acl", "dns.response_code", "REFUSED", "error.type", "REFUSED", "dnstrail.response.written", true},
+			root: []any{"dnstrail.answered_by", "acl", "dns.response_code", "REFUSED", "error.type", "REFUSED",
+				"dnstrail.response.written", true},
 			errorStatus: true,
 		},
 		{
-			name: "a plugin returns SERVFAIL and the server writes it", directives: "template IN A {\nrcode SERVFAIL\nfallthrough\n}\nhosts {\n192.0.2.1 other.example\n}",
+			name: "a plugin returns SERVFAIL and the server writes it", directives: "template IN A {\nrcode SERVFAIL\n" +
+				"fallthrough\n}\nhosts {\n192.0.2.1 other.example\n}",
 			root:        []any{"dns.response_code", "SERVFAIL", "error.type", "SERVFAIL", "dnstrail.response.written", true},
 			errorStatus: true,
 		},
 		{
 			name: "a cached NXDOMAIN returns success", directives: "cache\nforward . $NX", ask: 2,
-			root: []any{"dns.response_code", "NXDOMAIN", "dnstrail.cache.status", "hit", "dnstrail.answered_by", "cache", "error.type", nil},
+			root: []any{"dns.response_code", "NXDOMAIN", "dnstrail.cache.status", "hit", "dnstrail.answered_by", "cache",
+				"error.type", nil},
 		},
 		{
 			name: "a cached SERVFAIL returns success", directives: "cache\nforward . $FAIL", ask: 2,
-			root: []any{"dns.response_code", "SERVFAIL", "dnstrail.cache.status", "hit", "dnstrail.answered_by", "cache", "error.type", "SERVFAIL",
+			root: []any{"dns.response_code", "SERVFAIL", "dnstrail.cache.status", "hit", "dnstrail.answered_by", "cache",
+				"error.type", "SERVFAIL",
 				"dnstrail.failure.cause", "cached"},
 			errorStatus: true,
 		},
@@ -83,7 +90,8 @@ func TestHowItEnded(t *testing.T) {
 			root: []any{"dns.response_code", "NXDOMAIN", "dnstrail.cache.status", nil, "dnstrail.answered_by", "forward"},
 		},
 		{
-			name: "rewrite changes the rcode above forward", directives: "rewrite rcode exact $NAME SERVFAIL NOERROR\nforward . $FAIL",
+			name: "rewrite changes the rcode above forward", directives: "rewrite rcode exact $NAME SERVFAIL NOERROR\n" +
+				"forward . $FAIL",
 			root: []any{"dns.response_code", "NOERROR", "dnstrail.answered_by", "forward", "error.type", nil},
 		},
 		{
@@ -100,7 +108,8 @@ func TestHowItEnded(t *testing.T) {
 		},
 		{
 			name: "truncated below us", directives: "forward . $BIG",
-			root: []any{"dnstrail.response.truncated", true, "dns.response_code", "NOERROR", "dnstrail.response.flags", "qr tc rd ra"},
+			root: []any{"dnstrail.response.truncated", true, "dns.response_code", "NOERROR", "dnstrail.response.flags",
+				"qr tc rd ra"},
 		},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -112,7 +121,8 @@ func TestHowItEnded(t *testing.T) {
 				m.RecursionAvailable = true
 				for i := range 200 {
 					m.Answer = append(m.Answer, &dns.A{
-						Hdr: dns.RR_Header{Name: r.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}, A: net.IPv4(192, 0, 2, byte(i)),
+						Hdr: dns.RR_Header{Name: r.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}, A: net.IPv4(
+							192, 0, 2, byte(i)),
 					})
 				}
 				if w.RemoteAddr().Network() == "udp" {
@@ -125,7 +135,8 @@ func TestHowItEnded(t *testing.T) {
 			if len(name) > 60 {
 				name = name[:50] + ".example."
 			}
-			s := start(t, block(row.directives), "COLLECTOR", c.grpc, "NX", nx.addr, "FAIL", fail.addr, "BIG", big.addr, "NAME", name)
+			s := start(t, block(row.directives), "COLLECTOR", c.grpc, "NX", nx.addr, "FAIL", fail.addr, "BIG", big.addr, "NAME",
+				name)
 			qtype := row.qtype
 			if qtype == 0 {
 				qtype = dns.TypeA
@@ -190,12 +201,14 @@ func TestUpstreams(t *testing.T) {
 			name: "a refused connection and then an answer", directives: "forward . $DEAD $OK {\npolicy sequential\n}",
 			root: []any{"dns.response_code", "NOERROR", "dnstrail.upstream.attempts", 2, "dnstrail.answered_by", "forward"},
 			attempts: [][]any{
-				{"network.peer.port", port(dead), "dns.response_code", nil, "error.type", "_OTHER", "dnstrail.upstream.connection", "new"},
+				{"network.peer.port", port(dead), "dns.response_code", nil, "error.type", "_OTHER", "dnstrail.upstream.connection",
+					"new"},
 				{"network.peer.port", "$OK", "dns.response_code", "NOERROR", "error.type", nil},
 			},
 		},
 		{
-			name: "a refused TCP connection is told by the dial", directives: "forward . $DEAD $OK {\npolicy sequential\nforce_tcp\n}",
+			name: "a refused TCP connection is told by the dial", directives: "forward . $DEAD $OK {\npolicy sequential\n" +
+				"force_tcp\n}",
 			root: []any{"dnstrail.upstream.attempts", 2},
 			attempts: [][]any{
 				{"network.peer.port", port(dead), "error.type", "connection_refused", "network.transport", "tcp"},
@@ -203,8 +216,10 @@ func TestUpstreams(t *testing.T) {
 			},
 		},
 		{
-			name: "time-outs of all upstreams", directives: "forward . $MUTE {\nread_timeout 150ms\nmax_connect_attempts 2\nmax_fails 0\n}",
-			root: []any{"dns.response_code", "SERVFAIL", "error.type", "SERVFAIL", "dnstrail.upstream.attempts", 2, "dnstrail.answered_by", "forward",
+			name: "time-outs of all upstreams", directives: "forward . $MUTE {\nread_timeout 150ms\nmax_connect_attempts 2\n" +
+				"max_fails 0\n}",
+			root: []any{"dns.response_code", "SERVFAIL", "error.type", "SERVFAIL", "dnstrail.upstream.attempts", 2,
+				"dnstrail.answered_by", "forward",
 				"dnstrail.failure.cause", "upstream"},
 			attempts: [][]any{
 				{"error.type", "timeout", "dns.response_code", nil},
@@ -212,7 +227,8 @@ func TestUpstreams(t *testing.T) {
 			},
 		},
 		{
-			name: "failover to the next on an rcode", directives: "forward . $FAIL $OK {\npolicy sequential\nfailover SERVFAIL\n}",
+			name: "failover to the next on an rcode", directives: "forward . $FAIL $OK {\npolicy sequential\nfailover " +
+				"SERVFAIL\n}",
 			root: []any{"dns.response_code", "NOERROR", "dnstrail.upstream.attempts", 2},
 			attempts: [][]any{
 				// an error or the rcode: forward does not tell
@@ -221,8 +237,9 @@ func TestUpstreams(t *testing.T) {
 			},
 		},
 		{
-			name: "failover with all failing gives the last answer", directives: "forward . $FAIL $FAIL2 {\nfailover SERVFAIL\n}",
-			root: []any{"dns.response_code", "SERVFAIL", "dnstrail.upstream.attempts", 2},
+			name:       "failover with all failing gives the last answer",
+			directives: "forward . $FAIL $FAIL2 {\nfailover SERVFAIL\n}",
+			root:       []any{"dns.response_code", "SERVFAIL", "dnstrail.upstream.attempts", 2},
 			attempts: [][]any{
 				{"dns.response_code", nil},
 				{"dns.response_code", "SERVFAIL", "error.type", "SERVFAIL"},
@@ -252,7 +269,8 @@ func TestUpstreams(t *testing.T) {
 			},
 		},
 		{
-			name: "truncated and again over a pooled TCP connection", directives: "forward . $BIG {\nprefer_udp\n}", network: "tcp", ask: 2,
+			name: "truncated and again over a pooled TCP connection", directives: "forward . $BIG {\nprefer_udp\n}",
+			network: "tcp", ask: 2,
 			root: []any{"dns.response_code", "NOERROR", "dnstrail.upstream.attempts", 2},
 			attempts: [][]any{
 				{"network.transport", "udp", "dnstrail.response.truncated", true, "dnstrail.upstream.connection", "pooled"},
@@ -261,8 +279,9 @@ func TestUpstreams(t *testing.T) {
 		},
 		{
 			name: "a pooled connection", directives: "forward . $OK", ask: 2,
-			root:     []any{"dnstrail.upstream.attempts", 1},
-			attempts: [][]any{{"dnstrail.upstream.connection", "pooled", "network.transport", "udp", "dns.response_code", "NOERROR"}},
+			root: []any{"dnstrail.upstream.attempts", 1},
+			attempts: [][]any{{"dnstrail.upstream.connection", "pooled", "network.transport", "udp", "dns.response_code",
+				"NOERROR"}},
 		},
 		{
 			name: "a pooled connection that the upstream had closed", directives: "forward . $CLOSING {\nforce_tcp\n}", ask: 2,
@@ -281,7 +300,8 @@ func TestUpstreams(t *testing.T) {
 			name:       "another name after a rewrite",
 			directives: "rewrite name exact another-name-after-a-rewrite.example. rewritten.example.\nforward . $OK",
 			root:       []any{"dns.response_code", "NOERROR", "dnstrail.failure.cause", nil},
-			attempts:   [][]any{{"dns.question.name", "rewritten.example.", "dns.question.type", "A", "dns.response_code", "NOERROR"}},
+			attempts: [][]any{{"dns.question.name", "rewritten.example.", "dns.question.type", "A", "dns.response_code",
+				"NOERROR"}},
 		},
 		{
 			name: "too many at a time", directives: "forward . $SLOW {\nmax_concurrent 1\n}",
@@ -291,7 +311,8 @@ func TestUpstreams(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			ups := map[string]*upstream{
-				"OK": newUpstream(t, answering(60)), "FAIL": newUpstream(t, failing(dns.RcodeServerFailure)), "FAIL2": newUpstream(t, failing(dns.RcodeServerFailure)), "NX": newUpstream(t, failing(dns.RcodeNameError)),
+				"OK": newUpstream(t, answering(60)), "FAIL": newUpstream(t, failing(dns.RcodeServerFailure)), "FAIL2": newUpstream(
+					t, failing(dns.RcodeServerFailure)), "NX": newUpstream(t, failing(dns.RcodeNameError)),
 				"MUTE": newUpstream(t, silent),
 				"BIG": newUpstream(t, func(w dns.ResponseWriter, r *dns.Msg) {
 					m := new(dns.Msg)
@@ -373,10 +394,13 @@ func TestRefresh(t *testing.T) {
 		refreshes   int
 	}{
 		{"prefetch of a popular name", "cache {\nprefetch 1 10m 90%\n}", 1100 * time.Millisecond, answering(6), "hit", 1},
-		{"stale and refreshed behind the answer", "cache {\nservfail 0\nserve_stale 1h immediate\n}", 6100 * time.Millisecond, answering(5), "stale", 1},
+		{"stale and refreshed behind the answer", "cache {\nservfail 0\nserve_stale 1h immediate\n}", 6100 * time.Millisecond,
+			answering(5), "stale", 1},
 		{"stale and verified at once", "cache {\nserve_stale 1h verify\n}", 6100 * time.Millisecond, answering(5), "miss", 0},
-		{"stale because verifying failed", "cache {\nserve_stale 1h verify\n}", 6100 * time.Millisecond, failing(dns.RcodeServerFailure), "stale", 0},
-		{"stale because verifying took too long", "cache {\nserve_stale 1h verify 50ms\n}", 6100 * time.Millisecond, slow(400*time.Millisecond, answering(5)), "stale", 1},
+		{"stale because verifying failed", "cache {\nserve_stale 1h verify\n}", 6100 * time.Millisecond,
+			failing(dns.RcodeServerFailure), "stale", 0},
+		{"stale because verifying took too long", "cache {\nserve_stale 1h verify 50ms\n}", 6100 * time.Millisecond,
+			slow(400*time.Millisecond, answering(5)), "stale", 1},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()

@@ -27,7 +27,8 @@ import (
 func TestRealAPIServer(t *testing.T) {
 	bin := os.Getenv("DNSTRAIL_KUBE")
 	if bin == "" {
-		t.Skip("DNSTRAIL_KUBE is not set: make test-kube builds a Kubernetes API server (some minutes) and runs this against it")
+		t.Skip("DNSTRAIL_KUBE is not set: make test-kube builds a Kubernetes API server (some minutes) and runs this " +
+			"against it")
 	}
 	ctx := t.Context()
 	s, err := apiserver.Start(ctx, bin, t.TempDir())
@@ -99,7 +100,8 @@ func TestRealAPIServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.pod("later", "node-1", nil, "10.0.0.4")
-		within(t, 2*time.Minute, "the new pod is known", func() bool { return x.Lookup(netip.MustParseAddr("10.0.0.4")).Pod() == "later" })
+		within(t, 2*time.Minute, "the new pod is known",
+			func() bool { return x.Lookup(netip.MustParseAddr("10.0.0.4")).Pod() == "later" })
 		c.is(x, "10.0.0.1", "pod shop/web-abc-1 Deployment/web")
 	})
 
@@ -117,13 +119,15 @@ func TestRealAPIServer(t *testing.T) {
 		if addrs, uids := x.Size(); uids < n || addrs < n {
 			t.Errorf("%d addresses and %d pods are known, want %d at least", addrs, uids, n)
 		}
-		t.Logf("%d pods: read in %v, %d bytes a pod stay (the connection and the fixed costs among them)", n, synced.Round(time.Millisecond), (after-before)/uint64(n))
+		t.Logf("%d pods: read in %v, %d bytes a pod stay (the connection and the fixed costs among them)", n,
+			synced.Round(time.Millisecond), (after-before)/uint64(n))
 		runtime.KeepAlive(x)
 	})
 }
 
 // follow gives a source that has read all it may.
-func follow(t *testing.T, s *apiserver.Server, user, node string, grace time.Duration) (*identity.Index, *identity.Source) {
+func follow(t *testing.T, s *apiserver.Server, user, node string, grace time.Duration) (*identity.Index,
+	*identity.Source) {
 	t.Helper()
 	kubeconfig, err := s.Kubeconfig(user)
 	if err != nil {
@@ -191,7 +195,8 @@ func (c *cluster) is(x *identity.Index, addr, want string) {
 }
 
 func (c *cluster) namespace(name string) {
-	_, err := c.api.CoreV1().Namespaces().Create(c.t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	_, err := c.api.CoreV1().Namespaces().Create(
+		c.t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 	c.must(err)
 }
 
@@ -202,7 +207,8 @@ func (c *cluster) stockRole() {
 	_, err := c.api.RbacV1().ClusterRoles().Create(ctx, &rbacv1.ClusterRole{
 		ObjectMeta: metav1.ObjectMeta{Name: "coredns"},
 		Rules: []rbacv1.PolicyRule{
-			{APIGroups: []string{""}, Resources: []string{"endpoints", "services", "pods", "namespaces"}, Verbs: []string{"list", "watch"}},
+			{APIGroups: []string{""}, Resources: []string{"endpoints", "services", "pods", "namespaces"},
+				Verbs: []string{"list", "watch"}},
 			{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, Verbs: []string{"list", "watch"}},
 		},
 	}, metav1.CreateOptions{})
@@ -227,7 +233,8 @@ func (c *cluster) replicaSet(name, kind, owner string) *appsv1.ReplicaSet {
 	}
 	if kind != "" {
 		yes := true
-		rs.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: kind, Name: owner, UID: "11111111-2222-4333-8444-555555555555", Controller: &yes}}
+		rs.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: kind, Name: owner,
+			UID: "11111111-2222-4333-8444-555555555555", Controller: &yes}}
 	}
 	rs, err := c.api.AppsV1().ReplicaSets("shop").Create(c.t.Context(), rs, metav1.CreateOptions{})
 	c.must(err)
@@ -248,7 +255,8 @@ func (c *cluster) tryPod(ctx context.Context, name, node string, rs *appsv1.Repl
 	if rs != nil {
 		yes := true
 		p.Labels = rs.Labels
-		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: rs.Name, UID: rs.UID, Controller: &yes}}
+		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: rs.Name, UID: rs.UID,
+			Controller: &yes}}
 	}
 	p, err := c.api.CoreV1().Pods("shop").Create(ctx, p, metav1.CreateOptions{})
 	if err != nil {
@@ -280,7 +288,8 @@ func (c *cluster) crowd(n int) {
 					Labels: map[string]string{"pod-template-hash": "7f9c5d4b8", "app": "checkout", "tier": "backend"},
 				}}
 				ip := netip.AddrFrom4([4]byte{10, byte(1 + i>>16), byte(i >> 8), byte(i)}).String()
-				if err := c.tryPod(c.t.Context(), fmt.Sprintf("%s-%05d", rs.Name, i), fmt.Sprint("node-", i%10), rs, ip); err != nil {
+				if err := c.tryPod(c.t.Context(), fmt.Sprintf("%s-%05d", rs.Name, i), fmt.Sprint("node-", i%10), rs,
+					ip); err != nil {
 					once.Do(func() { failed = err })
 				}
 			}

@@ -87,7 +87,8 @@ func ParseFile(name string, content []byte) ([]Description, error) {
 			return fmt.Errorf("%s: clients[%d]: %s", name, i, fmt.Sprintf(format, args...))
 		}
 		d := Description{
-			Kind: Pod, Namespace: c.Namespace, Pod: c.Pod, UID: string(c.UID), WorkloadKind: c.Workload.Kind, Workload: c.Workload.Name,
+			Kind: Pod, Namespace: c.Namespace, Pod: c.Pod, UID: string(
+				c.UID), WorkloadKind: c.Workload.Kind, Workload: c.Workload.Name,
 			Node: c.Node, ServiceAccount: c.ServiceAccount, Labels: c.Labels,
 		}
 		for _, a := range c.Addresses {
@@ -193,7 +194,8 @@ func (f *File) watch(ctx context.Context, interval time.Duration) {
 		case <-t.C:
 		}
 		info, err := os.Stat(f.path)
-		if err == nil && f.seen != nil && os.SameFile(info, f.seen) && info.ModTime().Equal(f.seen.ModTime()) && info.Size() == f.seen.Size() {
+		if err == nil && f.seen != nil && os.SameFile(info, f.seen) && info.ModTime().Equal(f.seen.ModTime()) &&
+			info.Size() == f.seen.Size() {
 			continue
 		}
 		if err != nil && f.seen == nil {

@@ -105,13 +105,16 @@ func TestFileErrorsNameTheirPlace(t *testing.T) {
 		{"unknown field", "clients:\n- addresses: [10.0.0.1]\n  nod: n\n", "f.yaml: line 3: field nod not found in a client"},
 		{"unknown field of workload", "clients:\n- workload: {kin: x}\n", "f.yaml: line 2: field kin not found in workload"},
 		{"unknown field at the top", "client: []\n", "f.yaml: line 1: field client not found beside clients"},
-		{"not an address", "clients:\n- node: n\n  addresses:\n  - 10.0.0\n", `f.yaml: line 4: addresses: "10.0.0" is not an IP address`},
+		{"not an address", "clients:\n- node: n\n  addresses:\n  - 10.0.0\n",
+			`f.yaml: line 4: addresses: "10.0.0" is not an IP address`},
 		{"zone", "clients:\n- addresses: [fe80::1%eth0]\n", "has a zone"},
-		{"address twice", "clients:\n- {addresses: [10.0.0.1], node: a}\n- {addresses: [\"::ffff:10.0.0.1\"], node: b}\n", "f.yaml: line 3: address 10.0.0.1 stands in line 2 already"},
+		{"address twice", "clients:\n- {addresses: [10.0.0.1], node: a}\n- {addresses: [\"::ffff:10.0.0.1\"], node: b}\n",
+			"f.yaml: line 3: address 10.0.0.1 stands in line 2 already"},
 		{"UID", "clients:\n- {addresses: [10.0.0.1], node: a, uid: 5e2a}\n", `f.yaml: line 2: uid: "5e2a" is not a UUID`},
 		{"nothing to find it by", "clients:\n- {node: a}\n", "f.yaml: clients[0]: neither addresses nor uid"},
 		{"nothing to call it", "clients:\n- {addresses: [10.0.0.1]}\n", "f.yaml: clients[0]: none of pod, workload and node"},
-		{"half a workload", "clients:\n- {addresses: [10.0.0.1], workload: {name: a}}\n", "workload: want both kind and name"},
+		{"half a workload", "clients:\n- {addresses: [10.0.0.1], workload: {name: a}}\n",
+			"workload: want both kind and name"},
 		{"pod without namespace", "clients:\n- {addresses: [10.0.0.1], pod: a}\n", `pod "a" has no namespace`},
 		{"a list where a client goes", "clients:\n- [a]\n", "f.yaml: line 2: cannot unmarshal !!seq, want a client"},
 		{"not YAML", "clients: [\n", "f.yaml: line 1"},
@@ -121,7 +124,8 @@ func TestFileErrorsNameTheirPlace(t *testing.T) {
 			t.Errorf("%s: got %v, want %q", tt.name, err, tt.want)
 		}
 	}
-	if _, err := OpenFile(filepath.Join(t.TempDir(), "none.yaml"), 0, nil); err == nil || !strings.Contains(err.Error(), "none.yaml") {
+	if _, err := OpenFile(filepath.Join(t.TempDir(), "none.yaml"), 0, nil); err == nil ||
+		!strings.Contains(err.Error(), "none.yaml") {
 		t.Errorf("missing file: got %v", err)
 	}
 }

@@ -238,7 +238,8 @@ func (c *Client) Describe() Description {
 
 // same says whether two clients are told alike in all they have.
 func (c *Client) same(o *Client) bool {
-	if c.group != o.group || c.node != o.node || c.pod != o.pod || c.tail != o.tail || c.uid != o.uid || c.dash != o.dash ||
+	if c.group != o.group || c.node != o.node || c.pod != o.pod || c.tail != o.tail || c.uid != o.uid ||
+		c.dash != o.dash ||
 		c.addr != o.addr || c.start != o.start {
 		return false
 	}

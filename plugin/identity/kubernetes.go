@@ -123,7 +123,8 @@ func (k *Kubernetes) start(ctx context.Context) {
 		podFields += ",spec.nodeName=" + k.opts.Node
 		nodeFields = "metadata.name=" + k.opts.Node
 	}
-	podWatch := k.watch(ctx, "pods", lister(pods.List, pods.Watch, podFields, k.opts.Core), &corev1.Pod{}, true, &podStore{k})
+	podWatch := k.watch(ctx, "pods", lister(pods.List, pods.Watch, podFields, k.opts.Core), &corev1.Pod{}, true,
+		&podStore{k})
 
 	nodes := k.opts.Core.Nodes()
 	k.watch(ctx, "nodes", lister(nodes.List, nodes.Watch, nodeFields, k.opts.Core), &corev1.Node{}, false, &nodeStore{k})
@@ -138,7 +139,8 @@ func (k *Kubernetes) start(ctx context.Context) {
 			{"Job", schema.GroupVersionResource{Group: "batch", Version: "v1", Resource: "jobs"}},
 		} {
 			m := k.opts.Metadata.Resource(r.resource)
-			ownerWatches = append(ownerWatches, k.watch(ctx, r.resource.Resource, lister(m.List, m.Watch, "", k.opts.Metadata), &metav1.PartialObjectMetadata{}, false,
+			ownerWatches = append(ownerWatches, k.watch(ctx, r.resource.Resource, lister(m.List, m.Watch, "", k.opts.Metadata),
+				&metav1.PartialObjectMetadata{}, false,
 				&ownerStore{k: k, kind: r.kind}))
 		}
 	}

@@ -38,7 +38,8 @@ func podAt(n int, name string, ips ...string) *corev1.Pod {
 		},
 		Spec: corev1.PodSpec{NodeName: "node-1", ServiceAccountName: "cart-sa"},
 		Status: corev1.PodStatus{
-			Phase: corev1.PodRunning, StartTime: &start, HostIP: "192.168.0.1", HostIPs: []corev1.HostIP{{IP: "192.168.0.1"}, {IP: "fd00::1"}},
+			Phase: corev1.PodRunning, StartTime: &start, HostIP: "192.168.0.1", HostIPs: []corev1.HostIP{{IP: "192.168.0.1"},
+				{IP: "fd00::1"}},
 		},
 	}
 	for _, ip := range ips {
@@ -90,10 +91,12 @@ func TestAddressesAreTold(t *testing.T) {
 		want map[string]string // address -> who
 	}{
 		{"nothing is known before the first list", func(*Kubernetes, *podStore) {}, map[string]string{"10.0.0.1": "unknown"}},
-		{"outside after it", func(_ *Kubernetes, s *podStore) { s.replace(nil, now) }, map[string]string{"10.0.0.1": "external"}},
+		{"outside after it", func(_ *Kubernetes, s *podStore) { s.replace(nil, now) },
+			map[string]string{"10.0.0.1": "external"}},
 		{"dual stack and more addresses than that", func(_ *Kubernetes, s *podStore) {
 			s.put(podAt(1, "a", "10.0.0.1", "fd01::1", "10.9.0.1"), now)
-		}, map[string]string{"10.0.0.1": "pod a", "fd01::1": "pod a", "10.9.0.1": "pod a", "192.168.0.1": "node node-1", "fd00::1": "node node-1"}},
+		}, map[string]string{"10.0.0.1": "pod a", "fd01::1": "pod a", "10.9.0.1": "pod a", "192.168.0.1": "node node-1",
+			"fd00::1": "node node-1"}},
 		{"status of an old kubelet", func(_ *Kubernetes, s *podStore) {
 			p := podAt(1, "a", "10.0.0.1")
 			p.Status.PodIPs, p.Status.HostIPs = nil, nil
@@ -186,23 +189,29 @@ func TestAddressesAreTold(t *testing.T) {
 			s.put(podAt(1, "a", "10.0.0.1"), now)
 		}, map[string]string{"192.168.0.1": "node node-2"}},
 		{"node told by the API", func(k *Kubernetes, _ *podStore) {
-			(&nodeStore{k}).put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-9"}, Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
-				{Type: corev1.NodeHostName, Address: "node-9"}, {Type: corev1.NodeInternalIP, Address: "192.168.0.9"}, {Type: corev1.NodeExternalIP, Address: "203.0.113.9"},
-			}}}, now)
+			(&nodeStore{k}).put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-9"},
+				Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
+					{Type: corev1.NodeHostName, Address: "node-9"}, {Type: corev1.NodeInternalIP,
+						Address: "192.168.0.9"}, {Type: corev1.NodeExternalIP, Address: "203.0.113.9"},
+				}}}, now)
 		}, map[string]string{"192.168.0.9": "node node-9", "203.0.113.9": "node node-9"}},
 		{"a pod that is not known yet, where nodes' networks are", func(k *Kubernetes, s *podStore) {
 			s.replace(nil, now)
 			n := &nodeStore{k}
 			n.replace([]any{
-				&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.1.0/24", "fd00:1::/64"}}},
+				&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"},
+					Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.1.0/24", "fd00:1::/64"}}},
 				&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "b"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.2.0/24"}}},
 			}, now)
-			n.put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "c"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.3.0/24"}}}, now)
+			n.put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "c"},
+				Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.3.0/24"}}}, now)
 			n.delete(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "b"}}, now)
-		}, map[string]string{"10.244.1.7": "unknown", "fd00:1::7": "unknown", "10.244.2.7": "external", "10.244.3.7": "unknown", "::ffff:10.244.3.7": "unknown", "192.0.2.1": "external"}},
-		{"loopback and link-local are nobody in particular", func(_ *Kubernetes, s *podStore) { s.replace(nil, now) }, map[string]string{
-			"127.0.0.1": "unknown", "::1": "unknown", "169.254.20.10": "unknown", "fe80::1%eth0": "unknown",
-		}},
+		}, map[string]string{"10.244.1.7": "unknown", "fd00:1::7": "unknown", "10.244.2.7": "external",
+			"10.244.3.7": "unknown", "::ffff:10.244.3.7": "unknown", "192.0.2.1": "external"}},
+		{"loopback and link-local are nobody in particular", func(_ *Kubernetes, s *podStore) { s.replace(nil, now) },
+			map[string]string{
+				"127.0.0.1": "unknown", "::1": "unknown", "169.254.20.10": "unknown", "fe80::1%eth0": "unknown",
+			}},
 		{"node without pods is forgotten", func(k *Kubernetes, s *podStore) {
 			s.put(podAt(1, "a", "10.0.0.1"), now)
 			s.replace(nil, now)
@@ -211,9 +220,10 @@ func TestAddressesAreTold(t *testing.T) {
 		}, map[string]string{"192.168.0.1": "external"}},
 		{"node without pods that the API tells stays", func(k *Kubernetes, s *podStore) {
 			s.replace(nil, now)
-			(&nodeStore{k}).put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-9"}, Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
-				{Type: corev1.NodeInternalIP, Address: "192.168.0.9"},
-			}}}, now)
+			(&nodeStore{k}).put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-9"},
+				Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
+					{Type: corev1.NodeInternalIP, Address: "192.168.0.9"},
+				}}}, now)
 			k.later(now.Add(forgetNodes))
 		}, map[string]string{"192.168.0.9": "node node-9"}},
 	} {
@@ -240,7 +250,8 @@ func TestPodsAreFoundByUID(t *testing.T) {
 	a := k.index.LookupUID(string(uuid(1)))
 	got := fmt.Sprintf("%+v", a.Describe())
 	want := fmt.Sprintf("%+v", Description{
-		Kind: Pod, Namespace: "shop", Pod: "a", UID: string(uuid(1)), WorkloadKind: "Pod", Workload: "a", Node: "node-1", ServiceAccount: "cart-sa",
+		Kind: Pod, Namespace: "shop", Pod: "a", UID: string(
+			uuid(1)), WorkloadKind: "Pod", Workload: "a", Node: "node-1", ServiceAccount: "cart-sa",
 		Labels: map[string]string{"app": "cart"}, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
 	})
 	if got != want {
@@ -250,7 +261,8 @@ func TestPodsAreFoundByUID(t *testing.T) {
 		t.Errorf("the tracer finds a pod in the host's network as %q", got)
 	}
 	for _, u := range []string{string(uuid(3)), "0123456789abcdef0123456789abcdef"} {
-		if got := k.index.LookupUID(u); got.Pod() != "etcd-node-1" || got.Workload() != "etcd" || got.UID() != string(uuid(3)) {
+		if got := k.index.LookupUID(u); got.Pod() != "etcd-node-1" || got.Workload() != "etcd" ||
+			got.UID() != string(uuid(3)) {
 			t.Errorf("static pod by %s: %+v", u, got.Describe())
 		}
 	}
@@ -298,7 +310,8 @@ func metaScheme() *runtime.Scheme {
 	return s
 }
 
-func partial(group, kind, name string, u types.UID, labels map[string]string, refs []metav1.OwnerReference) *metav1.PartialObjectMetadata {
+func partial(group, kind, name string, u types.UID, labels map[string]string,
+	refs []metav1.OwnerReference) *metav1.PartialObjectMetadata {
 	return &metav1.PartialObjectMetadata{
 		TypeMeta:   metav1.TypeMeta{APIVersion: group + "/v1", Kind: kind},
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: u, Labels: labels, OwnerReferences: refs},
@@ -357,11 +370,13 @@ func TestSourceFollowsTheAPI(t *testing.T) {
 
 func TestSourceDoesWithoutWhatItMayNotRead(t *testing.T) {
 	p := podAt(1, "web-abc-1", "10.0.0.1")
-	p.Labels, p.OwnerReferences = map[string]string{"pod-template-hash": "abc"}, controlledBy("ReplicaSet", "web-abc", "r1")
+	p.Labels, p.OwnerReferences = map[string]string{"pod-template-hash": "abc"},
+		controlledBy("ReplicaSet", "web-abc", "r1")
 	api := fake.NewClientset(p)
 	meta := metafake.NewSimpleMetadataClient(metaScheme())
 	forbid := func(a clienttesting.Action) (bool, runtime.Object, error) {
-		return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: a.GetResource().Resource}, "", errors.New("no"))
+		return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: a.GetResource().Resource}, "",
+			errors.New("no"))
 	}
 	api.PrependReactor("list", "nodes", forbid)
 	meta.PrependReactor("list", "*", forbid)
@@ -419,7 +434,8 @@ func TestAPIAwayKeepsWhatIsKnown(t *testing.T) {
 func TestOneNodeKnowsNothingOfTheRest(t *testing.T) {
 	k := newKubernetes(KubernetesOptions{Node: "node-1"})
 	(&podStore{k}).replace([]any{podAt(1, "a", "10.0.0.1")}, time.Now())
-	for addr, want := range map[string]string{"10.0.0.1": "pod a", "192.168.0.1": "node node-1", "10.0.0.2": "unknown", "192.0.2.1": "unknown"} {
+	for addr, want := range map[string]string{"10.0.0.1": "pod a", "192.168.0.1": "node node-1", "10.0.0.2": "unknown",
+		"192.0.2.1": "unknown"} {
 		if got := who(k.at(addr)); got != want {
 			t.Errorf("%s is %q, want %q", addr, got, want)
 		}
@@ -458,7 +474,8 @@ func TestChurn(t *testing.T) {
 		s.put(podAt(i, fmt.Sprint("pod-", i)), now)
 		s.put(podAt(i, fmt.Sprint("pod-", i), ip), now)
 		if i >= 256 {
-			s.delete(podAt(i-256, fmt.Sprint("pod-", i-256), netip.AddrFrom4([4]byte{10, 0, byte((i - 256) % addresses >> 8), byte((i - 256) % addresses)}).String()), now)
+			s.delete(podAt(i-256, fmt.Sprint("pod-", i-256),
+				netip.AddrFrom4([4]byte{10, 0, byte((i - 256) % addresses >> 8), byte((i - 256) % addresses)}).String()), now)
 		}
 		k.later(now)
 		time.Sleep(time.Until(began.Add(time.Duration(i) * time.Millisecond)))
@@ -484,7 +501,8 @@ func BenchmarkPodComesAndGoes(b *testing.B) {
 	k := newKubernetes(KubernetesOptions{Grace: time.Second})
 	s, now := &podStore{k}, time.Now()
 	for i := range 100_000 {
-		s.put(podAt(i, fmt.Sprint("pod-", i), netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}).String()), now)
+		s.put(podAt(i, fmt.Sprint("pod-", i), netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}).String()),
+			now)
 	}
 	i := 0
 	b.ReportAllocs()

@@ -33,7 +33,8 @@ func (c KubernetesConfig) Connect() (KubernetesOptions, error) {
 	var err error
 	if c.Kubeconfig == "" {
 		if cfg, err = rest.InClusterConfig(); err != nil {
-			return KubernetesOptions{}, fmt.Errorf("the Kubernetes API: not in a pod of a cluster, and no kubeconfig is given: %w", err)
+			return KubernetesOptions{},
+				fmt.Errorf("the Kubernetes API: not in a pod of a cluster, and no kubeconfig is given: %w", err)
 		}
 	} else {
 		cfg, err = clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
@@ -54,7 +55,8 @@ func (c KubernetesConfig) Connect() (KubernetesOptions, error) {
 	if err != nil {
 		return KubernetesOptions{}, fmt.Errorf("the Kubernetes API: %w", err)
 	}
-	return KubernetesOptions{Core: core, Metadata: meta, Node: c.Node, Local: c.Local, Labels: c.Labels, Grace: c.Grace}, nil
+	return KubernetesOptions{Core: core, Metadata: meta, Node: c.Node, Local: c.Local, Labels: c.Labels, Grace: c.Grace},
+		nil
 }
 
 // sources are what the process shares: server blocks, and the configuration before and after a reload, use one source
@@ -119,13 +121,15 @@ func (s *shared) release(linger time.Duration) {
 
 // AcquireKubernetes gives the process's source for a cluster: the one that is open already, if the same is asked of it.
 func AcquireKubernetes(c KubernetesConfig) (*Source, error) {
-	key := strings.Join([]string{"kubernetes", c.Kubeconfig, c.Context, c.Node, c.Local, strings.Join(c.Labels, ","), c.Grace.String()}, "\x00")
+	key := strings.Join([]string{"kubernetes", c.Kubeconfig, c.Context, c.Node, c.Local, strings.Join(c.Labels, ","),
+		c.Grace.String()}, "\x00")
 	return acquire(key, func() (*shared, error) {
 		o, err := c.Connect()
 		if err != nil {
 			return nil, err
 		}
-		name := strings.Join(strings.Fields(strings.Join([]string{"kubernetes", c.Kubeconfig, c.Context, c.Node, strings.Join(c.Labels, ",")}, " ")), " ")
+		name := strings.Join(strings.Fields(
+			strings.Join([]string{"kubernetes", c.Kubeconfig, c.Context, c.Node, strings.Join(c.Labels, ",")}, " ")), " ")
 		return &shared{source: NewKubernetes(o), name: name}, nil
 	})
 }

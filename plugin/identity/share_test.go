@@ -54,7 +54,8 @@ func TestSourceIsSharedAndLingers(t *testing.T) {
 }
 
 func TestSourcesThatCannotBeOpened(t *testing.T) {
-	if _, err := AcquireFile(filepath.Join(t.TempDir(), "none.yaml"), nil); err == nil || !strings.Contains(err.Error(), "none.yaml") {
+	if _, err := AcquireFile(filepath.Join(t.TempDir(), "none.yaml"), nil); err == nil ||
+		!strings.Contains(err.Error(), "none.yaml") {
 		t.Errorf("file: %v", err)
 	}
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
@@ -65,7 +66,8 @@ func TestSourcesThatCannotBeOpened(t *testing.T) {
 	if err := os.WriteFile(path, []byte("clusters: x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := AcquireKubernetes(KubernetesConfig{Kubeconfig: path}); err == nil || !strings.Contains(err.Error(), path) {
+	if _, err := AcquireKubernetes(KubernetesConfig{Kubeconfig: path}); err == nil ||
+		!strings.Contains(err.Error(), path) {
 		t.Errorf("kubeconfig: %v", err)
 	}
 }

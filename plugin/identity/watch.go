@@ -78,9 +78,11 @@ func lister[L runtime.Object](
 	}
 }
 
-func (k *Kubernetes) watch(_ context.Context, resource string, lw *listWatch, example runtime.Object, required bool, s store) *watchState {
+func (k *Kubernetes) watch(_ context.Context, resource string, lw *listWatch, example runtime.Object, required bool,
+	s store) *watchState {
 	w := &watchState{
-		resource: resource, required: required, lw: lw, example: example, store: s, heard: k.index.heard, synced: make(chan struct{}),
+		resource: resource, required: required, lw: lw, example: example, store: s, heard: k.index.heard, synced: make(
+			chan struct{}),
 	}
 	k.watches[resource] = w
 	return w
@@ -170,7 +172,8 @@ func (w *watchState) event() time.Time {
 }
 
 func (w *watchState) status() WatchStatus {
-	s := WatchStatus{Resource: w.resource, Synced: w.isSynced.Load(), Forbidden: w.forbidden.Load(), Errors: w.errors.Load()}
+	s := WatchStatus{Resource: w.resource, Synced: w.isSynced.Load(), Forbidden: w.forbidden.Load(),
+		Errors: w.errors.Load()}
 	if ns := w.lastEvent.Load(); ns != 0 {
 		s.LastEvent = time.Unix(0, ns)
 	}

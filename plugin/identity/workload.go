@@ -39,7 +39,8 @@ func controllerOf(refs []metav1.OwnerReference) (metav1.OwnerReference, bool) {
 func above(ref metav1.OwnerReference, labels map[string]string, created time.Time) owner {
 	switch ref.Kind {
 	case "ReplicaSet":
-		for _, l := range [...]struct{ label, kind string }{{labelDeploymentHash, "Deployment"}, {labelRolloutHash, "Rollout"}} {
+		for _, l := range [...]struct{ label, kind string }{{labelDeploymentHash, "Deployment"},
+			{labelRolloutHash, "Rollout"}} {
 			if hash := labels[l.label]; hash != "" {
 				if name, ok := strings.CutSuffix(ref.Name, "-"+hash); ok && name != "" {
 					return owner{l.kind, name}

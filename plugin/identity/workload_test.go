@@ -32,19 +32,27 @@ func TestWorkloadOfAPod(t *testing.T) {
 		{"StatefulSet", controlledBy("StatefulSet", "db", "s"), nil, nil, owner{"StatefulSet", "db"}},
 		{"DaemonSet", controlledBy("DaemonSet", "agent", "s"), nil, nil, owner{"DaemonSet", "agent"}},
 		{"custom resource", controlledBy("Kafka", "k", "s"), nil, nil, owner{"Kafka", "k"}},
-		{"Deployment, by name", controlledBy("ReplicaSet", "cart-api-7f9c5d4b8", "r"), map[string]string{"pod-template-hash": "7f9c5d4b8"}, nil, owner{"Deployment", "cart-api"}},
-		{"Rollout, by name", controlledBy("ReplicaSet", "cart-7f9c", "r"), map[string]string{"rollouts-pod-template-hash": "7f9c"}, nil, owner{"Rollout", "cart"}},
-		{"ReplicaSet alone", controlledBy("ReplicaSet", "cart-7f9c5d4b8", "r"), nil, nil, owner{"ReplicaSet", "cart-7f9c5d4b8"}},
-		{"ReplicaSet with another hash", controlledBy("ReplicaSet", "cart-7f9c5d4b8", "r"), map[string]string{"pod-template-hash": "x"}, nil, owner{"ReplicaSet", "cart-7f9c5d4b8"}},
-		{"ReplicaSet that only looks like a Deployment's", controlledBy("ReplicaSet", "cart-x", "r"), map[string]string{"pod-template-hash": "x"}, owners{"r": {"ReplicaSet", "cart-x"}}, owner{"ReplicaSet", "cart-x"}},
-		{"ReplicaSet of a custom resource", controlledBy("ReplicaSet", "cart-x", "r"), nil, owners{"r": {"Canary", "cart"}}, owner{"Canary", "cart"}},
+		{"Deployment, by name", controlledBy("ReplicaSet", "cart-api-7f9c5d4b8", "r"),
+			map[string]string{"pod-template-hash": "7f9c5d4b8"}, nil, owner{"Deployment", "cart-api"}},
+		{"Rollout, by name", controlledBy("ReplicaSet", "cart-7f9c", "r"),
+			map[string]string{"rollouts-pod-template-hash": "7f9c"}, nil, owner{"Rollout", "cart"}},
+		{"ReplicaSet alone", controlledBy("ReplicaSet", "cart-7f9c5d4b8", "r"), nil, nil,
+			owner{"ReplicaSet", "cart-7f9c5d4b8"}},
+		{"ReplicaSet with another hash", controlledBy("ReplicaSet", "cart-7f9c5d4b8", "r"),
+			map[string]string{"pod-template-hash": "x"}, nil, owner{"ReplicaSet", "cart-7f9c5d4b8"}},
+		{"ReplicaSet that only looks like a Deployment's", controlledBy("ReplicaSet", "cart-x", "r"),
+			map[string]string{"pod-template-hash": "x"}, owners{"r": {"ReplicaSet", "cart-x"}}, owner{"ReplicaSet", "cart-x"}},
+		{"ReplicaSet of a custom resource", controlledBy("ReplicaSet", "cart-x", "r"), nil, owners{"r": {"Canary", "cart"}},
+			owner{"Canary", "cart"}},
 		{"CronJob, by name", controlledBy("Job", fmt.Sprint("backup-", minute), "j"), nil, nil, owner{"CronJob", "backup"}},
 		{"Job alone", controlledBy("Job", "migrate", "j"), nil, nil, owner{"Job", "migrate"}},
 		{"Job with a date", controlledBy("Job", "migrate-20240115", "j"), nil, nil, owner{"Job", "migrate-20240115"}},
 		{"Job with a number", controlledBy("Job", "migrate-12345678", "j"), nil, nil, owner{"Job", "migrate-12345678"}},
-		{"Job that only looks like a CronJob's", controlledBy("Job", fmt.Sprint("backup-", minute), "j"), nil, owners{"j": {"Job", "backup-now"}}, owner{"Job", "backup-now"}},
+		{"Job that only looks like a CronJob's", controlledBy("Job", fmt.Sprint("backup-", minute), "j"), nil,
+			owners{"j": {"Job", "backup-now"}}, owner{"Job", "backup-now"}},
 	} {
-		m := &metav1.ObjectMeta{Name: "p-node-1", OwnerReferences: tt.refs, Labels: tt.labels, CreationTimestamp: metav1.NewTime(now)}
+		m := &metav1.ObjectMeta{Name: "p-node-1", OwnerReferences: tt.refs, Labels: tt.labels,
+			CreationTimestamp: metav1.NewTime(now)}
 		if got := tt.known.of(m, "node-1"); got != tt.want {
 			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
 		}
@@ -54,7 +62,8 @@ func TestWorkloadOfAPod(t *testing.T) {
 func TestOnlyExceptionsAreRemembered(t *testing.T) {
 	o := owners{}
 	hash := map[string]string{"pod-template-hash": "abc"}
-	usual := &metav1.ObjectMeta{Name: "cart-abc", UID: "1", Labels: hash, OwnerReferences: controlledBy("Deployment", "cart", "d")}
+	usual := &metav1.ObjectMeta{Name: "cart-abc", UID: "1", Labels: hash, OwnerReferences: controlledBy(
+		"Deployment", "cart", "d")}
 	alone := &metav1.ObjectMeta{Name: "cart", UID: "2"}
 	orphan := &metav1.ObjectMeta{Name: "web-abc", UID: "3", Labels: hash}
 	for _, m := range []*metav1.ObjectMeta{usual, alone, orphan} {

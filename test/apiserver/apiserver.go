@@ -58,7 +58,8 @@ func Start(ctx context.Context, bin, dir string) (*Server, error) {
 		return nil, err
 	}
 	peer := "http://127.0.0.1:" + strconv.Itoa(ports[2])
-	s.etcd, err = s.run("etcd", "--data-dir="+filepath.Join(dir, "etcd"), "--unsafe-no-fsync", "--logger=zap", "--log-level=error",
+	s.etcd, err = s.run("etcd", "--data-dir="+filepath.Join(dir, "etcd"), "--unsafe-no-fsync", "--logger=zap",
+		"--log-level=error",
 		"--quota-backend-bytes=4294967296",
 		"--listen-client-urls="+s.etcdURL, "--advertise-client-urls="+s.etcdURL,
 		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=default="+peer)
@@ -80,9 +81,11 @@ func (s *Server) StartAPI(ctx context.Context) error {
 		return err
 	}
 	s.api, err = s.run("kube-apiserver",
-		"--etcd-servers="+s.etcdURL, "--bind-address=127.0.0.1", "--secure-port="+port, "--cert-dir="+filepath.Join(s.dir, "certs"),
+		"--etcd-servers="+s.etcdURL, "--bind-address=127.0.0.1", "--secure-port="+port, "--cert-dir="+
+			filepath.Join(s.dir, "certs"),
 		"--advertise-address=192.0.2.1", "--endpoint-reconciler-type=none", "--service-cluster-ip-range=10.96.0.0/24",
-		"--token-auth-file="+filepath.Join(s.dir, "tokens.csv"), "--authorization-mode=RBAC", "--disable-admission-plugins=ServiceAccount",
+		"--token-auth-file="+filepath.Join(
+			s.dir, "tokens.csv"), "--authorization-mode=RBAC", "--disable-admission-plugins=ServiceAccount",
 		"--service-account-issuer=https://test", "--service-account-key-file="+key, "--service-account-signing-key-file="+key,
 		"--max-requests-inflight=2000", "--max-mutating-requests-inflight=2000")
 	if err != nil {
@@ -100,7 +103,8 @@ func (s *Server) StartAPI(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("kube-apiserver does not serve (its log is %s): %w", filepath.Join(s.dir, "kube-apiserver.log"), err)
+			return fmt.Errorf("kube-apiserver does not serve (its log is %s): %w", filepath.Join(s.dir, "kube-apiserver.log"),
+				err)
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
@@ -118,13 +122,15 @@ func (s *Server) Stop() {
 
 // Config gives what a client needs to talk to the server as a user.
 func (s *Server) Config(user string) *rest.Config {
-	return &rest.Config{Host: s.URL, BearerToken: user, TLSClientConfig: rest.TLSClientConfig{Insecure: true}, QPS: 1000, Burst: 1000}
+	return &rest.Config{Host: s.URL, BearerToken: user, TLSClientConfig: rest.TLSClientConfig{Insecure: true}, QPS: 1000,
+		Burst: 1000}
 }
 
 // Kubeconfig writes a kubeconfig for a user and gives its path.
 func (s *Server) Kubeconfig(user string) (string, error) {
 	path := filepath.Join(s.dir, "kubeconfig-"+user)
-	content := fmt.Sprintf(`{clusters: [{name: test, cluster: {server: %q, insecure-skip-tls-verify: true}}], users: [{name: u, user: {token: %q}}],
+	content := fmt.Sprintf(
+		`{clusters: [{name: test, cluster: {server: %q, insecure-skip-tls-verify: true}}], users: [{name: u, user: {token: %q}}],
 contexts: [{name: test, context: {cluster: test, user: u}}], current-context: test}
 `, s.URL, user)
 	return path, os.WriteFile(path, []byte(content), 0o600)
@@ -147,7 +153,8 @@ func (s *Server) files() error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(s.dir, "key.pem"), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600)
+	return os.WriteFile(filepath.Join(s.dir, "key.pem"),
+		pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600)
 }
 
 // run starts a program; its output goes to a log beside its data.

@@ -356,7 +356,8 @@ func TestSoakUnderAttack(t *testing.T) {
 	}
 	select {
 	case <-v.process.Done():
-		t.Errorf("the store ended, %d processes were killed for their memory: %v\n%s", killed, v.process.Err(), cluster.Tail(v.process))
+		t.Errorf("the store ended, %d processes were killed for their memory: %v\n%s", killed, v.process.Err(),
+			cluster.Tail(v.process))
 	default:
 	}
 	m := scrape(t, s.AgentMetrics[0])
@@ -375,12 +376,14 @@ func TestSoakUnderAttack(t *testing.T) {
 	f := s.stop(t)
 	// Where events were lost a lookup may go untold, or be told wrong; then the row says that they were, and is not sure.
 	if f.lost == 0 && (j.untold > 0 || j.wrong > 0) || j.certain > 0 || j.unaware > 0 {
-		t.Errorf("of the victim's %d lookups %d were not told, %d told wrong, %d of these for certain, %d without a word of lost events",
+		t.Errorf("of the victim's %d lookups %d were not told, %d told wrong, %d of these for certain, %d without a word "+
+			"of lost events",
 			len(outcomes), j.untold, j.wrong, j.certain, j.unaware)
 	}
 	t.Logf("%v; rounds:%s; %d requests to the store, %d of them refused; its memory: %d MiB of %d at most",
 		f, made, v.requests.Load(), v.refused.Load(), peak>>20, storeLimit>>20)
-	t.Logf("the victim's %d lookups: %d lost; %+v; in the store %d were looked at, of %d looks %d were turned away; series: %d, %d",
+	t.Logf("the victim's %d lookups: %d lost; %+v; in the store %d were looked at, of %d looks %d were turned away; "+
+		"series: %d, %d",
 		len(outcomes), lost, j, len(seen), looks, failed, series, plugin)
 	if lost > 0 {
 		t.Errorf("%d of the victim's %d lookups were lost", lost, len(outcomes))

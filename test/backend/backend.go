@@ -161,7 +161,8 @@ func StartPrometheus(ctx context.Context, dir string, targets ...string) (*Prome
 		return nil, err
 	}
 	config := filepath.Join(dir, "prometheus.yml")
-	text := fmt.Sprintf("global:\n  scrape_interval: 1s\nscrape_configs:\n- job_name: dnstrail\n  static_configs:\n  - targets: [%q]\n", strings.Join(targets, `", "`))
+	text := fmt.Sprintf("global:\n  scrape_interval: 1s\nscrape_configs:\n- job_name: dnstrail\n  static_configs:\n  "+
+		"- targets: [%q]\n", strings.Join(targets, `", "`))
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}

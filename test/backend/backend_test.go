@@ -52,7 +52,8 @@ func send(t *testing.T, addr string, spans []*trace.Span) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	if _, err := ptraceotlp.NewGRPCClient(conn).Export(context.Background(), ptraceotlp.NewExportRequestFromTraces(trace.ToOTLP(spans))); err != nil {
+	if _, err := ptraceotlp.NewGRPCClient(conn).Export(context.Background(), ptraceotlp.NewExportRequestFromTraces(
+		trace.ToOTLP(spans))); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -78,7 +79,8 @@ func TestJaegerGivesBackEveryTrace(t *testing.T) {
 	const n = 3*traceapi.Page + 17
 	begin := time.Now().Add(-time.Minute).Truncate(time.Millisecond)
 	tracer := &trace.Scope{Name: semconv.ScopeTracer, SchemaURL: semconv.SchemaURL}
-	cart := &trace.Resource{Attributes: trace.Attributes{{Key: semconv.ServiceName, Value: "cart"}, {Key: semconv.K8SPodName, Value: "cart-1"}}}
+	cart := &trace.Resource{Attributes: trace.Attributes{{Key: semconv.ServiceName, Value: "cart"},
+		{Key: semconv.K8SPodName, Value: "cart-1"}}}
 	coredns := &trace.Resource{Attributes: trace.Attributes{{Key: semconv.ServiceName, Value: "coredns"}}}
 	plugin := &trace.Scope{Name: semconv.ScopePlugin}
 	var spans []*trace.Span
@@ -91,14 +93,17 @@ func TestJaegerGivesBackEveryTrace(t *testing.T) {
 		want[id] = name
 		spans = append(spans,
 			&trace.Span{
-				TraceID: id, SpanID: id.ClientSpanID(), Name: "DNS A", Kind: trace.KindClient, Start: at, End: at.Add(time.Millisecond),
+				TraceID: id, SpanID: id.ClientSpanID(), Name: "DNS A", Kind: trace.KindClient, Start: at, End: at.Add(
+					time.Millisecond),
 				Resource: cart, Scope: tracer,
-				Attributes: trace.Attributes{{Key: semconv.QuestionName, Value: name}, {Key: semconv.DNSID, Value: int64(i)}, {Key: semconv.Hops, Value: []any{"eth0 out", "eth0 in"}}},
+				Attributes: trace.Attributes{{Key: semconv.QuestionName, Value: name}, {Key: semconv.DNSID, Value: int64(i)},
+					{Key: semconv.Hops, Value: []any{"eth0 out", "eth0 in"}}},
 			},
 			&trace.Span{
 				TraceID: id, SpanID: link.SpanID{7: 1}, Parent: id.ClientSpanID(), Name: "DNS A", Kind: trace.KindServer,
 				Start: at.Add(100 * time.Microsecond), End: at.Add(900 * time.Microsecond), Resource: coredns, Scope: plugin,
-				Attributes: trace.Attributes{{Key: semconv.ResponseWritten, Value: true}, {Key: semconv.ForwardDuration, Value: 0.25}},
+				Attributes: trace.Attributes{{Key: semconv.ResponseWritten, Value: true},
+					{Key: semconv.ForwardDuration, Value: 0.25}},
 			})
 	}
 	send(t, j.OTLP, spans)
@@ -166,7 +171,8 @@ func TestPrometheusKeepsExemplars(t *testing.T) {
 	go func() {
 		_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/openmetrics-text; version=1.0.0")
-			_, _ = fmt.Fprintf(w, "# TYPE lookups counter\nlookups_total{pod=\"cart\"} 5 # {trace_id=\"4bf92f3577b34da6a3ce929d0e0e4736\"} 0.5 %d\n# EOF\n", time.Now().Unix())
+			_, _ = fmt.Fprintf(w, "# TYPE lookups counter\nlookups_total{pod=\"cart\"} 5 # "+
+				"{trace_id=\"4bf92f3577b34da6a3ce929d0e0e4736\"} 0.5 %d\n# EOF\n", time.Now().Unix())
 		}))
 	}()
 	p, err := StartPrometheus(ctx, t.TempDir(), l.Addr().String())
@@ -184,7 +190,8 @@ func TestPrometheusKeepsExemplars(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(samples) == 1 && len(exemplars) > 0 {
-			if samples[0].Value != 5 || samples[0].Labels["pod"] != "cart" || exemplars[0].Labels["trace_id"] != "4bf92f3577b34da6a3ce929d0e0e4736" {
+			if samples[0].Value != 5 || samples[0].Labels["pod"] != "cart" ||
+				exemplars[0].Labels["trace_id"] != "4bf92f3577b34da6a3ce929d0e0e4736" {
 				t.Errorf("%+v, %+v", samples, exemplars)
 			}
 			break

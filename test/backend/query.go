@@ -84,7 +84,8 @@ func (p *Prometheus) Exemplars(ctx context.Context, expr string) ([]Exemplar, er
 		} `json:"exemplars"`
 	}
 	now := time.Now()
-	q := url.Values{"query": {expr}, "start": {now.Add(-time.Hour).Format(time.RFC3339)}, "end": {now.Add(time.Minute).Format(time.RFC3339)}}
+	q := url.Values{"query": {expr}, "start": {now.Add(-time.Hour).Format(time.RFC3339)},
+		"end": {now.Add(time.Minute).Format(time.RFC3339)}}
 	if err := p.get(ctx, "/api/v1/query_exemplars", q, &data); err != nil {
 		return nil, fmt.Errorf("exemplars of %s: %w", expr, err)
 	}
@@ -95,7 +96,8 @@ func (p *Prometheus) Exemplars(ctx context.Context, expr string) ([]Exemplar, er
 			if err != nil {
 				return nil, fmt.Errorf("exemplars of %s: value %q: %w", expr, e.Value, err)
 			}
-			found = append(found, Exemplar{Series: s.Series, Labels: e.Labels, Value: v, Time: time.UnixMilli(int64(e.Timestamp * 1e3))})
+			found = append(found, Exemplar{Series: s.Series, Labels: e.Labels, Value: v,
+				Time: time.UnixMilli(int64(e.Timestamp * 1e3))})
 		}
 	}
 	return found, nil

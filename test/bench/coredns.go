@@ -58,10 +58,13 @@ func benchCoreDNS(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer stopOTLP()
-	zipkin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) }))
+	zipkin := httptest.NewServer(
+		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) }))
 	defer zipkin.Close()
 	identity := filepath.Join(b.dir, "clients.yaml")
-	if err := os.WriteFile(identity, []byte("clients:\n- addresses: [127.0.0.1]\n  namespace: shop\n  pod: cart-1\n  workload: {kind: Deployment, name: cart}\n  node: node-1\n"), 0o600); err != nil {
+	if err := os.WriteFile(identity,
+		[]byte("clients:\n- addresses: [127.0.0.1]\n  namespace: shop\n  pod: cart-1\n  workload: {kind: Deployment, "+
+			"name: cart}\n  node: node-1\n"), 0o600); err != nil {
 		return err
 	}
 	ours := func(sample string) string {
@@ -82,7 +85,8 @@ func benchCoreDNS(ctx context.Context, b *bench) error {
 				return fmt.Errorf("%s: %w", a.name, err)
 			}
 			rounds[i] = append(rounds[i], m)
-			fmt.Fprintf(os.Stderr, "  round %d of %d: %-34s %8.0f q/s %7.2f us CPU a query\n", round+1, b.rounds, a.name, m.qps, m.cpu)
+			fmt.Fprintf(os.Stderr, "  round %d of %d: %-34s %8.0f q/s %7.2f us CPU a query\n", round+1, b.rounds, a.name, m.qps,
+				m.cpu)
 		}
 	}
 	middle := func(i int, figure func(m measured) float64) float64 {
@@ -110,8 +114,10 @@ func benchCoreDNS(ctx context.Context, b *bench) error {
 		if a.budget > 0 {
 			budget = fmt.Sprintf("%.2f %s", a.budget, met(ratios[i] >= a.budget))
 		}
-		fmt.Printf("%-34s %10.0f %10.3f %12.2f %14s %16s\n", a.name, middle(i, func(m measured) float64 { return m.qps }), ratios[i],
-			middle(i, func(m measured) float64 { return m.cpu }), spans(middle(i, func(m measured) float64 { return m.sent }), middle(i, func(m measured) float64 { return m.dropped })), budget)
+		fmt.Printf("%-34s %10.0f %10.3f %12.2f %14s %16s\n", a.name, middle(i, func(m measured) float64 { return m.qps }),
+			ratios[i],
+			middle(i, func(m measured) float64 { return m.cpu }), spans(middle(i, func(m measured) float64 { return m.sent }),
+				middle(i, func(m measured) float64 { return m.dropped })), budget)
 	}
 	fmt.Printf("all spans against CoreDNS's trace: %.2f x (budget 1.5 x: %s)\n", overTrace, met(overTrace >= 1.5))
 	return nil
@@ -142,7 +148,8 @@ func loadCoreDNS(ctx context.Context, b *bench, block, upstream string) (m measu
 		return m, err
 	}
 	corefile := filepath.Join(b.dir, "Corefile")
-	text := fmt.Sprintf(".:%d {\n bind 127.0.0.1\n errors\n %s\n prometheus 127.0.0.1:%d\n cache 30\n forward . %s\n}\n", port, block, metrics, upstream)
+	text := fmt.Sprintf(".:%d {\n bind 127.0.0.1\n errors\n %s\n prometheus 127.0.0.1:%d\n cache 30\n forward . %s\n}\n",
+		port, block, metrics, upstream)
 	if err := os.WriteFile(corefile, []byte(text), 0o600); err != nil {
 		return m, err
 	}
@@ -169,7 +176,8 @@ func loadCoreDNS(ctx context.Context, b *bench, block, upstream string) (m measu
 	if err := os.WriteFile(queries, []byte(list.String()), 0o600); err != nil {
 		return m, err
 	}
-	args := []string{"-c", strconv.Itoa(lastCPU()), "dnsperf", "-s", "127.0.0.1", "-p", strconv.Itoa(port), "-d", queries, "-c", "20", "-T", "1", "-q", "100"}
+	args := []string{"-c", strconv.Itoa(lastCPU()), "dnsperf", "-s", "127.0.0.1", "-p", strconv.Itoa(port), "-d", queries,
+		"-c", "20", "-T", "1", "-q", "100"}
 	// A first, short run fills the cache and the pools.
 	if out, err := exec.CommandContext(ctx, "taskset", append(args, "-l", "1")...).CombinedOutput(); err != nil {
 		return m, fmt.Errorf("dnsperf: %w\n%s", err, out)
@@ -182,7 +190,8 @@ func loadCoreDNS(ctx context.Context, b *bench, block, upstream string) (m measu
 	if err != nil {
 		return m, err
 	}
-	out, err := exec.CommandContext(ctx, "taskset", append(args, "-l", strconv.Itoa(int(b.length.Seconds())))...).CombinedOutput()
+	out, err := exec.CommandContext(
+		ctx, "taskset", append(args, "-l", strconv.Itoa(int(b.length.Seconds())))...).CombinedOutput()
 	if err != nil {
 		return m, fmt.Errorf("dnsperf: %w\n%s", err, out)
 	}
@@ -305,7 +314,8 @@ func answerer() (addr string, stop func(), err error) {
 	}
 	s := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {
 		m := new(dns.Msg).SetReply(r)
-		m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: r.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 3600}, A: net.IPv4(192, 0, 2, 1)}}
+		m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: r.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET,
+			Ttl: 3600}, A: net.IPv4(192, 0, 2, 1)}}
 		_ = w.WriteMsg(m)
 	})}
 	go func() { _ = s.ActivateAndServe() }()
@@ -319,7 +329,8 @@ func discardOTLP() (addr string, stop func(), err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	s := grpc.NewServer(grpc.ForceServerCodecV2(blind{}), grpc.InitialWindowSize(16<<20), grpc.InitialConnWindowSize(16<<20), grpc.ReadBufferSize(1<<20),
+	s := grpc.NewServer(grpc.ForceServerCodecV2(blind{}), grpc.InitialWindowSize(16<<20),
+		grpc.InitialConnWindowSize(16<<20), grpc.ReadBufferSize(1<<20),
 		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
 			if err := stream.RecvMsg(nil); err != nil {
 				return err

@@ -56,7 +56,8 @@ func run() error {
 	flag.IntVar(&b.rounds, "rounds", 5, "rounds; the median is shown")
 	flag.DurationVar(&b.length, "length", 3*time.Second, "length of one measurement")
 	only := flag.String("only", "", "measure this alone: coredns, tracer")
-	against := flag.String("against", "", "directory of an older coredns and dnstrail: measure both in turns, and nothing else")
+	against := flag.String("against", "", "directory of an older coredns and dnstrail: measure both in turns, and "+
+		"nothing else")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flag.Arg(0))

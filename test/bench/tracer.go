@@ -34,7 +34,8 @@ func benchTracer(ctx context.Context, b *bench) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, k.Down()) }()
-	client, err := k.AddPod(lab.PodSpec{Node: k.Nodes()[0].Name, Namespace: "bench", Workload: lab.Workload{Kind: "Deployment", Name: "client"}})
+	client, err := k.AddPod(lab.PodSpec{Node: k.Nodes()[0].Name, Namespace: "bench",
+		Workload: lab.Workload{Kind: "Deployment", Name: "client"}})
 	if err != nil {
 		return err
 	}
@@ -60,14 +61,16 @@ func benchTracer(ctx context.Context, b *bench) (err error) {
 			return err
 		}
 		traced = append(traced, with)
-		fmt.Fprintf(os.Stderr, "  round %d of %d: iperf3 %.2f Gbit/s, with the tracer %.2f Gbit/s\n", round+1, b.rounds, gbit, with)
+		fmt.Fprintf(os.Stderr, "  round %d of %d: iperf3 %.2f Gbit/s, with the tracer %.2f Gbit/s\n", round+1, b.rounds, gbit,
+			with)
 	}
 	ratios := make([]float64, b.rounds)
 	for i := range ratios {
 		ratios[i] = traced[i] / plain[i]
 	}
 	r := median(ratios)
-	fmt.Printf("iperf3, pod to pod over two nodes: %.2f Gbit/s untraced, %.2f traced; ratio %.3f (budget 0.98: %s)\n\n", median(plain), median(traced), r, met(r >= 0.98))
+	fmt.Printf("iperf3, pod to pod over two nodes: %.2f Gbit/s untraced, %.2f traced; ratio %.3f (budget 0.98: %s)\n\n",
+		median(plain), median(traced), r, met(r >= 0.98))
 
 	others, err := runs() // of another agent on this machine
 	if err != nil {
@@ -95,7 +98,8 @@ func whileTraced(ctx context.Context, k *cluster.Cluster, f func(*lab.Process) e
 // iperf3 gives the throughput of one TCP stream in Gbit/s.
 func iperf3(from *lab.Pod, to string, length time.Duration) (float64, error) {
 	var out strings.Builder
-	p, err := from.Start(lab.Command{Path: "iperf3", Args: []string{"-c", to, "-p", "5201", "-J", "-t", strconv.Itoa(int(length.Seconds()))}, Stdout: &out})
+	p, err := from.Start(lab.Command{Path: "iperf3", Args: []string{"-c", to, "-p", "5201", "-J", "-t",
+		strconv.Itoa(int(length.Seconds()))}, Stdout: &out})
 	if err != nil {
 		return 0, err
 	}
@@ -178,7 +182,8 @@ func nanosecondsARun(client *lab.Pod, k *cluster.Cluster, b *bench, others map[e
 		verdict := met(c[0] <= budgets[0] && c[1] <= budgets[1])
 		fmt.Printf("%-28s %14.0f %14.0f   %s\n", name, c[0], c[1], verdict)
 	}
-	fmt.Printf("budget: %.0f ns for a packet that is not DNS, %.0f ns for a DNS packet. In the DNS column every packet is DNS, but for what the machine does beside.\n\n", budgets[0], budgets[1])
+	fmt.Printf("budget: %.0f ns for a packet that is not DNS, %.0f ns for a DNS packet. In the DNS column every "+
+		"packet is DNS, but for what the machine does beside.\n\n", budgets[0], budgets[1])
 	return nil
 }
 
@@ -304,7 +309,8 @@ func cpuALookup(client *lab.Pod, k *cluster.Cluster, agent *lab.Process, b *benc
 			return err
 		}
 		micros := float64((after - before).Microseconds()) / n
-		fmt.Printf("%10d %12.0f %16.2f %12.0f   budget 10 us, none lost: %s\n", rate, n/b.length.Seconds(), micros, now-lost, met(micros <= 10 && now == lost))
+		fmt.Printf("%10d %12.0f %16.2f %12.0f   budget 10 us, none lost: %s\n", rate, n/b.length.Seconds(), micros, now-lost,
+			met(micros <= 10 && now == lost))
 	}
 	return nil
 }
@@ -320,7 +326,8 @@ func dnsperf(from *lab.Pod, b *bench, rate int, length time.Duration) (float64, 
 		return 0, err
 	}
 	p, err := from.Start(lab.Command{Path: "dnsperf", Args: []string{
-		"-s", lab.ServiceV4.String(), "-d", file, "-c", "10", "-q", "2000", "-Q", strconv.Itoa(rate), "-l", strconv.Itoa(int(length.Seconds())),
+		"-s", lab.ServiceV4.String(), "-d", file, "-c", "10", "-q", "2000", "-Q", strconv.Itoa(rate), "-l", strconv.Itoa(
+			int(length.Seconds())),
 	}})
 	if err != nil {
 		return 0, err
@@ -337,5 +344,6 @@ func dnsperf(from *lab.Pod, b *bench, rate int, length time.Duration) (float64, 
 
 // eventsLost gives the number of kernel events that the newest agent says it lost.
 func eventsLost(k *cluster.Cluster) (float64, error) {
-	return metric("http://"+k.AgentMetrics[len(k.AgentMetrics)-1]+"/metrics", "dnstrail_losses_total", "kind", "ring_full", "reentered", "undecodable")
+	return metric("http://"+k.AgentMetrics[len(k.AgentMetrics)-1]+"/metrics", "dnstrail_losses_total", "kind", "ring_full",
+		"reentered", "undecodable")
 }

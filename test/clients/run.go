@@ -58,7 +58,8 @@ func run(ctx context.Context, o options, dir string) (results []*result, err err
 	if err != nil {
 		return nil, err
 	}
-	s := &scene{store: store.New(store.Limits{Spans: 2_000_000, Bytes: 4 << 30}), rows: &rows{}, pods: map[string]*lab.Pod{}}
+	s := &scene{store: store.New(store.Limits{Spans: 2_000_000, Bytes: 4 << 30}), rows: &rows{},
+		pods: map[string]*lab.Pod{}}
 	storeCtx, stop := context.WithCancel(context.Background())
 	stored := make(chan error, 1)
 	go func() { stored <- s.store.ServeGRPC(storeCtx, ln) }()

@@ -55,7 +55,8 @@ func (k *Cluster) introduce() error {
 	if err != nil {
 		return err
 	}
-	a.shared = append(a.shared, "--ask-back-peer", k.DNS.V4.String()+"="+server, "--ask-back-peer", k.DNS.V6.String()+"="+server)
+	a.shared = append(a.shared, "--ask-back-peer", k.DNS.V4.String()+"="+server, "--ask-back-peer", k.DNS.V6.String()+"="+
+		server)
 	a.plugin = "\n        " + strings.Join(lines, "\n        ")
 	return nil
 }

@@ -99,7 +99,8 @@ func DefaultChain() string {
 		{"kubernetes.default", "A", "10.96.0.1"}, {"kubernetes.default", "AAAA", "fd00:10:96::1"},
 		{"payments.shop", "A", "10.96.12.34"}, {"payments.shop", "AAAA", "fd00:10:96::34"},
 	} {
-		fmt.Fprintf(&b, "    template IN %s cluster.local {\n        match \"^%s\\.svc\\.cluster\\.local\\.$\"\n        answer \"{{ .Name }} 5 IN %s %s\"\n        fallthrough\n    }\n",
+		fmt.Fprintf(&b, "    template IN %s cluster.local {\n        match \"^%s\\.svc\\.cluster\\.local\\.$\"\n        "+
+			"answer \"{{ .Name }} 5 IN %s %s\"\n        fallthrough\n    }\n",
 			r.qtype, strings.ReplaceAll(r.service, ".", `\.`), r.qtype, r.addr)
 	}
 	fmt.Fprintf(&b, `    template ANY ANY cluster.local {
@@ -222,7 +223,8 @@ func (k *Cluster) Corefile() string {
 	}
 	block := ""
 	if !k.config.NoPlugin {
-		block = fmt.Sprintf("dnstrail {\n        endpoint grpc://%s\n        sample %s\n        identity file %s\n        tracer\n        %s\n    }",
+		block = fmt.Sprintf("dnstrail {\n        endpoint grpc://%s\n        sample %s\n        identity file %s\n       "+
+			" tracer\n        %s\n    }",
 			netip.AddrPortFrom(k.DNS.Node.V4, 4317), sample, k.IdentityFile, k.config.Plugin+k.askBack.plugin)
 	}
 	var b strings.Builder
@@ -242,7 +244,8 @@ func (k *Cluster) startCoreDNS(ctx context.Context) (err error) {
 		return err
 	}
 	env := append([]string{
-		"POD_NAME=" + k.DNS.Name, "POD_NAMESPACE=" + k.DNS.PodSpec.Namespace, "POD_UID=" + k.DNS.UID, "NODE_NAME=" + k.DNS.Node.Name,
+		"POD_NAME=" + k.DNS.Name, "POD_NAMESPACE=" + k.DNS.PodSpec.Namespace, "POD_UID=" + k.DNS.UID, "NODE_NAME=" +
+			k.DNS.Node.Name,
 	}, k.config.Env...)
 	if k.CoreDNS, err = k.DNS.Start(lab.Command{Path: bin, Args: []string{"-conf", corefile}, Env: env}); err != nil {
 		return err
@@ -257,7 +260,8 @@ func (k *Cluster) startCoreDNS(ctx context.Context) (err error) {
 		}
 		defer conn.Close()
 		c := dns.Client{Timeout: 200 * time.Millisecond}
-		_, _, err = c.ExchangeWithConn(new(dns.Msg).SetQuestion("kubernetes.default.svc.cluster.local.", dns.TypeA), &dns.Conn{Conn: conn})
+		_, _, err = c.ExchangeWithConn(new(dns.Msg).SetQuestion("kubernetes.default.svc.cluster.local.", dns.TypeA),
+			&dns.Conn{Conn: conn})
 		return err
 	})
 }
@@ -294,7 +298,8 @@ func (k *Cluster) NetNSArgs() []string {
 // StartNodeAgents starts an agent a node, confined to the node and the pods that it has now.
 func (k *Cluster) StartNodeAgents(ctx context.Context) error {
 	for i, n := range k.Nodes() {
-		args := []string{"--node", n.Name, "--socket", filepath.Join(k.dir, n.Name+".sock"), "--netns", strconv.FormatUint(n.Inode(), 10)}
+		args := []string{"--node", n.Name, "--socket", filepath.Join(k.dir, n.Name+".sock"), "--netns",
+			strconv.FormatUint(n.Inode(), 10)}
 		for _, p := range k.Pods() {
 			if p.Node == n {
 				args = append(args, "--netns", strconv.FormatUint(p.Inode(), 10))
@@ -321,10 +326,12 @@ func (k *Cluster) startAgent(ctx context.Context, args ...string) error {
 	if sample == "" {
 		sample = "1"
 	}
-	args = append([]string{"agent", "--identity-file", k.IdentityFile, "--sample", sample, "--metrics-address", metrics}, args...)
+	args = append([]string{"agent", "--identity-file", k.IdentityFile, "--sample", sample, "--metrics-address", metrics},
+		args...)
 	command := lab.Command{
 		Path: bin, Args: append(args, k.config.AgentArgs...),
-		Env: append([]string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + k.config.Collector, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}, k.config.Env...),
+		Env: append([]string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + k.config.Collector, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"},
+			k.config.Env...),
 	}
 	if k.config.AgentMemory > 0 {
 		m, err := k.AddMemoryCgroup(k.config.AgentMemory)

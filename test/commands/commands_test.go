@@ -67,7 +67,8 @@ func up(t *testing.T, more ...lab.PodSpec) *scene {
 	t.Cleanup(cancel)
 	go func() { _ = s.store.ServeGRPC(ctx, otlp) }()
 	go func() {
-		_ = store.ServeHTTP(ctx, api, joined.Handler(s.store, page.Handler(&joined.Rows{Store: s.store}, s.store, traceapi.Handler(s.store))))
+		_ = store.ServeHTTP(ctx, api,
+			joined.Handler(s.store, page.Handler(&joined.Rows{Store: s.store}, s.store, traceapi.Handler(s.store))))
 	}()
 	k, err := cluster.Up(ctx, cluster.Config{
 		Bin: bin, Collector: otlp.Addr().String(), Agents: cluster.AgentPerNode,
@@ -156,7 +157,8 @@ func TestCommands(t *testing.T) {
 	})
 	t.Run("walk with CoreDNS's side", func(t *testing.T) {
 		out := walk(t, "www.example.com", "--jaeger", s.api)
-		reads(t, out, "NOERROR  www.example.com. A", "both sides joined", "CoreDNS  NOERROR", "cache  miss", "forward", "upstream 192.168.100.53:53 udp  NOERROR")
+		reads(t, out, "NOERROR  www.example.com. A", "both sides joined", "CoreDNS  NOERROR", "cache  miss", "forward",
+			"upstream 192.168.100.53:53 udp  NOERROR")
 	})
 	t.Run("walk lost", func(t *testing.T) {
 		undo, err := s.DNS.Drop(lab.DropRule{Hook: lab.Input, DstPort: 53, Proto: unix.IPPROTO_UDP})
@@ -166,7 +168,8 @@ func TestCommands(t *testing.T) {
 		defer func() { _ = undo() }()
 		begin := time.Now()
 		out := walk(t, "lost.example.com", "--timeout", "2s")
-		reads(t, out, "eth0 in", "eth0 drop", "NETFILTER_DROP", "LOST  lost.example.com. A", "✗coredns-socket", "policy-drop", "What to look at next", "nft list ruleset")
+		reads(t, out, "eth0 in", "eth0 drop", "NETFILTER_DROP", "LOST  lost.example.com. A", "✗coredns-socket", "policy-drop",
+			"What to look at next", "nft list ruleset")
 		if took := time.Since(begin); took > 10*time.Second {
 			t.Errorf("took %v for a timeout of 2 s", took)
 		}
@@ -190,7 +193,8 @@ func TestCommands(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		reads(t, out, "ok    capabilities", "ok    kernel", "ok    hooks", "ok    resolv.conf", "of shop/"+s.pod.Name, "10.96.0.10", "ndots 5",
+		reads(t, out, "ok    capabilities", "ok    kernel", "ok    hooks", "ok    resolv.conf", "of shop/"+s.pod.Name,
+			"10.96.0.10", "ndots 5",
 			"warn  search path", "ndots to 2", "over udp from shop/", "over tcp from shop/")
 	})
 	t.Run("doctor finds what is wrong", func(t *testing.T) {
@@ -203,14 +207,16 @@ func TestCommands(t *testing.T) {
 		if err == nil {
 			t.Error("exit status 0")
 		}
-		reads(t, out, "ok    reachability", "over udp", "FAIL  reachability", "over tcp", "dnstrail walk . NS --server 10.96.0.10 --from shop/", "FAIL  collector", "connection refused")
+		reads(t, out, "ok    reachability", "over udp", "FAIL  reachability", "over tcp",
+			"dnstrail walk . NS --server 10.96.0.10 --from shop/", "FAIL  collector", "connection refused")
 	})
 }
 
 // observed gives the one row that observe has of the cluster's past.
 func (s *scene) observed(t *testing.T, args ...string) *output.Row {
 	t.Helper()
-	out, err := s.run(t, append([]string{"observe", "--store", "http://" + s.api, "--since", "10m", "-o", "jsonl"}, args...)...)
+	out, err := s.run(t, append([]string{"observe", "--store", "http://" + s.api, "--since", "10m", "-o", "jsonl"},
+		args...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +242,10 @@ func TestExplainJoinsTwoAgents(t *testing.T) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
-		tr, err := s.store.Await(ctx, trace.Filter{Name: name}, func(tr *trace.Trace) bool { return tr.Client() != nil && tr.Verdict().Lost() == lost })
+		tr, err := s.store.Await(ctx, trace.Filter{Name: name}, func(tr *trace.Trace) bool {
+			return tr.Client() != nil &&
+				tr.Verdict().Lost() == lost
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -264,7 +273,8 @@ func TestExplainJoinsTwoAgents(t *testing.T) {
 	says := func(t *testing.T, story map[string]any, where, cause, certainty string) {
 		t.Helper()
 		if story["where"] != where || story["cause"] != cause || story["certainty"] != certainty {
-			t.Errorf("%v: %v (%v), want %s: %s (%s)", story["where"], story["cause"], story["certainty"], where, cause, certainty)
+			t.Errorf("%v: %v (%v), want %s: %s (%s)", story["where"], story["cause"], story["certainty"], where, cause,
+				certainty)
 		}
 	}
 
@@ -272,7 +282,8 @@ func TestExplainJoinsTwoAgents(t *testing.T) {
 		dig(t, "delay-30ms.example.com")
 		text, _ := explained(t, "delay-30ms.example.com", false)
 		row := s.observed(t, "--name", "delay-30ms.example.com")
-		if row.Result != "NOERROR" || !row.ServerSeen || row.AtServer == nil || *row.AtServer < int64(30*time.Millisecond) || row.Client.Pod != s.pod.Name {
+		if row.Result != "NOERROR" || !row.ServerSeen || row.AtServer == nil || *row.AtServer < int64(30*time.Millisecond) ||
+			row.Client.Pod != s.pod.Name {
 			t.Errorf("observe --store: %+v", row)
 		}
 		table, err := s.run(t, "observe", "--store", s.api, "--last", "5", "--name", "delay-30ms.example.com")
@@ -301,19 +312,22 @@ func TestExplainJoinsTwoAgents(t *testing.T) {
 		inject                  func() (lab.Undo, error)
 	}{
 		{
-			"dropped on the other node", "node", "policy-drop", "certain", []string{"on node-2", "rules that drop port 53 on node-2"},
+			"dropped on the other node", "node", "policy-drop", "certain", []string{"on node-2",
+				"rules that drop port 53 on node-2"},
 			func() (lab.Undo, error) {
 				return s.DNS.Node.Drop(lab.DropRule{Hook: lab.Forward, DstPort: 53, Proto: unix.IPPROTO_UDP})
 			},
 		},
 		{
-			"answer dropped on the other node", "return-path", "policy-drop", "certain", []string{"node-2: answer dropped", "on node-2"},
+			"answer dropped on the other node", "return-path", "policy-drop", "certain", []string{"node-2: answer dropped",
+				"on node-2"},
 			func() (lab.Undo, error) {
 				return s.DNS.Node.Drop(lab.DropRule{Hook: lab.Forward, Src: s.DNS.V4, SrcPort: 53, Proto: unix.IPPROTO_UDP})
 			},
 		},
 		{
-			"dropped between the nodes", "between-nodes", "not-seen-further", "inferred", []string{"the tracer there was watching", "saw ", " other lookup"},
+			"dropped between the nodes", "between-nodes", "not-seen-further", "inferred", []string{"the tracer there was " +
+				"watching", "saw ", " other lookup"},
 			func() (lab.Undo, error) {
 				return s.Underlay.Drop(lab.DropRule{Hook: lab.Switched, DstPort: 53, Proto: unix.IPPROTO_UDP})
 			},
@@ -338,15 +352,19 @@ func TestExplainJoinsTwoAgents(t *testing.T) {
 			dig(t, "after-"+name) // that the other node was still watched shows by what it saw since
 			text, story := explained(t, name, true)
 			row := s.observed(t, "--lost", "--name", name)
-			if row.Verdict.Where != fault.where || row.Verdict.Cause != fault.cause || row.Verdict.Certainty != fault.certainty || row.TraceID != story["traceId"] {
-				t.Errorf("observe --store: %+v of trace %s, want %s: %s (%s)", row.Verdict, row.TraceID, fault.where, fault.cause, fault.certainty)
+			if row.Verdict.Where != fault.where || row.Verdict.Cause != fault.cause ||
+				row.Verdict.Certainty != fault.certainty || row.TraceID != story["traceId"] {
+				t.Errorf("observe --store: %+v of trace %s, want %s: %s (%s)", row.Verdict, row.TraceID, fault.where, fault.cause,
+					fault.certainty)
 			}
 			// The agent on the client's node alone knows less, and says so.
-			own, err := s.run(t, "explain", "--lost", "--name", name, "--socket", filepath.Join(filepath.Dir(s.IdentityFile), "node-1.sock"))
+			own, err := s.run(t, "explain", "--lost", "--name", name, "--socket",
+				filepath.Join(filepath.Dir(s.IdentityFile), "node-1.sock"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			reads(t, own, "LOST  "+name, "✓service ✓node ✗between-nodes", "no-reply-seen", "shop/"+s.pod.Name, "dig[", "network there: 2 hops", "✗ lost at between-nodes", "translated to 10.244.2.10:53", "What to look at next")
+			reads(t, own, "LOST  "+name, "✓service ✓node ✗between-nodes", "no-reply-seen", "shop/"+s.pod.Name, "dig[",
+				"network there: 2 hops", "✗ lost at between-nodes", "translated to 10.244.2.10:53", "What to look at next")
 			says(t, story, fault.where, fault.cause, fault.certainty)
 			joined := strings.Join(strings.Fields(text), " ")
 			for _, w := range append(fault.words, "LOST", "✗"+fault.where, "What to look at next") {

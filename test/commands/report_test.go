@@ -29,7 +29,8 @@ func (s *scene) reported(t *testing.T, since time.Time, args ...string) *report.
 	if err := s.store.Settle(ctx, 3*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	args = append([]string{"report", "--store", "http://" + s.api, "--since", (time.Since(since) + time.Second).String(), "-o", "json"}, args...)
+	args = append([]string{"report", "--store", "http://" + s.api, "--since", (time.Since(since) + time.Second).String(),
+		"-o", "json"}, args...)
 	out, err := s.run(t, args...)
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +72,8 @@ func (s *scene) onThePage(t *testing.T, since time.Time, lookups, lost int) {
 			t.Errorf("the page: %d lookups on the node, half of them %v or more", st.Lookups, st.P50)
 		}
 	}
-	if want := []page.NodePair{{From: "node-1", To: "node-2", Lookups: lookups, Failed: lost, Lost: lost}}; !slices.Equal(v.Nodes, want) {
+	if want := []page.NodePair{{From: "node-1", To: "node-2", Lookups: lookups, Failed: lost, Lost: lost}}; !slices.Equal(
+		v.Nodes, want) {
 		t.Errorf("the page: from node to node %+v, want %+v", v.Nodes, want)
 	}
 	for _, r := range v.Rows[:5] {
@@ -91,7 +93,8 @@ func (s *scene) onThePage(t *testing.T, since time.Time, lookups, lost int) {
 // numbers. What it says that a lower ndots saves is what a pod with that ndots saves.
 func TestReport(t *testing.T) {
 	s := up(t, lab.PodSpec{
-		Node: "node-1", Namespace: "shop", Workload: lab.Workload{Kind: "Deployment", Name: "frugal"}, ResolvOptions: "ndots:2",
+		Node: "node-1", Namespace: "shop", Workload: lab.Workload{Kind: "Deployment",
+			Name: "frugal"}, ResolvOptions: "ndots:2",
 	})
 	frugal := s.Clients[1]
 	if _, err := frugal.Start(lab.Command{Path: "sleep", Args: []string{"600"}}); err != nil {
@@ -143,7 +146,10 @@ func TestReport(t *testing.T) {
 
 	find := func(kind report.Kind, who string) *report.Finding {
 		t.Helper()
-		i := slices.IndexFunc(r.Findings, func(f report.Finding) bool { return f.Kind == kind && strings.Contains(f.Who, who) })
+		i := slices.IndexFunc(r.Findings, func(f report.Finding) bool {
+			return f.Kind == kind &&
+				strings.Contains(f.Who, who)
+		})
 		if i < 0 {
 			t.Errorf("no finding %s of %q; not enough seen: %v", kind, who, r.NotEnough)
 			for _, f := range r.Findings {
@@ -162,7 +168,8 @@ func TestReport(t *testing.T) {
 	path := find(report.SearchPath, "shop/cart")
 	asks := func(workload string) (n int) {
 		for _, tr := range s.store.Traces(trace.Filter{}) {
-			if tr.Client() != nil && tr.Asker().Workload == "Deployment/"+workload && strings.HasPrefix(tr.Name(), "www.example.com.") {
+			if tr.Client() != nil && tr.Asker().Workload == "Deployment/"+workload &&
+				strings.HasPrefix(tr.Name(), "www.example.com.") {
 				n++
 			}
 		}
@@ -179,7 +186,10 @@ func TestReport(t *testing.T) {
 	if p50 := up.Number("p50"); p50 < 0.250 || p50 > 1 { // 25 at once, on a machine that may be busy
 		t.Errorf("the slow upstream's median is %g s, want 0.25 and somewhat more", p50)
 	}
-	if slices.ContainsFunc(r.Findings, func(f report.Finding) bool { return f.Kind == report.SearchPath && strings.Contains(f.Who, "frugal") }) {
+	if slices.ContainsFunc(r.Findings, func(f report.Finding) bool {
+		return f.Kind == report.SearchPath &&
+			strings.Contains(f.Who, "frugal")
+	}) {
 		t.Error("the workload with ndots 2 is told of, too")
 	}
 	s.onThePage(t, begin, r.Lookups, lost)

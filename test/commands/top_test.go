@@ -13,7 +13,8 @@ func TestTop(t *testing.T) {
 	s := up(t)
 	ask := func(times, name string) {
 		t.Helper()
-		if _, err := s.pod.Run(t.Context(), "sh", "-c", "for i in $(seq "+times+"); do dig +short "+name+"; done"); err != nil {
+		if _, err := s.pod.Run(t.Context(), "sh", "-c", "for i in $(seq "+times+"); do dig +short "+name+
+			"; done"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -28,13 +29,15 @@ func TestTop(t *testing.T) {
 			{"--store http://" + s.api, `(?m)^shop/cart +\S+ +45 +5 +11\.1 %`},
 			{"--socket " + agent, `(?m)^shop/cart +\S+ +45 +5 +11\.1 %`},
 			{"--by name --store http://" + s.api, `(?m)^kubernetes\.default\.s\S+ +\S+ +30 +- +-`},
-			{"--by name --sort failures --lines 1 --store http://" + s.api, `FAILED.*\nservfail\.example\.com\. +\S+ +5 +5 +100\.0 %.*\nand 2 more`},
+			{"--by name --sort failures --lines 1 --store http://" + s.api,
+				`FAILED.*\nservfail\.example\.com\. +\S+ +5 +5 +100\.0 %.*\nand 2 more`},
 			{"--by instance --rcode NOERROR --store http://" + s.api, `(?m)^kube-system/coredns-\S+ +\S+ +30 +- `},
 			{"--by upstream --store http://" + s.api, `(?m)^192\.168\.100\.53 +`},
 			{"--by place --store http://" + s.api, `(?m)^answered +\S+ +40 `},
 			{"--by place --store http://" + s.api, `(?m)^coredns: server-failure +\S+ +\d +\d +100\.0 %`},
 		} {
-			out, err := s.run(t, append([]string{"top", "--once", "--window", "1m", "--client", "shop/cart"}, strings.Fields(row.args)...)...)
+			out, err := s.run(t, append([]string{"top", "--once", "--window", "1m", "--client", "shop/cart"},
+				strings.Fields(row.args)...)...)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -76,7 +76,8 @@ func (w want) problems(t *trace.Trace, pod *lab.Pod) []string {
 		return append(problems, "expected a SERVER span of CoreDNS, found none")
 	}
 	if !t.Linked() {
-		problems = append(problems, fmt.Sprintf("expected the SERVER span to be the child of the CLIENT span %s, found parent %s", client.SpanID, server.Parent))
+		problems = append(problems, fmt.Sprintf("expected the SERVER span to be the child of the CLIENT span %s, found "+
+			"parent %s", client.SpanID, server.Parent))
 	}
 	expect("client's pod on the SERVER span", server.String(semconv.ClientPodName), pod.Name)
 	expect("client's namespace on the SERVER span", server.String(semconv.ClientNamespaceName), pod.PodSpec.Namespace)

@@ -33,7 +33,8 @@ func newCollector(onward string) (*collector, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &collector{store: store.New(store.Limits{}), addr: ln.Addr().String(), server: grpc.NewServer(grpc.MaxRecvMsgSize(16 << 20))}
+	c := &collector{store: store.New(store.Limits{}), addr: ln.Addr().String(),
+		server: grpc.NewServer(grpc.MaxRecvMsgSize(16 << 20))}
 	if onward != "" {
 		if c.conn, err = grpc.NewClient(onward, grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
 			_ = ln.Close()

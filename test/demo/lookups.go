@@ -48,7 +48,8 @@ var stories = []story{
 		look:    "cache misses, forward asks the upstream: nearly all of the time is there",
 		pod:     "cart",
 		command: []string{"dig", "+noall", "+answer", "www.example.com"},
-		want:    []want{{name: "www.example.com.", rcode: "NOERROR", cache: "miss", upstream: true, atLeast: 20 * time.Millisecond}},
+		want: []want{{name: "www.example.com.", rcode: "NOERROR", cache: "miss", upstream: true,
+			atLeast: 20 * time.Millisecond}},
 	},
 	{
 		title:   "The same again",

@@ -40,7 +40,8 @@ func run(ctx context.Context, args []string) error {
 	var c config
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
 	flags.StringVar(&c.bin, "bin", "bin", "the directory of the built programs")
-	flags.StringVar(&c.jaeger, "jaeger", "", "send everything to the OTLP/gRPC receiver at this host:port too, and run until Ctrl-C; 1 starts the Jaeger in -bin")
+	flags.StringVar(&c.jaeger, "jaeger", "", "send everything to the OTLP/gRPC receiver at this host:port too, and "+
+		"run until Ctrl-C; 1 starts the Jaeger in -bin")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

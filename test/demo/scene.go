@@ -51,7 +51,8 @@ func raise(ctx context.Context, c config) (s *scene, err error) {
 	if err := os.WriteFile(zone, []byte(clusterZone), 0o644); err != nil {
 		return s, err
 	}
-	if s.cluster, err = cluster.Up(ctx, cluster.Config{Bin: c.bin, Collector: s.collector.addr, Corefile: chain(zone), Agents: cluster.NoAgent}); err != nil {
+	if s.cluster, err = cluster.Up(ctx, cluster.Config{Bin: c.bin, Collector: s.collector.addr, Corefile: chain(zone),
+		Agents: cluster.NoAgent}); err != nil {
 		return s, err
 	}
 	if s.jaeger != nil {
@@ -60,8 +61,10 @@ func raise(ctx context.Context, c config) (s *scene, err error) {
 		}
 	}
 	for _, p := range []lab.PodSpec{
-		{Node: "node-1", Namespace: "shop", Name: "cart-7f9c5d4b8-x2x7k", Workload: lab.Workload{Kind: "Deployment", Name: "cart"}},
-		{Node: "node-2", Namespace: "shop", Name: "checkout-6b8f9c7d5-m2lqp", Workload: lab.Workload{Kind: "Deployment", Name: "checkout"}},
+		{Node: "node-1", Namespace: "shop", Name: "cart-7f9c5d4b8-x2x7k",
+			Workload: lab.Workload{Kind: "Deployment", Name: "cart"}},
+		{Node: "node-2", Namespace: "shop", Name: "checkout-6b8f9c7d5-m2lqp",
+			Workload: lab.Workload{Kind: "Deployment", Name: "checkout"}},
 	} {
 		if s.pods[p.Workload.Name], err = s.cluster.AddPod(p); err != nil {
 			return s, err
@@ -92,13 +95,15 @@ the tracer on the host. Everything below is real: resolvers, packets, address tr
                            kube-system/coredns   %s, behind the service address %s
   upstream %s  a DNS server outside the cluster
 
-`, took.Seconds(), s.cluster.Node("node-1").V4, s.pods["cart"].V4, s.cluster.Node("node-2").V4, s.pods["checkout"].V4, s.cluster.DNS.V4,
+`, took.Seconds(), s.cluster.Node("node-1").V4, s.pods["cart"].V4, s.cluster.Node(
+		"node-2").V4, s.pods["checkout"].V4, s.cluster.DNS.V4,
 		lab.ServiceV4, lab.UpstreamV4)
 }
 
 // buildLookup builds the Go program that runs in pods.
 func (s *scene) buildLookup(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(s.dir, "lookup"), "github.com/dnstrail/dnstrail/test/demo/lookup")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(s.dir, "lookup"),
+		"github.com/dnstrail/dnstrail/test/demo/lookup")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // Go's own resolver
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build test/demo/lookup: %w\n%s", err, out)

@@ -50,7 +50,8 @@ func (s *scene) tell(ctx context.Context, n int, st *story) (*result, error) {
 	pod := s.pods[st.pod]
 	title := fmt.Sprintf("%d. %s", n, st.title)
 	fmt.Printf("%s\n%s\n", title, strings.Repeat("=", len(title)))
-	fmt.Printf("%s/%s on %s $ %s\n", pod.PodSpec.Namespace, pod.Workload.Name, pod.Node.Name, strings.Join(st.command, " "))
+	fmt.Printf("%s/%s on %s $ %s\n", pod.PodSpec.Namespace, pod.Workload.Name, pod.Node.Name,
+		strings.Join(st.command, " "))
 
 	begin := time.Now()
 	if err := s.execute(ctx, st, pod); err != nil {
@@ -126,7 +127,8 @@ func (s *scene) keepRunning(ctx context.Context) {
 	fmt.Printf("\nEverything was sent to %s too.\n", s.config.jaeger)
 	if s.jaeger != nil {
 		fmt.Printf("Jaeger's query API: http://%s/api/traces?service=cart\n", s.jaeger.query)
-		fmt.Println("(Its web page is not in Jaeger's Go module. To see it, run Jaeger's image and make demo JAEGER=host:port.)")
+		fmt.Println("(Its web page is not in Jaeger's Go module. To see it, run Jaeger's image and make demo " +
+			"JAEGER=host:port.)")
 	} else {
 		fmt.Println("In its web page, choose the service cart or checkout; the last trace of cart is the lost one.")
 	}

@@ -37,7 +37,8 @@ func summarize(out io.Writer, results []*result) error {
 			if len(r.problems) > 0 {
 				state = "WRONG"
 			}
-			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\n", strings.TrimSuffix(t.Name(), "."), r.story.pod, len(t.Spans), render.Duration(t.Duration()), came, state)
+			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\n", strings.TrimSuffix(t.Name(), "."), r.story.pod, len(t.Spans),
+				render.Duration(t.Duration()), came, state)
 		}
 		wrong += min(1, len(r.problems))
 	}
@@ -51,6 +52,7 @@ func summarize(out io.Writer, results []*result) error {
 		}
 		return fmt.Errorf("not as it has to be:\n  %s", strings.Join(all, "\n  "))
 	}
-	fmt.Fprintf(out, "\n%d lookups, each one trace: answered ones linked from pod to CoreDNS, the lost one with its place.\n", lookups)
+	fmt.Fprintf(out, "\n%d lookups, each one trace: answered ones linked from pod to CoreDNS, the lost one with its "+
+		"place.\n", lookups)
 	return nil
 }

@@ -265,7 +265,8 @@ func TestProfileLetsNobodyOut(t *testing.T) {
 		t.Errorf("%s, %d rules", p.DefaultAction, len(p.Syscalls))
 	}
 	refused := []string{
-		"add_key", "clone3", "delete_module", "finit_module", "init_module", "io_uring_setup", "kexec_load", "keyctl", "mount",
+		"add_key", "clone3", "delete_module", "finit_module", "init_module", "io_uring_setup", "kexec_load", "keyctl",
+		"mount",
 		"move_mount", "open_tree", "personality", "pivot_root", "process_vm_readv", "process_vm_writev", "ptrace", "reboot",
 		"setns", "settimeofday", "swapon", "umount2", "unshare", "userfaultfd",
 	}

@@ -112,7 +112,8 @@ kill $ASKING'`)
 	if got, want := missing(string(out)), missing(string(withAll)); !slices.Equal(got, want) {
 		t.Errorf("the agent does without %q, with all capabilities without %q:\n%s", got, want, out)
 	}
-	if m := regexp.MustCompile(`(\d+) lookups, (\d+) kernel events`).FindStringSubmatch(string(out)); m == nil || m[1] == "0" || m[2] == "0" {
+	if m := regexp.MustCompile(`(\d+) lookups, (\d+) kernel events`).FindStringSubmatch(string(out)); m == nil ||
+		m[1] == "0" || m[2] == "0" {
 		t.Errorf("the agent saw no lookup:\n%s", out)
 	}
 }

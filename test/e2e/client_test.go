@@ -49,7 +49,8 @@ func runClient(text string) error {
 	}
 	out := json.NewEncoder(os.Stdout)
 	for i, q := range spec.Questions {
-		a := asked{question: q, Network: spec.Networks[i%len(spec.Networks)], Server: spec.Servers[i/len(spec.Networks)%len(spec.Servers)], ID: uint16(rand.Uint32())}
+		a := asked{question: q, Network: spec.Networks[i%len(spec.Networks)],
+			Server: spec.Servers[i/len(spec.Networks)%len(spec.Servers)], ID: uint16(rand.Uint32())}
 		a.ask()
 		if err := out.Encode(a); err != nil {
 			return err

@@ -51,7 +51,8 @@ func newCollector(t *testing.T) *collector {
 	return c
 }
 
-func (c *collector) Export(_ context.Context, r *collectorpb.ExportTraceServiceRequest) (*collectorpb.ExportTraceServiceResponse, error) {
+func (c *collector) Export(_ context.Context, r *collectorpb.ExportTraceServiceRequest) (
+	*collectorpb.ExportTraceServiceResponse, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.last = time.Now()
@@ -66,7 +67,8 @@ func (c *collector) Export(_ context.Context, r *collectorpb.ExportTraceServiceR
 }
 
 func (c *collector) add(scope string, s *tracepb.Span) {
-	ls := linkSpan{trace: link.TraceID(s.GetTraceId()), id: link.SpanID(s.GetSpanId()), start: int64(s.GetStartTimeUnixNano())}
+	ls := linkSpan{trace: link.TraceID(s.GetTraceId()), id: link.SpanID(s.GetSpanId()),
+		start: int64(s.GetStartTimeUnixNano())}
 	if len(s.GetParentSpanId()) == 8 {
 		ls.parent = link.SpanID(s.GetParentSpanId())
 	}

@@ -30,7 +30,8 @@ func mix(n int, seed string) []question {
 			outside.Type = dns.TypeAAAA
 		}
 		qs = append(qs,
-			question{"kubernetes.default.svc.cluster.local.", dns.TypeA}, question{"payments.shop.svc.cluster.local.", dns.TypeAAAA},
+			question{"kubernetes.default.svc.cluster.local.", dns.TypeA}, question{"payments.shop.svc.cluster.local.",
+				dns.TypeAAAA},
 			outside, outside,
 			question{fmt.Sprintf("nxdomain-%s-%d.shop.svc.cluster.local.", seed, i), dns.TypeA},
 		)
@@ -67,7 +68,8 @@ func TestEveryLookupIsOneTrace(t *testing.T) {
 				Servers: []string{netip.AddrPortFrom(server, 53).String()}, Networks: []string{"udp"},
 				Questions: mix(each, fmt.Sprintf("%d%d", i, f)),
 			}) {
-				id := lookupID{netip.MustParseAddr(a.Client), int64(a.Port), int64(a.ID), a.Name, dns.TypeToString[a.Type], a.Network}
+				id := lookupID{netip.MustParseAddr(a.Client), int64(a.Port), int64(a.ID), a.Name, dns.TypeToString[a.Type],
+					a.Network}
 				if want[id] != nil {
 					t.Fatalf("%s was asked twice: the test cannot tell the two apart", a)
 				}
@@ -92,7 +94,8 @@ func TestEveryLookupIsOneTrace(t *testing.T) {
 				continue
 			}
 			addr, _ := netip.ParseAddr(c.String(semconv.ClientAddress))
-			id := lookupID{addr, c.Int(semconv.ClientPort), c.Int(semconv.DNSID), c.String(semconv.QuestionName), c.String(semconv.QuestionType), c.String(semconv.NetworkTransport)}
+			id := lookupID{addr, c.Int(semconv.ClientPort), c.Int(semconv.DNSID), c.String(semconv.QuestionName),
+				c.String(semconv.QuestionType), c.String(semconv.NetworkTransport)}
 			found[id] = append(found[id], tr)
 		}
 		if complete(want, found) || time.Now().After(end) {
@@ -110,7 +113,8 @@ func TestEveryLookupIsOneTrace(t *testing.T) {
 		}
 		linked++
 	}
-	t.Logf("%d lookups: %d with exactly one linked trace; %d copies for the epoch boundary, counted apart", len(want), linked, copies)
+	t.Logf("%d lookups: %d with exactly one linked trace; %d copies for the epoch boundary, counted apart", len(want),
+		linked, copies)
 	if linked != len(want) {
 		t.Errorf("%d of %d lookups are one linked trace each", linked, len(want))
 	}
@@ -196,10 +200,12 @@ func oneLinkedTrace(traces []*trace.Trace, pod, coredns *lab.Pod) error {
 	}
 	upstream := s.Int(semconv.UpstreamAttempts)
 	if segments < 4 || plugins == 0 || int64(attempts) != upstream {
-		return fmt.Errorf("trace %v: %d segments, %d plugins, %d upstream spans for %d attempts", tr.ID, segments, plugins, attempts, upstream)
+		return fmt.Errorf("trace %v: %d segments, %d plugins, %d upstream spans for %d attempts", tr.ID, segments, plugins,
+			attempts, upstream)
 	}
 	// The names of the cluster and what the cache holds need no upstream; the first question for an outside name does.
-	if cold := s.String(semconv.CacheStatus) == "miss" && strings.HasSuffix(c.String(semconv.QuestionName), ".example.com."); cold && attempts == 0 {
+	if cold := s.String(semconv.CacheStatus) == "miss" && strings.HasSuffix(c.String(semconv.QuestionName),
+		".example.com."); cold && attempts == 0 {
 		return fmt.Errorf("trace %v: a cache miss for an outside name, and no upstream span", tr.ID)
 	}
 	return attributesKnown(tr)
@@ -212,7 +218,8 @@ func attributesKnown(tr *trace.Trace) error {
 			if a, ok := listed(attr.Key); !ok {
 				return fmt.Errorf("trace %v, span %q: attribute %q is not in the list", tr.ID, span.Name, attr.Key)
 			} else if got := typeOf(attr.Value); a.Type != "template" && got != a.Type {
-				return fmt.Errorf("trace %v, span %q: attribute %q is of type %s, the list says %s", tr.ID, span.Name, attr.Key, got, a.Type)
+				return fmt.Errorf("trace %v, span %q: attribute %q is of type %s, the list says %s", tr.ID, span.Name, attr.Key,
+					got, a.Type)
 			}
 		}
 	}

@@ -43,7 +43,8 @@ func TestLinkRate(t *testing.T) {
 		pod    *lab.Pod
 		server string
 	}{{pods[0], lab.ServiceV4.String()}, {pods[1], lab.ServiceV6.String()}} {
-		p, err := run.pod.Start(lab.Command{Path: "dnsperf", Args: []string{"-s", run.server, "-d", file, "-c", "10", "-Q", "2000", "-l", "14", "-t", "5"}})
+		p, err := run.pod.Start(lab.Command{Path: "dnsperf", Args: []string{"-s", run.server, "-d", file, "-c", "10", "-Q",
+			"2000", "-l", "14", "-t", "5"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -52,7 +53,8 @@ func TestLinkRate(t *testing.T) {
 		}
 		n := int(number(t, dnsperfCompleted, p.Stdout()))
 		completed += n
-		t.Logf("dnsperf from %s to %s: %.0f sent, %d answered", run.pod.Name, run.server, number(t, dnsperfSent, p.Stdout()), n)
+		t.Logf("dnsperf from %s to %s: %.0f sent, %d answered", run.pod.Name, run.server, number(t, dnsperfSent, p.Stdout()),
+			n)
 	}
 	c.settle(t, 3*time.Second, 2*time.Minute)
 	_ = k
@@ -85,8 +87,10 @@ func TestLinkRate(t *testing.T) {
 		}
 	}
 	rate := float64(linked) / float64(completed)
-	t.Logf("%d lookups answered, %d CLIENT spans and %d copies, %d SERVER spans, %d other spans", completed, originals, copies, len(c.servers), c.others)
-	t.Logf("link rate: %d of %d = %.4f %%; %d of them cross an epoch boundary; %d lookups stood near one", linked, completed, rate*100, crossed, copies)
+	t.Logf("%d lookups answered, %d CLIENT spans and %d copies, %d SERVER spans, %d other spans", completed, originals,
+		copies, len(c.servers), c.others)
+	t.Logf("link rate: %d of %d = %.4f %%; %d of them cross an epoch boundary; %d lookups stood near one", linked,
+		completed, rate*100, crossed, copies)
 	if completed < least {
 		t.Errorf("%d lookups answered, want at least %d", completed, least)
 	}

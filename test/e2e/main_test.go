@@ -47,7 +47,8 @@ func up(t *testing.T, c cluster.Config) (*cluster.Cluster, []*lab.Pod) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for i, name := range []string{"cart", "checkout"} {
-		c.Pods = append(c.Pods, lab.PodSpec{Node: fmt.Sprint("node-", i+1), Namespace: "shop", Workload: lab.Workload{Kind: "Deployment", Name: name}})
+		c.Pods = append(c.Pods, lab.PodSpec{Node: fmt.Sprint("node-", i+1), Namespace: "shop",
+			Workload: lab.Workload{Kind: "Deployment", Name: name}})
 	}
 	k, err := cluster.Up(ctx, c)
 	if err != nil {

@@ -33,7 +33,8 @@ type asText struct {
 	names map[string]map[string]bool // by scope
 }
 
-func (c *asText) Export(_ context.Context, r *collectorpb.ExportTraceServiceRequest) (*collectorpb.ExportTraceServiceResponse, error) {
+func (c *asText) Export(_ context.Context, r *collectorpb.ExportTraceServiceRequest) (
+	*collectorpb.ExportTraceServiceResponse, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.text.WriteString(prototext.Format(r))
@@ -135,7 +136,8 @@ func TestHiddenNamesLeaveNowhere(t *testing.T) {
 	defer c.mu.Unlock()
 	for what, text := range map[string]string{
 		"spans": c.text.String(), "metrics": served, "rows": rows.String(),
-		"the agent's output": k.Agents[0].Stdout() + k.Agents[0].Stderr(), "CoreDNS's output": k.CoreDNS.Stdout() + k.CoreDNS.Stderr(),
+		"the agent's output": k.Agents[0].Stdout() + k.Agents[0].Stderr(), "CoreDNS's output": k.CoreDNS.Stdout() +
+			k.CoreDNS.Stderr(),
 	} {
 		if i := strings.Index(text, secret); i >= 0 {
 			t.Errorf("%s tell the name: ...%s...", what, text[max(0, i-200):min(len(text), i+100)])

@@ -63,14 +63,17 @@ func TestNodeLocalDNSCache(t *testing.T) {
 	}
 	// Which lookup a server's own query serves is an inference from what was seen before it, and an agent that has only
 	// just started may miss it: a name of each kind is asked first.
-	for i, name := range []string{"kubernetes.default.svc.cluster.local.", "first.example.com.", "payments.shop.svc.cluster.local.", "www.example.com."} {
+	for i, name := range []string{"kubernetes.default.svc.cluster.local.", "first.example.com.",
+		"payments.shop.svc.cluster.local.", "www.example.com."} {
 		upstreams := 1 + i%2 // outside the cluster CoreDNS asks on
 		if i < 2 {
-			ask(t, cart, clientSpec{Servers: []string{netip.AddrPortFrom(local, 53).String()}, Networks: []string{"udp"}, Questions: []question{{name, dns.TypeA}}})
+			ask(t, cart, clientSpec{Servers: []string{netip.AddrPortFrom(local, 53).String()}, Networks: []string{"udp"},
+				Questions: []question{{name, dns.TypeA}}})
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
-			ask(t, cart, clientSpec{Servers: []string{netip.AddrPortFrom(local, 53).String()}, Networks: []string{"udp"}, Questions: []question{{name, dns.TypeA}}})
+			ask(t, cart, clientSpec{Servers: []string{netip.AddrPortFrom(local, 53).String()}, Networks: []string{"udp"},
+				Questions: []question{{name, dns.TypeA}}})
 			var tr *trace.Trace
 			whole := func(found *trace.Trace) bool {
 				tr = found
@@ -85,7 +88,8 @@ func TestNodeLocalDNSCache(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
 			if _, err := traces.Await(ctx, trace.Filter{Name: name}, whole); err != nil {
-				t.Errorf("no trace with the spans of both servers and of %d upstream queries, all of whose parents came: %v", upstreams, err)
+				t.Errorf("no trace with the spans of both servers and of %d upstream queries, all of whose parents came: %v",
+					upstreams, err)
 			}
 			if tr == nil {
 				t.FailNow()
@@ -105,8 +109,10 @@ func TestNodeLocalDNSCache(t *testing.T) {
 func startNodeLocalDNSCache(t *testing.T, k *cluster.Cluster, node *lab.Node, local netip.Addr) {
 	t.Helper()
 	corefile := filepath.Join(t.TempDir(), "Corefile")
-	block := fmt.Sprintf("endpoint grpc://%s\n        identity file %s\n        sample 1\n        tracer\n        traceparent send", netip.AddrPortFrom(node.V4, 4317), k.IdentityFile)
-	text := fmt.Sprintf(".:53 {\n    dnstrail {\n        %s\n    }\n    errors\n    cache 30\n    bind %s\n    forward . %s {\n        force_tcp\n    }\n}\n", block, local, lab.ServiceV4)
+	block := fmt.Sprintf("endpoint grpc://%s\n        identity file %s\n        sample 1\n        tracer\n        "+
+		"traceparent send", netip.AddrPortFrom(node.V4, 4317), k.IdentityFile)
+	text := fmt.Sprintf(".:53 {\n    dnstrail {\n        %s\n    }\n    errors\n    cache 30\n    bind %s\n    "+
+		"forward . %s {\n        force_tcp\n    }\n}\n", block, local, lab.ServiceV4)
 	if err := os.WriteFile(corefile, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +120,8 @@ func startNodeLocalDNSCache(t *testing.T, k *cluster.Cluster, node *lab.Node, lo
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := node.Start(lab.Command{Path: bin, Args: []string{"-conf", corefile}, Env: []string{"POD_NAME=node-local-dns-x7x2k", "POD_NAMESPACE=kube-system", "NODE_NAME=" + node.Name}})
+	p, err := node.Start(lab.Command{Path: bin, Args: []string{"-conf", corefile},
+		Env: []string{"POD_NAME=node-local-dns-x7x2k", "POD_NAMESPACE=kube-system", "NODE_NAME=" + node.Name}})
 	if err != nil {
 		t.Fatal(err)
 	}

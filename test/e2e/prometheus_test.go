@@ -26,18 +26,22 @@ func TestPrometheusSeesClients(t *testing.T) {
 	}
 	t.Cleanup(prom.Stop)
 	for i, p := range pods {
-		ask(t, p, clientSpec{Servers: []string{netip.AddrPortFrom(lab.ServiceV4, 53).String()}, Networks: []string{"udp"}, Questions: mix(100, fmt.Sprint("p", i))})
+		ask(t, p, clientSpec{Servers: []string{netip.AddrPortFrom(lab.ServiceV4, 53).String()}, Networks: []string{"udp"},
+			Questions: mix(100, fmt.Sprint("p", i))})
 	}
 	for workload, pod := range map[string]*lab.Pod{"cart": pods[0], "checkout": pods[1]} {
 		selector := fmt.Sprintf(`client_namespace=%q,client_workload=%q`, pod.PodSpec.Namespace, workload)
 		eventually(t, "requests by rcode of "+workload, func() error {
-			return atLeast(prom.URL, fmt.Sprintf(`sum(coredns_dnstrail_client_requests_total{%s,rcode="NXDOMAIN"})`, selector), 20)
+			return atLeast(prom.URL, fmt.Sprintf(`sum(coredns_dnstrail_client_requests_total{%s,rcode="NXDOMAIN"})`, selector),
+				20)
 		})
 		eventually(t, "latency of "+workload+" as a native histogram", func() error {
-			return atLeast(prom.URL, fmt.Sprintf(`histogram_count(sum(coredns_dnstrail_client_request_duration_seconds{%s}))`, selector), 100)
+			return atLeast(prom.URL, fmt.Sprintf(`histogram_count(sum(coredns_dnstrail_client_request_duration_seconds{%s}))`,
+				selector), 100)
 		})
 		eventually(t, "upstream latency of "+workload+" as a native histogram", func() error {
-			return atLeast(prom.URL, fmt.Sprintf(`histogram_count(sum(coredns_dnstrail_client_upstream_duration_seconds{%s}))`, selector), 20)
+			return atLeast(prom.URL, fmt.Sprintf(`histogram_count(sum(coredns_dnstrail_client_upstream_duration_seconds{%s}))`,
+				selector), 20)
 		})
 		eventually(t, "an exemplar of "+workload+" with the ID of a trace that was sent", func() error {
 			ids, err := exemplars(prom.URL, fmt.Sprintf(`coredns_dnstrail_client_request_duration_seconds_bucket{%s}`, selector))
@@ -110,7 +114,8 @@ func exemplars(base, query string) ([]string, error) {
 			Labels map[string]string `json:"labels"`
 		} `json:"exemplars"`
 	}
-	u := fmt.Sprintf("%s/api/v1/query_exemplars?query=%s&start=%d&end=%d", base, url.QueryEscape(query), now.Add(-time.Hour).Unix(), now.Unix()+1)
+	u := fmt.Sprintf("%s/api/v1/query_exemplars?query=%s&start=%d&end=%d", base, url.QueryEscape(query),
+		now.Add(-time.Hour).Unix(), now.Unix()+1)
 	if err := get(u, &data); err != nil {
 		return nil, err
 	}

@@ -104,7 +104,8 @@ func scrape(t *testing.T, addr string) map[string][]sample {
 	all := map[string][]sample{}
 	for name, f := range families {
 		for _, m := range f.GetMetric() {
-			s := sample{labels: map[string]string{}, value: m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())}
+			s := sample{labels: map[string]string{}, value: m.GetCounter().GetValue() + m.GetGauge().GetValue() +
+				float64(m.GetHistogram().GetSampleCount())}
 			for _, l := range m.GetLabel() {
 				s.labels[l.GetName()] = l.GetValue()
 			}

@@ -29,7 +29,8 @@ func TestBadAmongGood(t *testing.T) {
 		}
 	}()
 	// Large answers are lost on the switch: CoreDNS and the agent beside it see a good lookup.
-	undo, err := s.cluster.Underlay.Drop(lab.DropRule{Hook: lab.Switched, Proto: udp, Src: s.cluster.DNS.V4, MinLength: 600, IPv4: true})
+	undo, err := s.cluster.Underlay.Drop(lab.DropRule{Hook: lab.Switched, Proto: udp, Src: s.cluster.DNS.V4,
+		MinLength: 600, IPv4: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,14 +26,16 @@ func (s *scene) serverOf(f family) netip.Addr {
 }
 
 // digAt runs dig in the client's pod against a server, once, with further arguments.
-func digAt(server func(*scene, family) netip.AddrPort, answered bool, args ...string) func(*scene, family, string) ([]truth, error) {
+func digAt(server func(*scene, family) netip.AddrPort, answered bool, args ...string) func(*scene, family, string) (
+	[]truth, error) {
 	return func(s *scene, f family, name string) ([]truth, error) {
 		return nil, s.digFrom(s.client.Run, server(s, f), name, answered, args...)
 	}
 }
 
 // nodeDigAt does so on the client's node.
-func nodeDigAt(server func(*scene, family) netip.AddrPort, answered bool) func(*scene, family, string) ([]truth, error) {
+func nodeDigAt(server func(*scene, family) netip.AddrPort, answered bool) func(*scene, family, string) (
+	[]truth, error) {
 	return func(s *scene, f family, name string) ([]truth, error) {
 		return nil, s.digFrom(s.client.Node.Run, server(s, f), name, answered)
 	}
@@ -87,7 +89,8 @@ func withMacvlan(to func(family) netip.Addr) func(*scene, family) (lab.Undo, err
 			return undo, err
 		}
 		dst := to(f)
-		_, err = s.client.AddRoute(netip.PrefixFrom(dst, dst.BitLen()), pick(f, netip.MustParseAddr("192.168.100.1"), netip.MustParseAddr("fd00:100::1")))
+		_, err = s.client.AddRoute(netip.PrefixFrom(dst, dst.BitLen()), pick(f, netip.MustParseAddr("192.168.100.1"),
+			netip.MustParseAddr("fd00:100::1")))
 		return undo, err // the route goes with the device
 	}
 }
@@ -123,7 +126,8 @@ func cacheFull(s *scene, f family, p *lab.Process) (lab.Undo, error) {
 
 // rejectTCP answers TCP to port 53 with a reset, on the client's node.
 func rejectTCP(s *scene, f family) (lab.Undo, error) {
-	return s.client.Node.Rules(nftFamily(f), "chain c { type filter hook forward priority 0; tcp dport 53 reject with tcp reset; }")
+	return s.client.Node.Rules(nftFamily(f), "chain c { type filter hook forward priority 0; tcp dport 53 reject with "+
+		"tcp reset; }")
 }
 
 // onlyUDP makes the client's node translate UDP to the service address, and nothing else.
@@ -159,7 +163,8 @@ const oldPort = 21667
 
 // askOld asks from one port while the service leads to a pod, and again when it does not any more. die makes of the pod
 // what is to become of it.
-func askOld(die func(*scene, family) (lab.Undo, error), words func(*scene) []string) func(*scene, family, string) ([]truth, error) {
+func askOld(die func(*scene, family) (lab.Undo, error), words func(*scene) []string) func(*scene, family, string) (
+	[]truth, error) {
 	return func(s *scene, f family, name string) (_ []truth, err error) {
 		p, err := s.coreDNS(inPod(s.idle, netip.AddrPortFrom(s.idle.V4, 53)), "", cluster.Zone{Name: ".:53", Chain: forwards})
 		if err != nil {
@@ -211,7 +216,8 @@ func askOld(die func(*scene, family) (lab.Undo, error), words func(*scene) []str
 			return nil, err
 		}
 		before, after := answered, truth{
-			name: "-", where: "service", cause: "dead-endpoint", text: append([]string{"older|earlier|old entry|before", pick(f, s.idle.V4, s.idle.V6).String()}, words(s)...),
+			name: "-", where: "service", cause: "dead-endpoint", text: append(
+				[]string{"older|earlier|old entry|before", pick(f, s.idle.V4, s.idle.V6).String()}, words(s)...),
 			advice: []string{"conntrack -D"},
 		}
 		before.name = "before"
@@ -255,7 +261,9 @@ func deadRoute(kind string) func(*scene, family) (lab.Undo, error) {
 
 // onePort gives what leaves the client's node for port 53 the node's address and one source port.
 func onePort(s *scene, f family) (lab.Undo, error) {
-	undo, err := s.client.Node.Rules(nftFamily(f), `chain post { type nat hook postrouting priority 99; oifname "eth0" udp dport 53 masquerade to :40000; }`)
+	undo, err := s.client.Node.Rules(
+		nftFamily(
+			f), `chain post { type nat hook postrouting priority 99; oifname "eth0" udp dport 53 masquerade to :40000; }`)
 	return undoAll(func() error { return s.client.Node.ForgetService() }, undo), err
 }
 
@@ -278,7 +286,9 @@ const proxyPort = 15053
 // withProxy redirects what the client asks to a DNS proxy in its pod, as Istio and Docker do, and starts that.
 func withProxy(more func(*scene, family, *lab.Process) (lab.Undo, error)) func(*scene, family) (lab.Undo, error) {
 	return func(s *scene, f family) (lab.Undo, error) {
-		rules, err := s.client.Rules(nftFamily(f), fmt.Sprintf("chain o { type nat hook output priority -100; meta skuid != 1337 udp dport 53 redirect to :%d; }", proxyPort))
+		rules, err := s.client.Rules(
+			nftFamily(f), fmt.Sprintf("chain o { type nat hook output priority -100; meta skuid != 1337 udp dport 53 "+
+				"redirect to :%d; }", proxyPort))
 		if err != nil {
 			return nil, err
 		}
@@ -305,8 +315,9 @@ func stopIf(p *lab.Process) lab.Undo {
 func servicePort(s *scene, f family) (lab.Undo, error) {
 	var undos []lab.Undo
 	for _, n := range s.cluster.Nodes() {
-		undo, err := n.Rules(nftFamily(f), fmt.Sprintf("chain p { type nat hook prerouting priority -110; %s daddr %s udp dport 53 dnat to %s; }",
-			nftFamily(f), f.vip, netip.AddrPortFrom(s.serverOf(f), 5353)))
+		undo, err := n.Rules(nftFamily(f),
+			fmt.Sprintf("chain p { type nat hook prerouting priority -110; %s daddr %s udp dport 53 dnat to %s; }",
+				nftFamily(f), f.vip, netip.AddrPortFrom(s.serverOf(f), 5353)))
 		undos = append(undos, undo)
 		if err != nil {
 			return undoAll(undos...), err
@@ -347,7 +358,8 @@ func askSlowNeighbor(s *scene, f family, name string) (_ []truth, err error) {
 		}
 	}
 	time.Sleep(slowNeighbor)
-	_, err = s.client.Tool("", "ip", "neigh", "replace", gateway.String(), "lladdr", mac, "nud", "reachable", "dev", "eth0")
+	_, err = s.client.Tool("", "ip", "neigh", "replace", gateway.String(), "lladdr", mac, "nud", "reachable", "dev",
+		"eth0")
 	return nil, errors.Join(err, <-done)
 }
 
@@ -417,7 +429,8 @@ func sendInVain(s *scene, f family, name string) ([]truth, error) {
 
 // noServerRoute makes CoreDNS's dial to the upstream of the zone no-route fail.
 func noServerRoute(s *scene, _ family) (lab.Undo, error) {
-	return s.cluster.DNS.IP("route add unreachable "+noRouteAddress.String(), "route del unreachable "+noRouteAddress.String())
+	return s.cluster.DNS.IP("route add unreachable "+noRouteAddress.String(), "route del unreachable "+
+		noRouteAddress.String())
 }
 
 // noBridgeFilter lets packets between two pods of a node pass its bridge without the service's translation.
@@ -448,7 +461,8 @@ func askAtLimit(s *scene, f family, name string) ([]truth, error) {
 	}
 	return nil, ask("first.", 1, func() error {
 		// The limit is reached when the upstream has been asked.
-		for end := time.Now().Add(answerTime); len(s.cluster.Upstream.Queries("first."+name)) == 0; time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(answerTime); len(s.cluster.Upstream.Queries("first."+name)) == 0; time.Sleep(
+			5 * time.Millisecond) {
 			if time.Now().After(end) {
 				return errors.New("the upstream was not asked")
 			}

@@ -43,15 +43,18 @@ func mainErr() error {
 	list := flag.Bool("list", false, "print the names of the faults, make none")
 	write := flag.String("write", "", "write the table into this file, between its markers")
 	var with []string
-	flag.Func("with", "with -write: the rows in this file, of an earlier -jsonl, too; may be several", func(name string) error {
-		with = append(with, name)
-		return nil
-	})
+	flag.Func("with", "with -write: the rows in this file, of an earlier -jsonl, too; may be several",
+		func(name string) error {
+			with = append(with, name)
+			return nil
+		})
 	file := flag.String("jsonl", "", "write the rows to this file, too, a JSON object each")
-	agents := flag.String("agents", "host", "where agents look from: host, apart, together, several with commas between them, or all")
+	agents := flag.String("agents", "host", "where agents look from: host, apart, together, several with commas "+
+		"between them, or all")
 	flag.StringVar(&o.sample, "sample", "1", "the share of lookups that agents and CoreDNS keep")
 	flag.BoolVar(&o.alone, "alone", false, "with -sample below 1: agents and CoreDNS do not ask one another")
-	flag.IntVar(&o.slow, "slow", 1, "how many times as long to wait for what comes late, on a machine that is as much slower")
+	flag.IntVar(&o.slow, "slow", 1, "how many times as long to wait for what comes late, on a machine that is as much "+
+		"slower")
 	flag.IntVar(&o.labs, "labs", 1, "how many labs run at a time")
 	flag.BoolVar(&o.core, "core", false, "only what go test runs")
 	flag.BoolVar(&mayInfer, "infer", false, "let what must be certain be inferred: on kernels without reasons of drops")

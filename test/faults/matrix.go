@@ -89,7 +89,8 @@ func drop(in func(*scene) *lab.Namespace, r lab.DropRule) func(*scene, family) (
 // dropAnswers drops CoreDNS's answers, not those of its upstream.
 func dropAnswers(in func(*scene) *lab.Namespace) func(*scene, family) (lab.Undo, error) {
 	return func(s *scene, f family) (lab.Undo, error) {
-		return in(s).Drop(lab.DropRule{Hook: lab.Forward, Proto: udp, SrcPort: 53, Src: pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6)})
+		return in(s).Drop(lab.DropRule{Hook: lab.Forward, Proto: udp, SrcPort: 53,
+			Src: pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6)})
 	}
 }
 
@@ -132,7 +133,8 @@ var basic = []fault{
 		inject: drop(clientNode, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}),
 	},
 	{
-		name: "policy drop in forward, CoreDNS's node", truths: certainly("node", "policy-drop"), core: inHost | inApart, not: sameNode,
+		name: "policy drop in forward, CoreDNS's node", truths: certainly(
+			"node", "policy-drop"), core: inHost | inApart, not: sameNode,
 		inject: drop(serverNode, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}),
 	},
 	{
@@ -142,14 +144,16 @@ var basic = []fault{
 	{
 		name: "firewall between the nodes, UDP 53 only", truths: switchDrops, in: switchLost, not: oneNode, core: inApart,
 		inject: func(s *scene, f family) (lab.Undo, error) {
-			return s.cluster.Underlay.Drop(lab.DropRule{Hook: lab.Switched, Proto: udp, DstPort: 53, Dst: pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6)})
+			return s.cluster.Underlay.Drop(
+				lab.DropRule{Hook: lab.Switched, Proto: udp, DstPort: 53, Dst: pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6)})
 		},
 	},
 	{
 		name: "firewall between the nodes, answers only", truths: certainly("return-path", "policy-drop"),
 		in: map[setting][]truth{inApart: unreturned("not-seen-further")}, not: oneNode, core: inApart,
 		inject: func(s *scene, f family) (lab.Undo, error) {
-			return s.cluster.Underlay.Drop(lab.DropRule{Hook: lab.Switched, Proto: udp, SrcPort: 53, Src: pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6)})
+			return s.cluster.Underlay.Drop(
+				lab.DropRule{Hook: lab.Switched, Proto: udp, SrcPort: 53, Src: pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6)})
 		},
 	},
 	{
@@ -164,10 +168,13 @@ var basic = []fault{
 		name: "neighbor unresolved, at the client's node", truths: certainly("node", "neighbour-unresolved"), core: inHost,
 		inject: deadNeighbourOnNode, wait: 4 * time.Second, not: oneNode,
 	},
-	{name: "service without endpoints (reject)", truths: one("service", "no-endpoints"), core: inHost, inject: noEndpoints},
+	{name: "service without endpoints (reject)", truths: one("service", "no-endpoints"), core: inHost,
+		inject: noEndpoints},
 	{name: "service without any rule", truths: one("service", "not-translated"), core: inHost, inject: noRules},
-	{name: "stale endpoint", truths: one("service", "dead-endpoint"), core: inHost, inject: staleEndpoint, wait: 4 * time.Second},
-	{name: "connection tracking full", truths: certainly("service", "conntrack-full"), core: inHost, inject: conntrackFull},
+	{name: "stale endpoint", truths: one("service", "dead-endpoint"), core: inHost, inject: staleEndpoint,
+		wait: 4 * time.Second},
+	{name: "connection tracking full", truths: certainly("service", "conntrack-full"), core: inHost,
+		inject: conntrackFull},
 	{
 		name: "drop in the raw table, client's node", truths: certainly("node", "policy-drop"), core: inHost,
 		inject: drop(clientNode, lab.DropRule{Hook: lab.Raw, Proto: udp, DstPort: 53}),
@@ -178,46 +185,62 @@ var basic = []fault{
 	},
 
 	// The server.
-	{name: "CoreDNS not listening", truths: certainly("coredns-socket", "no-listener"), core: inHost, inject: notListening},
+	{name: "CoreDNS not listening", truths: certainly("coredns-socket", "no-listener"), core: inHost,
+		inject: notListening},
 	{
 		name: "CoreDNS stopped (SIGSTOP)", truths: one("coredns-socket", "not-read"), core: inHost | inApart,
 		inject: stopped, reverts: true,
 	},
 	{
-		name: "CoreDNS continued, the client had given up", truths: certainly("client", "answer-too-late"), core: inHost, wait: continueAfter,
+		name: "CoreDNS continued, the client had given up", truths: certainly(
+			"client", "answer-too-late"), core: inHost, wait: continueAfter,
 		inject: stopped, ask: giveUpAndContinue,
 	},
-	{name: "CoreDNS's receive buffer full", truths: certainly("coredns-socket", "receive-buffer-full"), core: inHost, inject: bufferFull, reverts: true},
-	{name: "query dropped inside CoreDNS (acl drop)", truths: one("coredns", "no-answer"), core: inHost | inApart, label: "acl-drop"},
+	{name: "CoreDNS's receive buffer full", truths: certainly("coredns-socket", "receive-buffer-full"), core: inHost,
+		inject: bufferFull, reverts: true},
+	{name: "query dropped inside CoreDNS (acl drop)", truths: one("coredns", "no-answer"), core: inHost | inApart,
+		label: "acl-drop"},
 	{name: "query dropped inside CoreDNS (erratic)", truths: one("coredns", "no-answer"), core: inHost, label: "erratic"},
 	{name: "upstream silent", truths: one("upstream", "timeout"), core: inHost, label: "silent"},
-	{name: "upstream refuses", truths: []truth{{where: "upstream", cause: "refused", result: "REFUSED"}}, core: inHost, label: "refused"},
-	{name: "upstream fails (SERVFAIL)", truths: []truth{{where: "upstream", cause: "server-failure", result: "SERVFAIL"}}, core: inHost, label: "servfail"},
+	{name: "upstream refuses", truths: []truth{{where: "upstream", cause: "refused", result: "REFUSED"}}, core: inHost,
+		label: "refused"},
+	{name: "upstream fails (SERVFAIL)", truths: []truth{{where: "upstream", cause: "server-failure", result: "SERVFAIL"}},
+		core: inHost, label: "servfail"},
 	{name: "upstream answers with a wrong ID", truths: one("upstream", "timeout"), core: inHost, label: "wrong-id"},
 
 	// The answer on its way.
-	{name: "answer dropped on CoreDNS's node", truths: certainly("return-path", "policy-drop"), core: inHost | inApart, inject: dropAnswers(serverNode)},
-	{name: "answer dropped on the client's node", truths: certainly("return-path", "policy-drop"), core: inHost, not: sameNode, inject: dropAnswers(clientNode)},
-	{name: "answer later than the client waited", truths: certainly("client", "answer-too-late"), core: inHost, label: "delay-1500ms", wait: time.Second},
-	{name: "client's socket gone", truths: one("client", "client-gone"), core: inHost, label: "delay-300ms", ask: askAndClose},
+	{name: "answer dropped on CoreDNS's node", truths: certainly("return-path", "policy-drop"), core: inHost | inApart,
+		inject: dropAnswers(serverNode)},
+	{name: "answer dropped on the client's node", truths: certainly("return-path", "policy-drop"), core: inHost,
+		not: sameNode, inject: dropAnswers(clientNode)},
+	{name: "answer later than the client waited", truths: certainly("client", "answer-too-late"), core: inHost,
+		label: "delay-1500ms", wait: time.Second},
+	{name: "client's socket gone", truths: one("client", "client-gone"), core: inHost, label: "delay-300ms",
+		ask: askAndClose},
 	{
-		name: "large answer dropped, small ones pass", truths: certainly("return-path", "policy-drop"), core: inApart, label: "size-1100", not: oneNode,
+		name: "large answer dropped, small ones pass", truths: certainly(
+			"return-path", "policy-drop"), core: inApart, label: "size-1100", not: oneNode,
 		in: map[setting][]truth{inApart: unreturned("not-seen-further")},
 		inject: func(s *scene, f family) (lab.Undo, error) {
-			return s.cluster.Underlay.Drop(lab.DropRule{Hook: lab.Switched, Proto: udp, Src: pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6), MinLength: 600})
+			return s.cluster.Underlay.Drop(
+				lab.DropRule{Hook: lab.Switched, Proto: udp, Src: pick(f, s.cluster.DNS.V4, s.cluster.DNS.V6), MinLength: 600})
 		},
 	},
 	{name: "no fault, answer in fragments", truths: fine, core: inHost, label: "size-4000", buffer: 4096},
 	{
-		name: "a fragment of the answer dropped, switch", truths: certainly("return-path", "fragment-lost"), core: inHost | inApart, label: "size-4000", buffer: 4096,
-		in: map[setting][]truth{inApart: unreturned("fragment-lost")}, not: oneNode, inject: dropFragments(underlay, lab.Switched),
+		name: "a fragment of the answer dropped, switch", truths: certainly(
+			"return-path", "fragment-lost"), core: inHost | inApart, label: "size-4000", buffer: 4096,
+		in: map[setting][]truth{inApart: unreturned("fragment-lost")}, not: oneNode, inject: dropFragments(
+			underlay, lab.Switched),
 	},
 	{
-		name: "a fragment of the answer dropped, node", truths: certainly("return-path", "fragment-lost"), core: inHost, label: "size-4000", buffer: 4096,
+		name: "a fragment of the answer dropped, node", truths: certainly(
+			"return-path", "fragment-lost"), core: inHost, label: "size-4000", buffer: 4096,
 		inject: dropFragments(clientNode, lab.Prerouting),
 	},
 	{
-		name: "answer in fragments, dropped whole", truths: certainly("return-path", "policy-drop"), core: inHost, label: "size-4000", buffer: 4096,
+		name: "answer in fragments, dropped whole", truths: certainly(
+			"return-path", "policy-drop"), core: inHost, label: "size-4000", buffer: 4096,
 		inject: dropAnswers(clientNode),
 	},
 	{
@@ -231,56 +254,69 @@ var basic = []fault{
 		},
 		inject: drop(clientNode, lab.DropRule{Hook: lab.Forward, Proto: tcp, DstPort: 53}),
 	},
-	{name: "reply from an address that was not asked", truths: certainly("client", "unexpected-source"), core: inHost, ask: askOddServer},
+	{name: "reply from an address that was not asked", truths: certainly("client", "unexpected-source"), core: inHost,
+		ask: askOddServer},
 
 	// From the host network.
 	{name: "host network: no fault", truths: fine, core: inHost | inApart, hostNetwork: true},
 	{name: "host network: no fault, TCP", truths: fine, core: inHost, tcp: true, hostNetwork: true},
 	{
-		name: "host network: drop on local output", truths: certainly("client", "policy-drop"), core: inHost, hostNetwork: true,
+		name: "host network: drop on local output", truths: certainly(
+			"client", "policy-drop"), core: inHost, hostNetwork: true,
 		inject: drop(clientNode, lab.DropRule{Hook: lab.Output, Proto: udp, DstPort: 53}),
 	},
 	{
-		name: "host network: policy drop, CoreDNS's node", truths: certainly("node", "policy-drop"), core: inHost, hostNetwork: true, not: oneNode,
+		name: "host network: policy drop, CoreDNS's node", truths: certainly(
+			"node", "policy-drop"), core: inHost, hostNetwork: true, not: oneNode,
 		inject: drop(serverNode, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}),
 	},
-	{name: "host network: service without endpoints", truths: one("service", "no-endpoints"), core: inHost, hostNetwork: true, inject: noEndpoints},
+	{name: "host network: service without endpoints", truths: one("service", "no-endpoints"), core: inHost,
+		hostNetwork: true, inject: noEndpoints},
 	{
-		name: "host network: answer dropped on input", truths: certainly("return-path", "policy-drop"), core: inHost, hostNetwork: true,
+		name: "host network: answer dropped on input", truths: certainly(
+			"return-path", "policy-drop"), core: inHost, hostNetwork: true,
 		inject: drop(clientNode, lab.DropRule{Hook: lab.Input, Proto: udp, SrcPort: 53}),
 	},
-	{name: "host network: client's socket gone", truths: one("client", "client-gone"), core: inHost, label: "delay-300ms", hostNetwork: true, ask: askOnNodeAndClose},
+	{name: "host network: client's socket gone", truths: one("client", "client-gone"), core: inHost, label: "delay-300ms",
+		hostNetwork: true, ask: askOnNodeAndClose},
 
 	// Through an overlay.
 	{name: "no fault, through VXLAN", truths: fine, core: inHost, not: noTunnel, overlay: lab.VXLAN},
 	{
-		name: "VXLAN: policy drop in forward, CoreDNS's node", truths: certainly("node", "policy-drop"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
+		name: "VXLAN: policy drop in forward, CoreDNS's node", truths: certainly(
+			"node", "policy-drop"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
 		inject: drop(serverNode, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}),
 	},
 	{
-		name: "VXLAN: its packets dropped, leaving", truths: certainly("node", "policy-drop"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
+		name: "VXLAN: its packets dropped, leaving", truths: certainly(
+			"node", "policy-drop"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
 		inject: dropTunnel(clientNode, lab.Output),
 	},
 	{
-		name: "VXLAN: its packets dropped, arriving", truths: certainly("node", "policy-drop"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
+		name: "VXLAN: its packets dropped, arriving", truths: certainly(
+			"node", "policy-drop"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
 		inject: dropTunnel(serverNode, lab.Input),
 	},
 	{
-		name: "VXLAN: its packets dropped, coming back", truths: certainly("return-path", "policy-drop"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
+		name: "VXLAN: its packets dropped, coming back", truths: certainly(
+			"return-path", "policy-drop"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
 		inject: dropTunnel(serverNode, lab.Output),
 	},
 	{
-		name: "VXLAN: the device on CoreDNS's node is gone", truths: one("node", "tunnel"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
+		name: "VXLAN: the device on CoreDNS's node is gone", truths: one(
+			"node", "tunnel"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
 		inject: func(s *scene, _ family) (lab.Undo, error) { return s.cluster.DNS.Node.WithoutVXLAN() },
 	},
 	{
-		name: "VXLAN: does not know CoreDNS's node", truths: one("node", "tunnel"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
+		name: "VXLAN: does not know CoreDNS's node", truths: one(
+			"node", "tunnel"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
 		inject: func(s *scene, _ family) (lab.Undo, error) {
 			return s.client.Node.ForgetNode(s.cluster.DNS.Node)
 		},
 	},
 	{
-		name: "VXLAN: firewall between the nodes, its port only", truths: switchDrops, in: switchLost, core: inApart, not: noTunnel, overlay: lab.VXLAN,
+		name: "VXLAN: firewall between the nodes, its port only", truths: switchDrops, in: switchLost, core: inApart,
+		not: noTunnel, overlay: lab.VXLAN,
 		inject: dropTunnel(underlay, lab.Switched),
 	},
 }

@@ -29,7 +29,8 @@ func built(t *testing.T) string {
 
 func TestMatrix(t *testing.T) {
 	bin := built(t)
-	rows, err := run(t.Context(), options{bin: bin, only: regexp.MustCompile(""), v4: true, v6: true, settings: everywhere, core: true, sample: "1", labs: 2}, func(r *row) { t.Log(r.progress()) })
+	rows, err := run(t.Context(), options{bin: bin, only: regexp.MustCompile(""), v4: true, v6: true, settings: everywhere,
+		core: true, sample: "1", labs: 2}, func(r *row) { t.Log(r.progress()) })
 	if err != nil {
 		t.Fatal(err)
 	}

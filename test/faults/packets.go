@@ -74,7 +74,8 @@ func want(m *dns.Msg, err error, answered bool) error {
 }
 
 // askFixed asks from one port, each time with a new ID, or always with the same.
-func askFixed(server func(*scene, family) netip.AddrPort, port uint16, count int, id func(int) uint16, pause time.Duration) func(*scene, family, string) ([]truth, error) {
+func askFixed(server func(*scene, family) netip.AddrPort, port uint16, count int, id func(int) uint16,
+	pause time.Duration) func(*scene, family, string) ([]truth, error) {
 	return func(s *scene, f family, name string) ([]truth, error) {
 		c, err := bound(s.client.Namespace, pick(f, s.client.V4, s.client.V6), port)
 		if err != nil {
@@ -189,7 +190,8 @@ func askSplit(s *scene, f family, name string) ([]truth, error) {
 
 // askAllServers is what musl does: A and AAAA to every name server at once, from one socket, with one ID a type. It
 // waits until so many answers came.
-func askAllServers(servers func(*scene, family) []netip.AddrPort, answers int, linger time.Duration) func(*scene, family, string) ([]truth, error) {
+func askAllServers(servers func(*scene, family) []netip.AddrPort, answers int,
+	linger time.Duration) func(*scene, family, string) ([]truth, error) {
 	return func(s *scene, f family, name string) ([]truth, error) {
 		c, err := bound(s.client.Namespace, pick(f, s.client.V4, s.client.V6), 0)
 		if err != nil {

@@ -64,7 +64,8 @@ func askParallel(s *scene, f family, name string) ([]truth, error) {
 			continue
 		}
 		if len(answered) != 1 || now != before+1 {
-			return nil, fmt.Errorf("connection tracking dropped %d packets, and the answers are %v: want one of two", now-before, answered)
+			return nil, fmt.Errorf("connection tracking dropped %d packets, and the answers are %v: want one of two", now-before,
+				answered)
 		}
 		lost, won := "A", "AAAA"
 		if answered[0] == dns.TypeA {

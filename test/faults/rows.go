@@ -57,7 +57,8 @@ func (r *rows) take(row *output.Row) {
 			if s.row.Server != row.Server && s.row.Server != "" || s.row.Revision >= row.Revision {
 				continue // a store's line has no server where CoreDNS alone told of the lookup
 			}
-			if same := s.row.Time.Equal(row.Time) && s.row.Client.Address == row.Client.Address && s.row.ID == row.ID; same || s.row.TraceID == row.TraceID {
+			if same := s.row.Time.Equal(row.Time) && s.row.Client.Address == row.Client.Address && s.row.ID == row.ID; same ||
+				s.row.TraceID == row.TraceID {
 				of = s
 				if same {
 					break

@@ -128,7 +128,8 @@ func (r *row) progress() string {
 	if !r.right() {
 		mark = "WRONG"
 	}
-	return fmt.Sprintf("%s %-8s %-50s %s  %s  %s", mark, r.setting, r.fault.name, r.family, r.expected(), cmp.Or(r.problems(), r.text))
+	return fmt.Sprintf("%s %-8s %-50s %s  %s  %s", mark, r.setting, r.fault.name, r.family, r.expected(),
+		cmp.Or(r.problems(), r.text))
 }
 
 // task is a lab's work: faults that need the same lab.
@@ -231,7 +232,8 @@ func run(ctx context.Context, o options, report func(*row)) ([]*row, error) {
 		place[&matrix[i]] = i
 	}
 	slices.SortStableFunc(all, func(a, b *row) int {
-		return cmp.Or(cmp.Compare(place[a.fault], place[b.fault]), cmp.Compare(a.setting, b.setting), cmp.Compare(a.family.String(), b.family.String()))
+		return cmp.Or(cmp.Compare(place[a.fault], place[b.fault]), cmp.Compare(a.setting, b.setting),
+			cmp.Compare(a.family.String(), b.family.String()))
 	})
 	return all, errors.Join(errs...)
 }
@@ -248,7 +250,8 @@ func (c *counter) next() int {
 	return c.n
 }
 
-func runWith(ctx context.Context, o options, j task, token string, numbers *counter, report func(*row)) (all []*row, err error) {
+func runWith(ctx context.Context, o options, j task, token string, numbers *counter, report func(*row)) (
+	all []*row, err error) {
 	s, err := raise(ctx, o, j.setting, j.overlay)
 	if err != nil {
 		return nil, err
@@ -294,7 +297,8 @@ func (s *scene) one(ctx context.Context, f *fault, fam family, label string) (r 
 	if f.label != "" {
 		zone = f.label + ".example."
 	}
-	r = &row{fault: f, family: fam, setting: s.setting, name: label + "." + zone, truths: f.truthsIn(s.setting, fam, s.options.asks())}
+	r = &row{fault: f, family: fam, setting: s.setting, name: label + "." + zone,
+		truths: f.truthsIn(s.setting, fam, s.options.asks())}
 	s.add(r)
 	if f.inject != nil {
 		undo, err := f.inject(s, fam)
@@ -412,7 +416,8 @@ func (s *scene) judge(r *row) {
 			} else {
 				said[column] = append(said[column], fmt.Sprintf("%s/%s", v.Where, v.Cause))
 			}
-			if p.truth.process != "" && p.row.Client.Process != p.truth.process && (column == observed || p.row.Client.Process != "") {
+			if p.truth.process != "" && p.row.Client.Process != p.truth.process && (column == observed ||
+				p.row.Client.Process != "") {
 				note(column, p.truth, fmt.Sprintf("process %q, want %q", p.row.Client.Process, p.truth.process))
 			}
 			if p.truth.blank && (p.row.Type+p.row.Class != "" || !fromPod(p.row.Client.Address)) {
@@ -450,7 +455,8 @@ func (s *scene) judge(r *row) {
 			if len(rows) <= 3 {
 				left = rows
 			}
-			counts = append(counts, fmt.Sprintf("%s %d, want %d%s", strings.ToLower(columnNames[column]), len(rows), want, listed(left)))
+			counts = append(counts, fmt.Sprintf("%s %d, want %d%s", strings.ToLower(columnNames[column]), len(rows), want,
+				listed(left)))
 		}
 	}
 	slices.Sort(counts)
@@ -511,7 +517,8 @@ func listed(rows []*output.Row) string {
 			fmt.Fprintf(&b, " and %d more", len(rows)-i)
 			break
 		}
-		fmt.Fprintf(&b, " [%s %s %s>%s %s %s/%s %s, revision %d of %.4s]", r.Name, r.Type, r.Client.Address, r.Server, r.Result,
+		fmt.Fprintf(&b, " [%s %s %s>%s %s %s/%s %s, revision %d of %.4s]", r.Name, r.Type, r.Client.Address, r.Server,
+			r.Result,
 			r.Verdict.Where, r.Verdict.Cause, r.Verdict.Certainty, r.Revision, r.TraceID)
 	}
 	return b.String()
@@ -534,7 +541,8 @@ func (s *scene) told(row *output.Row, all []*trace.Trace) (ofTrace, story said) 
 		}
 	}
 	of := func(v trace.Verdict) said {
-		return said{where: v.Where, cause: v.Cause, certainty: v.Certainty, text: strings.Join(append([]string{v.Text}, v.Evidence...), "\n")}
+		return said{where: v.Where, cause: v.Cause, certainty: v.Certainty,
+			text: strings.Join(append([]string{v.Text}, v.Evidence...), "\n")}
 	}
 	ofTrace = of(t.Verdict())
 	tale := explain.Tell(t, all)
@@ -577,7 +585,8 @@ func wrong(rows []*row) error {
 	var errs []error
 	for _, r := range rows {
 		if !r.right() {
-			errs = append(errs, fmt.Errorf("%s, %s, %s: expected %s: %s", r.fault.name, r.setting, r.family, r.expected(), r.problems()))
+			errs = append(errs, fmt.Errorf("%s, %s, %s: expected %s: %s", r.fault.name, r.setting, r.family, r.expected(),
+				r.problems()))
 		}
 	}
 	return errors.Join(errs...)
@@ -604,7 +613,8 @@ func (f *fault) truthsIn(s setting, fam family, asks bool) []truth {
 
 // dig asks once, as a process in the pod.
 func (s *scene) dig(ctx context.Context, f *fault, fam family, name string, wait time.Duration, answered bool) error {
-	args := []string{"@" + fam.vip.String(), "+tries=1", fmt.Sprintf("+time=%d", int(wait.Seconds())), "+noall", "+comments", name, "A"}
+	args := []string{"@" + fam.vip.String(), "+tries=1", fmt.Sprintf("+time=%d", int(wait.Seconds())), "+noall",
+		"+comments", name, "A"}
 	if f.tcp {
 		args = append(args, "+tcp")
 	}

@@ -78,19 +78,25 @@ var noRouteAddress = netip.MustParseAddr("192.0.2.53")
 func zones() []cluster.Zone {
 	forward := "forward . " + lab.UpstreamV4.String()
 	renamed := func(zone, to string) cluster.Zone {
-		return cluster.Zone{Name: zone + ".example:53", Chain: fmt.Sprintf("rewrite name regex (.*)[.]%s[.]example {1}.%s.example.com answer auto\n    errors\n    %s", zone, to, forward)}
+		return cluster.Zone{Name: zone + ".example:53",
+			Chain: fmt.Sprintf("rewrite name regex (.*)[.]%s[.]example {1}.%s.example.com answer auto\n    errors\n    %s", zone,
+				to, forward)}
 	}
 	return []cluster.Zone{
 		{Name: "erratic.example:53", Chain: "erratic {\n        drop 1\n    }"},
 		renamed("renamed", "well"), renamed("renamed-silent", "silent"), renamed("renamed-servfail", "servfail"),
 		{Name: "alias.example:53", Chain: "errors\n    template ANY ANY alias.example {\n" +
 			"        match \"^(?P<label>[^.]+)[.]alias[.]example[.]$\"\n        answer \"{{ .Name }} 60 IN CNAME {{ .Group.label }}.silent.example.com.\"\n    }"},
-		{Name: "other-question.example:53", Chain: "errors\n    rewrite continue type A TXT\n    template IN TXT other-question.example {\n        answer \"{{ .Name }} 60 IN TXT x\"\n    }"},
-		{Name: "limit.example:53", Chain: "errors\n    forward . " + lab.UpstreamV4.String() + " {\n        max_concurrent 1\n    }"},
+		{Name: "other-question.example:53", Chain: "errors\n    rewrite continue type A TXT\n    template IN TXT " +
+			"other-question.example {\n        answer \"{{ .Name }} 60 IN TXT x\"\n    }"},
+		{Name: "limit.example:53", Chain: "errors\n    forward . " + lab.UpstreamV4.String() +
+			" {\n        max_concurrent 1\n    }"},
 		{Name: "dead-upstream.example:53", Chain: "errors\n    forward . " + nobodysAddress.String()},
 		{Name: "no-route.example:53", Chain: "errors\n    forward . " + noRouteAddress.String()},
-		{Name: "nxdomain-here.example:53", Chain: "errors\n    template ANY ANY nxdomain-here.example {\n        rcode NXDOMAIN\n    }"},
-		{Name: "servfail-here.example:53", Chain: "errors\n    template ANY ANY servfail-here.example {\n        rcode SERVFAIL\n    }"},
+		{Name: "nxdomain-here.example:53", Chain: "errors\n    template ANY ANY nxdomain-here.example {\n        rcode " +
+			"NXDOMAIN\n    }"},
+		{Name: "servfail-here.example:53", Chain: "errors\n    template ANY ANY servfail-here.example {\n        rcode " +
+			"SERVFAIL\n    }"},
 		{Name: ".:5353", Chain: "errors\n    " + forward},
 	}
 }
@@ -116,7 +122,8 @@ func raise(ctx context.Context, o options, set setting, overlay lab.Overlay) (s 
 		}
 	}()
 	s.cluster, err = cluster.Up(ctx, cluster.Config{
-		Bin: o.bin, Collector: ln.Addr().String(), Corefile: chain(), Zones: zones(), Sample: o.sample, Agents: cluster.NoAgent, Overlay: overlay,
+		Bin: o.bin, Collector: ln.Addr().String(), Corefile: chain(), Zones: zones(), Sample: o.sample,
+		Agents: cluster.NoAgent, Overlay: overlay,
 		AskBack: o.asks(),
 	})
 	if err != nil {
@@ -125,8 +132,10 @@ func raise(ctx context.Context, o options, set setting, overlay lab.Overlay) (s 
 	for _, p := range []struct {
 		to         **lab.Pod
 		node, name string
-	}{{&s.client, set.clientNode(), "cart"}, {&s.idle, "node-2", "idle"}, {&s.odd, "node-2", "odd"}, {&s.second, "node-2", "second"}, {&s.peer, set.clientNode(), "till"}} {
-		if *p.to, err = s.cluster.AddPod(lab.PodSpec{Node: p.node, Namespace: "shop", Workload: lab.Workload{Kind: "Deployment", Name: p.name}}); err != nil {
+	}{{&s.client, set.clientNode(), "cart"}, {&s.idle, "node-2", "idle"}, {&s.odd, "node-2", "odd"}, {&s.second, "node-2",
+		"second"}, {&s.peer, set.clientNode(), "till"}} {
+		if *p.to, err = s.cluster.AddPod(
+			lab.PodSpec{Node: p.node, Namespace: "shop", Workload: lab.Workload{Kind: "Deployment", Name: p.name}}); err != nil {
 			return s, err
 		}
 		// A pod has a process of its own from its start to its end, the pause container's: by that it is known.
@@ -136,7 +145,8 @@ func raise(ctx context.Context, o options, set setting, overlay lab.Overlay) (s 
 	}
 	if set == inHost {
 		if err = s.cluster.StartLabAgent(ctx); err == nil {
-			s.observe, err = s.startObserve(ctx, o.bin, append(s.cluster.NetNSArgs(), "--identity-file", s.cluster.IdentityFile)...)
+			s.observe, err = s.startObserve(
+				ctx, o.bin, append(s.cluster.NetNSArgs(), "--identity-file", s.cluster.IdentityFile)...)
 		}
 	} else {
 		err = s.cluster.StartNodeAgents(ctx)
@@ -154,7 +164,8 @@ func (s *scene) startObserve(ctx context.Context, bin string, args ...string) (*
 		return nil, err
 	}
 	r, w := io.Pipe()
-	p, err := s.cluster.Start(lab.Command{Path: path, Args: append([]string{"observe", "-o", "jsonl"}, args...), Stdout: w})
+	p, err := s.cluster.Start(lab.Command{Path: path, Args: append([]string{"observe", "-o", "jsonl"}, args...),
+		Stdout: w})
 	if err != nil {
 		return nil, err
 	}
@@ -192,7 +203,8 @@ func (s *scene) startObserve(ctx context.Context, bin string, args ...string) (*
 		}
 		if time.Now().After(end) {
 			_ = p.Stop(3 * time.Second) // its last line says what it did see
-			return nil, errors.Join(fmt.Errorf("dnstrail observe saw no lookup in %v\n%s", slowStart, cluster.Tail(p)), rows.problem())
+			return nil, errors.Join(fmt.Errorf("dnstrail observe saw no lookup in %v\n%s", slowStart, cluster.Tail(p)),
+				rows.problem())
 		}
 	}
 }

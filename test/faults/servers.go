@@ -32,7 +32,8 @@ type instance struct {
 }
 
 func inPod(p *lab.Pod, ready netip.AddrPort) instance {
-	return instance{start: p.Start, ns: p.Namespace, node: p.Node, pod: p.Name, namespace: p.PodSpec.Namespace, ready: ready}
+	return instance{start: p.Start, ns: p.Namespace, node: p.Node, pod: p.Name, namespace: p.PodSpec.Namespace,
+		ready: ready}
 }
 
 // stop ends a process whose end is wanted, stopped or not.
@@ -49,7 +50,8 @@ func stop(p *lab.Process) lab.Undo {
 func (s *scene) coreDNS(in instance, plugin string, zones ...cluster.Zone) (*lab.Process, error) {
 	var text strings.Builder
 	for _, z := range zones {
-		fmt.Fprintf(&text, "%s {\n    dnstrail {\n        endpoint grpc://%s\n        identity file %s\n        sample %s\n        tracer\n        %s\n    }\n    %s\n}\n",
+		fmt.Fprintf(&text, "%s {\n    dnstrail {\n        endpoint grpc://%s\n        identity file %s\n        sample "+
+			"%s\n        tracer\n        %s\n    }\n    %s\n}\n",
 			z.Name, netip.AddrPortFrom(in.node.V4, lab.CollectorPort), s.cluster.IdentityFile, s.options.sample, plugin, z.Chain)
 	}
 	dir := filepath.Dir(s.cluster.IdentityFile)
@@ -89,7 +91,8 @@ func (s *scene) serve(in instance, c lab.Command) (*lab.Process, error) {
 		conn, err := in.ns.Dial(context.Background(), "udp", in.ready.String())
 		if err == nil {
 			client := dns.Client{Timeout: 500 * time.Millisecond}
-			_, _, err = client.ExchangeWithConn(new(dns.Msg).SetQuestion(readyPrefix+"server.example.", dns.TypeA), &dns.Conn{Conn: conn})
+			_, _, err = client.ExchangeWithConn(new(dns.Msg).SetQuestion(readyPrefix+"server.example.", dns.TypeA),
+				&dns.Conn{Conn: conn})
 			_ = conn.Close()
 		}
 		if err == nil {
@@ -125,8 +128,10 @@ func (s *scene) nodeLocal() (*lab.Process, error) {
 		}
 		s.dummies = true
 	}
-	chain := fmt.Sprintf("errors\n    bind %s %s\n    forward . %s {\n        force_tcp\n    }", localV4, localV6, lab.ServiceV4)
-	in := instance{start: n.Start, ns: n.Namespace, node: n, pod: "node-local-dns-x7x2k", namespace: "kube-system", ready: netip.AddrPortFrom(localV4, 53)}
+	chain := fmt.Sprintf("errors\n    bind %s %s\n    forward . %s {\n        force_tcp\n    }", localV4, localV6,
+		lab.ServiceV4)
+	in := instance{start: n.Start, ns: n.Namespace, node: n, pod: "node-local-dns-x7x2k", namespace: "kube-system",
+		ready: netip.AddrPortFrom(localV4, 53)}
 	return s.coreDNS(in, "traceparent send", cluster.Zone{Name: ".:53", Chain: chain})
 }
 
@@ -150,7 +155,8 @@ func (s *scene) secondDNS(chain string) (*lab.Process, error) {
 }
 
 // withSecond starts it and does more.
-func withSecond(chain string, more func(*scene, family, *lab.Process) (lab.Undo, error)) func(*scene, family) (lab.Undo, error) {
+func withSecond(chain string, more func(*scene, family, *lab.Process) (lab.Undo, error)) func(*scene, family) (
+	lab.Undo, error) {
 	return func(s *scene, f family) (lab.Undo, error) {
 		p, err := s.secondDNS(chain)
 		if err != nil {

@@ -95,7 +95,8 @@ func bySocketOf(set setting, is *truth, l *output.Row, t *trace.Trace, others []
 	own := rowSaid(l)
 	// What became of TCP after a truncated answer is what became of the lookup: there are two rows of it, and one trace.
 	if again := t.Transport() == "udp" && l.Truncated || l.Connect && len(l.Related) > 0; !again {
-		if v.Where != own.where || v.Cause != own.cause || v.Certainty != own.certainty || v.Lost() != (l.Result == output.Lost) {
+		if v.Where != own.where || v.Cause != own.cause || v.Certainty != own.certainty ||
+			v.Lost() != (l.Result == output.Lost) {
 			return fmt.Sprintf("%s/%s, %s, where the agent's row is %s/%s, %s", v.Where, v.Cause, v.Certainty,
 				own.where, own.cause, own.certainty)
 		}

@@ -149,7 +149,8 @@ func rejects(in func(*scene) *lab.Namespace, hook, with string) func(*scene, fam
 		if with != "" {
 			with = " with " + pick(f, "icmp", "icmpv6") + " type " + with
 		}
-		return in(s).Rules(nftFamily(f), fmt.Sprintf("chain c { type filter hook %s priority 0; udp dport 53 reject%s; }", hook, with))
+		return in(s).Rules(nftFamily(f), fmt.Sprintf("chain c { type filter hook %s priority 0; udp dport 53 reject%s; }",
+			hook, with))
 	}
 }
 
@@ -168,7 +169,8 @@ func untracked(s *scene, f family, _ *lab.Process) (lab.Undo, error) {
 	at := local(f)
 	return s.client.Node.Rules(nftFamily(f), fmt.Sprintf(`
 		chain p { type filter hook prerouting priority -300; %[1]s daddr %[2]s notrack; }
-		chain o { type filter hook output priority -300; %[1]s daddr %[2]s notrack; %[1]s saddr %[2]s notrack; }`, nftFamily(f), at))
+		chain o { type filter hook output priority -300; %[1]s daddr %[2]s notrack; %[1]s saddr %[2]s notrack; }`, nftFamily(
+		f), at))
 }
 
 // asymmetric makes CoreDNS's node expect the client's packets at another device than that at which they come.

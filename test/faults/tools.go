@@ -17,7 +17,8 @@ type runner func(ctx context.Context, path string, args ...string) (string, erro
 func (s *scene) digFrom(run runner, server netip.AddrPort, name string, answered bool, args ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), slowStart)
 	defer cancel()
-	all := []string{"@" + server.Addr().String(), "-p", fmt.Sprint(server.Port()), "+tries=1", "+noall", "+comments", name, "A"}
+	all := []string{"@" + server.Addr().String(), "-p", fmt.Sprint(server.Port()), "+tries=1", "+noall", "+comments", name,
+		"A"}
 	if !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "+time=") }) {
 		all = append(all, "+time=2")
 	}

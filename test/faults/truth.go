@@ -143,7 +143,8 @@ func rowSaid(r *output.Row) said {
 // denies gives what is wrong with what was said, "" if nothing is. others says that whoever says it knows other
 // lookups.
 func (t *truth) denies(s said, others bool) string {
-	same := oneOf(s.where, t.where) && (t.cause == "*" || oneOf(s.cause, t.cause) || others && t.among != "" && s.cause == t.among)
+	same := oneOf(s.where, t.where) && (t.cause == "*" || oneOf(s.cause, t.cause) ||
+		others && t.among != "" && s.cause == t.among)
 	switch {
 	case s.where == "":
 		return "nothing"
@@ -175,7 +176,8 @@ func oneOf(word, alternatives string) bool {
 // holds says whether one of the alternatives stands in a text, whatever its case.
 func holds(text, alternatives string) bool {
 	text = strings.ToLower(text)
-	return slices.ContainsFunc(strings.Split(strings.ToLower(alternatives), "|"), func(a string) bool { return strings.Contains(text, a) })
+	return slices.ContainsFunc(strings.Split(strings.ToLower(alternatives), "|"),
+		func(a string) bool { return strings.Contains(text, a) })
 }
 
 // pair is a truth and the row that it is said of, nil if there is none.

@@ -24,7 +24,8 @@ func (c *cpio) add(name string, mode int, data []byte) {
 	if mode&cpioDirectory == cpioDirectory && mode&cpioRegular == 0 {
 		links = 2
 	}
-	fmt.Fprintf(&c.b, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X", c.inode, mode, 0, 0, links, 0, len(data), 0, 0, 0, 0, len(name)+1, 0)
+	fmt.Fprintf(&c.b, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X", c.inode, mode, 0, 0, links, 0,
+		len(data), 0, 0, 0, 0, len(name)+1, 0)
 	c.b.WriteString(name)
 	c.b.WriteByte(0)
 	c.pad()

@@ -53,7 +53,8 @@ func base(ctx context.Context, bin, dir string) ([]byte, error) {
 	}
 	for _, p := range programs {
 		out := filepath.Join(dir, p.name)
-		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, p.pkg) // #nosec G204 -- ours
+		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out,
+			p.pkg) // #nosec G204 -- ours
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if text, err := build.CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("building %s: %w: %s", p.pkg, err, text)

@@ -67,9 +67,11 @@ func newApt(dir string, k kernel) (*apt, error) {
 
 func (a *apt) run(ctx context.Context, k kernel, command string, args ...string) (string, error) {
 	all := []string{
-		"-q", "-o", "APT::Architecture=" + k.arch, "-o", "APT::Architectures=" + k.arch, "-o", "Acquire::Languages=none", "-o", "APT::Sandbox::User=root",
+		"-q", "-o", "APT::Architecture=" + k.arch, "-o", "APT::Architectures=" +
+			k.arch, "-o", "Acquire::Languages=none", "-o", "APT::Sandbox::User=root",
 		"-o", "Dir::Etc::sourcelist=" + filepath.Join(a.dir, "sources.list"), "-o", "Dir::Etc::sourceparts=/dev/null",
-		"-o", "Dir::State::status=" + filepath.Join(a.dir, "status"), "-o", "Dir::State::lists=" + filepath.Join(a.dir, "lists"),
+		"-o", "Dir::State::status=" + filepath.Join(a.dir, "status"), "-o", "Dir::State::lists=" +
+			filepath.Join(a.dir, "lists"),
 		"-o", "Dir::Cache=" + a.dir, "-o", "Dir::Cache::archives=" + filepath.Join(a.dir, "archives"),
 	}
 	c := exec.CommandContext(ctx, command, append(all, args...)...) // #nosec G204 -- apt's
@@ -221,7 +223,8 @@ func (img *image) build(ctx context.Context, files map[string][]byte) error {
 }
 
 // modules are what the lab needs of the kernel.
-var modules = strings.Fields(`virtio_pci ipv6 veth bridge br_netfilter nf_conntrack nf_nat nf_tables nft_chain_nat nft_ct nft_nat nft_masq nft_redir
+var modules = strings.Fields(
+	`virtio_pci ipv6 veth bridge br_netfilter nf_conntrack nf_nat nf_tables nft_chain_nat nft_ct nft_nat nft_masq nft_redir
 	nft_reject nft_reject_inet nft_reject_ipv4 nft_reject_ipv6 nft_reject_bridge nft_meta_bridge nft_numgen nft_counter nft_log nft_fib nft_fib_inet
 	nft_exthdr nft_limit nf_conntrack_netlink nfnetlink nf_conntrack_bridge vxlan geneve ipip sit ip6_tunnel tun dummy macvlan ipvlan 8021q wireguard
 	sch_netem sch_ingress cls_bpf ip_vs ip_vs_rr`)

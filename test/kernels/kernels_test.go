@@ -44,7 +44,8 @@ func TestArchive(t *testing.T) {
 }
 
 func TestModulesDependencies(t *testing.T) {
-	if got := dependencies([]byte("x\x00license=GPL\x00depends=nf-conntrack,x_tables\x00name=y\x00")); !slices.Equal(got, []string{"nf_conntrack", "x_tables"}) {
+	if got := dependencies([]byte("x\x00license=GPL\x00depends=nf-conntrack,x_tables\x00name=y\x00")); !slices.Equal(
+		got, []string{"nf_conntrack", "x_tables"}) {
 		t.Errorf("%q", got)
 	}
 	if got := dependencies([]byte("x\x00depends=\x00name=y\x00")); got != nil {
@@ -53,13 +54,15 @@ func TestModulesDependencies(t *testing.T) {
 }
 
 func TestPackagesOfAKernel(t *testing.T) {
-	out := "linux-image-7.2.13+deb14-cloud-amd64\n  PreDepends: linux-base\n |Depends: dracut\n  Depends: linux-base-7.2.13+deb14-cloud-amd64\n" +
+	out := "linux-image-7.2.13+deb14-cloud-amd64\n  PreDepends: linux-base\n |Depends: dracut\n  Depends: " +
+		"linux-base-7.2.13+deb14-cloud-amd64\n" +
 		"  Depends: linux-binary-7.2.13+deb14-cloud-amd64\n  Depends: linux-modules-7.2.13+deb14-cloud-amd64\n  Suggests: linux-doc-7.2\n"
 	var got []string
 	for _, m := range dependsOn.FindAllStringSubmatch(out, -1) {
 		got = append(got, m[1])
 	}
-	if want := []string{"linux-binary-7.2.13+deb14-cloud-amd64", "linux-modules-7.2.13+deb14-cloud-amd64"}; !slices.Equal(got, want) {
+	if want := []string{"linux-binary-7.2.13+deb14-cloud-amd64", "linux-modules-7.2.13+deb14-cloud-amd64"}; !slices.Equal(
+		got, want) {
 		t.Errorf("%q", got)
 	}
 }

@@ -33,7 +33,8 @@ func (r *result) wrong() (errs []error) {
 			fail("demo: %s", rec.Demo.Last)
 		case rec.Row != nil && !rec.Row.Right:
 			w := rec.Row
-			fail("%s, %s: expected %s, observed %s, traced %s, explained %s: %s%s", w.Fault, w.Family, w.Expected, w.Observed, w.Traced, w.Explained, w.Text, w.Problem)
+			fail("%s, %s: expected %s, observed %s, traced %s, explained %s: %s%s", w.Fault, w.Family, w.Expected, w.Observed,
+				w.Traced, w.Explained, w.Text, w.Problem)
 		case rec.Kernel != nil:
 			fail("the kernel complains: %s", strings.Join(rec.Kernel.Lines, "; "))
 		}

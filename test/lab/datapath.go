@@ -53,7 +53,8 @@ func (n *Namespace) TCDrop(device string, to netip.Addr) (Undo, error) {
 }
 
 // attach loads a program and puts it on what comes in by a device.
-func (n *Namespace) attach(device string, program func(device, other *net.Interface) asm.Instructions, other string) (undo Undo, err error) {
+func (n *Namespace) attach(device string, program func(device, other *net.Interface) asm.Instructions, other string) (
+	undo Undo, err error) {
 	err = n.Do(func() error {
 		dev, err := net.InterfaceByName(device)
 		if err != nil {

@@ -60,7 +60,8 @@ func (n *Namespace) Drop(r DropRule) (Undo, error) {
 		return nil, err
 	}
 	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: fmt.Sprintf("fault-%d", faults.Add(1))}
-	chain := &nftables.Chain{Name: "drop", Table: table, Type: nftables.ChainTypeFilter, Priority: nftables.ChainPriorityFilter}
+	chain := &nftables.Chain{Name: "drop", Table: table, Type: nftables.ChainTypeFilter,
+		Priority: nftables.ChainPriorityFilter}
 	switch r.Hook {
 	case Prerouting:
 		chain.Hooknum, chain.Priority = nftables.ChainHookPrerouting, nftables.ChainPriorityRef(-200)
@@ -102,9 +103,11 @@ func (r DropRule) exprs(family nftables.TableFamily) [][]expr.Any {
 	// "bridge" tables know the Ethernet type, "inet" tables the netfilter family.
 	only := func(f ipFamily) []expr.Any {
 		if family == nftables.TableFamilyBridge {
-			return []expr.Any{&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(f.etherType)}}
+			return []expr.Any{&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: 1},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(f.etherType)}}
 		}
-		return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{f.nfproto}}}
+		return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{f.nfproto}}}
 	}
 	of := func(a netip.Addr) ipFamily {
 		if a.Is4() {
@@ -148,7 +151,8 @@ func (r DropRule) exprs(family nftables.TableFamily) [][]expr.Any {
 	}
 	if r.Reject {
 		// ICMPX: the port-unreachable of whichever family the packet has.
-		return append(parts, expr1(&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}))
+		return append(parts, expr1(&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH,
+			Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}))
 	}
 	return append(parts, expr1(&expr.Verdict{Kind: expr.VerdictDrop}))
 }
@@ -156,13 +160,16 @@ func (r DropRule) exprs(family nftables.TableFamily) [][]expr.Any {
 // laterFragment matches where the fragment offset is not 0: of 13 bits in the IPv4 header, the last ones of a word; in
 // IPv6's fragment header, the first ones.
 func laterFragment(v6 bool) []expr.Any {
-	load, mask := expr.Any(&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 2}), uint16(0x1fff)
+	load, mask := expr.Any(&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 2}),
+		uint16(0x1fff)
 	if v6 {
-		load, mask = &expr.Exthdr{DestRegister: 1, Type: unix.IPPROTO_FRAGMENT, Offset: 2, Len: 2, Op: expr.ExthdrOpIpv6}, 0xfff8
+		load, mask = &expr.Exthdr{DestRegister: 1, Type: unix.IPPROTO_FRAGMENT, Offset: 2, Len: 2, Op: expr.ExthdrOpIpv6},
+			0xfff8
 	}
 	return []expr.Any{
 		load,
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 2, Mask: binaryutil.BigEndian.PutUint16(mask), Xor: []byte{0, 0}},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 2, Mask: binaryutil.BigEndian.PutUint16(mask),
+			Xor: []byte{0, 0}},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{0, 0}},
 	}
 }

@@ -31,7 +31,8 @@ func (l *Lab) WriteIdentities(w io.Writer) error {
 		})
 	}
 	for _, n := range l.nodes {
-		file.Clients = append(file.Clients, client{Addresses: []netip.Addr{n.V4, n.V6, n.PodsV4.Addr().Next(), n.PodsV6.Addr().Next()}, Node: n.Name})
+		file.Clients = append(file.Clients,
+			client{Addresses: []netip.Addr{n.V4, n.V6, n.PodsV4.Addr().Next(), n.PodsV6.Addr().Next()}, Node: n.Name})
 	}
 	b, err := yaml.Marshal(file)
 	if err != nil {

@@ -20,7 +20,8 @@ func (l *Lab) Map() string {
 		}
 	}
 	fmt.Fprintf(w, "upstream\t%s\t%s\t%d\t\n", UpstreamV4, UpstreamV6, l.Upstream.Inode())
-	fmt.Fprintf(w, "underlay\t%s\t%s\t%d\tbridge %s\n", routerV4.Addr(), routerV6.Addr(), l.Underlay.Inode(), underlayBridge)
+	fmt.Fprintf(w, "underlay\t%s\t%s\t%d\tbridge %s\n", routerV4.Addr(), routerV6.Addr(), l.Underlay.Inode(),
+		underlayBridge)
 	fmt.Fprintf(w, "service\t%s\t%s\t\tto %v\n", ServiceV4, ServiceV6, l.Service.Endpoints())
 	_ = w.Flush() // strings.Builder does not fail
 	return b.String()

@@ -48,7 +48,8 @@ func newNamespace(name string) (*Namespace, error) {
 		return n, fmt.Errorf("loopback of %s: %w", name, err)
 	}
 	// Duplicate address detection would keep IPv6 addresses unusable for a second.
-	for _, key := range []string{"net/ipv6/conf/all/accept_dad", "net/ipv6/conf/default/accept_dad", "net/ipv6/conf/all/accept_ra", "net/ipv6/conf/default/accept_ra"} {
+	for _, key := range []string{"net/ipv6/conf/all/accept_dad", "net/ipv6/conf/default/accept_dad",
+		"net/ipv6/conf/all/accept_ra", "net/ipv6/conf/default/accept_ra"} {
 		if err := n.SetSysctl(key, "0"); err != nil {
 			return n, err
 		}

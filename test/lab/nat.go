@@ -22,7 +22,8 @@ func (n *Namespace) Translate(from, to netip.AddrPort) (Undo, error) {
 		f = ipv4
 	}
 	return n.table("translate", f.table, func(c *nftables.Conn, t *nftables.Table) error {
-		chain := c.AddChain(&nftables.Chain{Name: "prerouting", Table: t, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
+		chain := c.AddChain(&nftables.Chain{Name: "prerouting", Table: t, Type: nftables.ChainTypeNAT,
+			Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
 		rule(c, t, chain, f.is(f.daddr, from.Addr()), l4proto(unix.IPPROTO_UDP), port(dstPort, from.Port()), []expr.Any{
 			&expr.Immediate{Register: 1, Data: to.Addr().AsSlice()},
 			&expr.Immediate{Register: 2, Data: binaryutil.BigEndian.PutUint16(to.Port())},
@@ -40,7 +41,8 @@ func (n *Namespace) Masquerade(to netip.Addr) (Undo, error) {
 		f = ipv4
 	}
 	return n.table("masquerade", f.table, func(c *nftables.Conn, t *nftables.Table) error {
-		chain := c.AddChain(&nftables.Chain{Name: "postrouting", Table: t, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
+		chain := c.AddChain(&nftables.Chain{Name: "postrouting", Table: t, Type: nftables.ChainTypeNAT,
+			Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
 		rule(c, t, chain, f.is(f.daddr, to), expr1(&expr.Masq{FullyRandom: true}))
 		return c.Flush()
 	})
@@ -58,7 +60,8 @@ func (n *Namespace) LongPostrouting(times int) (Undo, error) {
 			return err
 		}
 		after := new(*nftables.ChainPriorityNATSource + 50)
-		chain := c.AddChain(&nftables.Chain{Name: "postrouting", Table: t, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPostrouting, Priority: after})
+		chain := c.AddChain(&nftables.Chain{Name: "postrouting", Table: t, Type: nftables.ChainTypeFilter,
+			Hooknum: nftables.ChainHookPostrouting, Priority: after})
 		for range times {
 			rule(c, t, chain, jump(hundred))
 		}
@@ -67,7 +70,8 @@ func (n *Namespace) LongPostrouting(times int) (Undo, error) {
 }
 
 // table adds a table and what fill puts into it; the undo deletes it.
-func (n *Namespace) table(what string, family nftables.TableFamily, fill func(*nftables.Conn, *nftables.Table) error) (Undo, error) {
+func (n *Namespace) table(what string, family nftables.TableFamily, fill func(*nftables.Conn, *nftables.Table) error) (
+	Undo, error) {
 	c, err := n.nft()
 	if err != nil {
 		return nil, err

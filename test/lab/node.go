@@ -92,7 +92,8 @@ func (l *Lab) raiseNode(name string, number int) (*Node, error) {
 	if err := ns.forward(); err != nil {
 		return n, err
 	}
-	if err := ns.addBridge(podBridge, netip.PrefixFrom(n.PodsV4.Addr().Next(), 24), netip.PrefixFrom(n.PodsV6.Addr().Next(), 64)); err != nil {
+	if err := ns.addBridge(podBridge, netip.PrefixFrom(n.PodsV4.Addr().Next(), 24),
+		netip.PrefixFrom(n.PodsV6.Addr().Next(), 64)); err != nil {
 		return n, err
 	}
 	// Kubernetes asks for this: packets between two pods of one node pass the service translation too.
@@ -139,7 +140,8 @@ func (n *Node) AddMacvlan(to *Namespace, name string, addrs ...netip.Prefix) (Un
 }
 
 func (n *Namespace) forward() error {
-	for _, key := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv6/conf/default/forwarding"} {
+	for _, key := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding",
+		"net/ipv6/conf/default/forwarding"} {
 		if err := n.SetSysctl(key, "1"); err != nil {
 			return err
 		}

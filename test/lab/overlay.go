@@ -71,7 +71,8 @@ func (n *Node) hardware() net.HardwareAddr {
 func (n *Node) addVXLAN() error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.HardwareAddr = vxlanDevice, vxlanMTU, n.hardware()
-	if err := n.nl.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, VxlanId: 1, Port: VXLANPort, SrcAddr: n.V4.AsSlice()}); err != nil {
+	if err := n.nl.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, VxlanId: 1, Port: VXLANPort,
+		SrcAddr: n.V4.AsSlice()}); err != nil {
 		return fmt.Errorf("add %s in %s: %w", vxlanDevice, n.Name, err)
 	}
 	return n.upWith(vxlanDevice)
@@ -99,11 +100,13 @@ func (n *Node) tunnelTo(other *Node) error {
 	for _, pods := range []netip.Prefix{other.PodsV4, other.PodsV6} {
 		// The network's own address stands for the node: nobody else has it.
 		gw := pods.Addr()
-		neigh := netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, IP: gw.AsSlice(), HardwareAddr: other.hardware()}
+		neigh := netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, IP: gw.AsSlice(),
+			HardwareAddr: other.hardware()}
 		if err := n.nl.NeighSet(&neigh); err != nil {
 			return fmt.Errorf("neighbor %s on %s: %w", gw, vxlanDevice, err)
 		}
-		if err := n.nl.RouteAdd(&netlink.Route{Dst: ipNet(pods), LinkIndex: index, Gw: gw.AsSlice(), Flags: int(netlink.FLAG_ONLINK)}); err != nil {
+		if err := n.nl.RouteAdd(&netlink.Route{Dst: ipNet(pods), LinkIndex: index, Gw: gw.AsSlice(),
+			Flags: int(netlink.FLAG_ONLINK)}); err != nil {
 			return fmt.Errorf("route to %s through %s: %w", pods, vxlanDevice, err)
 		}
 	}

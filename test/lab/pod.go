@@ -133,7 +133,8 @@ func (p *Pod) resolvConf() string {
 	for _, a := range p.Nameservers {
 		fmt.Fprintf(&b, "nameserver %s\n", a)
 	}
-	fmt.Fprintf(&b, "search %s.svc.cluster.local svc.cluster.local cluster.local\noptions %s\n", p.PodSpec.Namespace, p.ResolvOptions)
+	fmt.Fprintf(&b, "search %s.svc.cluster.local svc.cluster.local cluster.local\noptions %s\n", p.PodSpec.Namespace,
+		p.ResolvOptions)
 	return b.String()
 }
 
@@ -143,7 +144,8 @@ func (p *Pod) Run(ctx context.Context, path string, args ...string) (string, err
 	return runToEnd(ctx, p.Start, p.Name, path, args)
 }
 
-func runToEnd(ctx context.Context, start func(Command) (*Process, error), in, path string, args []string) (string, error) {
+func runToEnd(ctx context.Context, start func(Command) (*Process, error), in, path string, args []string) (
+	string, error) {
 	var stdout bytes.Buffer
 	proc, err := start(Command{Path: path, Args: args, Stdout: &stdout})
 	if err != nil {
@@ -157,7 +159,8 @@ func runToEnd(ctx context.Context, start func(Command) (*Process, error), in, pa
 		return stdout.String(), fmt.Errorf("%s %s in %s: %w", path, strings.Join(args, " "), in, ctx.Err())
 	}
 	if err := proc.Err(); err != nil {
-		return stdout.String(), fmt.Errorf("%s %s in %s: %w: %s", path, strings.Join(args, " "), in, err, strings.TrimSpace(proc.Stderr()))
+		return stdout.String(), fmt.Errorf("%s %s in %s: %w: %s", path, strings.Join(args, " "), in, err,
+			strings.TrimSpace(proc.Stderr()))
 	}
 	return stdout.String(), nil
 }

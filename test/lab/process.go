@@ -117,7 +117,8 @@ func (s *spawner) start(c Command, t target) (*Process, error) {
 		return nil, fmt.Errorf("start in %s: %w", t.ns.Name, err)
 	}
 	p := &Process{done: make(chan struct{})}
-	cmd := &exec.Cmd{Path: path, Args: append([]string{c.Path}, c.Args...), Env: append(os.Environ(), c.Env...), Dir: c.Dir, Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr}
+	cmd := &exec.Cmd{Path: path, Args: append([]string{c.Path}, c.Args...), Env: append(os.Environ(), c.Env...),
+		Dir: c.Dir, Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	// A process that leaves children behind keeps the pipes open: do not wait for those.
 	cmd.WaitDelay = time.Second

@@ -168,23 +168,29 @@ type ipFamily struct {
 }
 
 var (
-	ipv4 = ipFamily{table: nftables.TableFamilyIPv4, nfproto: unix.NFPROTO_IPV4, etherType: unix.ETH_P_IP, addrLen: 4, saddr: 12, daddr: 16, portUnreach: 3}
-	ipv6 = ipFamily{table: nftables.TableFamilyIPv6, nfproto: unix.NFPROTO_IPV6, etherType: unix.ETH_P_IPV6, addrLen: 16, saddr: 8, daddr: 24, portUnreach: 4}
+	ipv4 = ipFamily{table: nftables.TableFamilyIPv4, nfproto: unix.NFPROTO_IPV4, etherType: unix.ETH_P_IP, addrLen: 4,
+		saddr: 12, daddr: 16, portUnreach: 3}
+	ipv6 = ipFamily{table: nftables.TableFamilyIPv6, nfproto: unix.NFPROTO_IPV6, etherType: unix.ETH_P_IPV6, addrLen: 16,
+		saddr: 8, daddr: 24, portUnreach: 4}
 )
 
-func (f ipFamily) addService(c *nftables.Conn, t *nftables.Table, vip netip.Addr, cluster netip.Prefix, endpoints []netip.Addr) {
+func (f ipFamily) addService(c *nftables.Conn, t *nftables.Table, vip netip.Addr, cluster netip.Prefix,
+	endpoints []netip.Addr) {
 	base := func(name string, typ nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) *nftables.Chain {
 		return c.AddChain(&nftables.Chain{Name: name, Table: t, Type: typ, Hooknum: hook, Priority: prio})
 	}
-	prerouting := base("nat-prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
+	prerouting := base("nat-prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting,
+		nftables.ChainPriorityNATDest)
 	output := base("nat-output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest)
-	postrouting := base("nat-postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+	postrouting := base("nat-postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting,
+		nftables.ChainPriorityNATSource)
 
 	mark := c.AddChain(&nftables.Chain{Name: "mark-for-masquerade", Table: t})
 	rule(c, t, mark, setMark(masqueradeMark))
 	rule(c, t, postrouting, hasMark(masqueradeMark), clearMark(masqueradeMark), expr1(&expr.Masq{FullyRandom: true}))
 	// What pods send out of the cluster takes the node's address (kubenet's non-masquerade range).
-	rule(c, t, postrouting, f.within(f.saddr, cluster), f.outside(f.daddr, cluster), f.notMulticast(), outIf("eth0"), expr1(&expr.Masq{FullyRandom: true}))
+	rule(c, t, postrouting, f.within(f.saddr, cluster), f.outside(f.daddr, cluster), f.notMulticast(), outIf("eth0"),
+		expr1(&expr.Masq{FullyRandom: true}))
 
 	services := c.AddChain(&nftables.Chain{Name: "services", Table: t})
 	rule(c, t, prerouting, jump(services))
@@ -193,11 +199,13 @@ func (f ipFamily) addService(c *nftables.Conn, t *nftables.Table, vip netip.Addr
 	if len(endpoints) == 0 {
 		check := c.AddChain(&nftables.Chain{Name: "service-endpoints-check", Table: t})
 		before := nftables.ChainPriorityRef(-110)
-		for name, hook := range map[string]*nftables.ChainHook{"filter-input": nftables.ChainHookInput, "filter-forward": nftables.ChainHookForward, "filter-output": nftables.ChainHookOutput} {
+		for name, hook := range map[string]*nftables.ChainHook{"filter-input": nftables.ChainHookInput,
+			"filter-forward": nftables.ChainHookForward, "filter-output": nftables.ChainHookOutput} {
 			rule(c, t, base(name, nftables.ChainTypeFilter, hook, before), jump(check))
 		}
 		for _, p := range servicePorts {
-			rule(c, t, check, f.is(f.daddr, vip), l4proto(p.proto), port(dstPort, p.port), expr1(&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: f.portUnreach}))
+			rule(c, t, check, f.is(f.daddr, vip), l4proto(p.proto), port(dstPort, p.port),
+				expr1(&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: f.portUnreach}))
 		}
 		return
 	}

@@ -29,7 +29,8 @@ func (n *Namespace) Tool(stdin, path string, args ...string) (string, error) {
 		return cmd.Wait()
 	})
 	if err != nil {
-		return stdout.String(), fmt.Errorf("%s %s in %s: %w: %s", path, strings.Join(args, " "), n.Name, err, strings.TrimSpace(stderr.String()))
+		return stdout.String(), fmt.Errorf("%s %s in %s: %w: %s", path, strings.Join(args, " "), n.Name, err,
+			strings.TrimSpace(stderr.String()))
 	}
 	return stdout.String(), nil
 }

@@ -213,7 +213,8 @@ func (u *Upstream) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
 		transport = "tcp"
 	}
 	client, _ := netip.ParseAddrPort(w.RemoteAddr().String())
-	b, answers := u.note(UpstreamQuery{Time: time.Now(), Client: client, Transport: transport, ID: r.Id, Name: q.Name, Type: q.Qtype})
+	b, answers := u.note(UpstreamQuery{Time: time.Now(), Client: client, Transport: transport, ID: r.Id, Name: q.Name,
+		Type: q.Qtype})
 	if !answers {
 		return
 	}

@@ -78,11 +78,14 @@ func TestCheckerFindsWhatIsWrong(t *testing.T) {
 	needChromium(t)
 	const line = `<details><summary>x</summary><div class="attributes">y</div></details><div style="position: relative; width: 90%"><i class="bar" style="position: absolute; left: 10%; width: 20%; height: 1em"></i></div>`
 	for want, html := range map[string]string{
-		"console.error":                   `<!doctype html><link rel="icon" href="data:,"><body>` + line + `<script>console.error("x")</script>`,
-		"request for file:///nowhere.png": `<!doctype html><link rel="icon" href="data:,"><body>` + line + `<img src="file:///nowhere.png">`,
-		"wider than the window":           `<!doctype html><link rel="icon" href="data:,"><body>` + line + `<div style="width: 3000px">x</div>`,
-		"stages in an order":              `<!doctype html><link rel="icon" href="data:,"><body><ol class="stages"><li class="passed">a</li><li class="lost">b</li><li class="passed">c</li></ol>` + line,
-		"bar 0 from":                      `<!doctype html><link rel="icon" href="data:,"><style>.bar { margin-left: 30px }</style><body>` + line,
+		"console.error": `<!doctype html><link rel="icon" href="data:,"><body>` + line +
+			`<script>console.error("x")</script>`,
+		"request for file:///nowhere.png": `<!doctype html><link rel="icon" href="data:,"><body>` + line +
+			`<img src="file:///nowhere.png">`,
+		"wider than the window": `<!doctype html><link rel="icon" href="data:,"><body>` + line +
+			`<div style="width: 3000px">x</div>`,
+		"stages in an order": `<!doctype html><link rel="icon" href="data:,"><body><ol class="stages"><li class="passed">a</li><li class="lost">b</li><li class="passed">c</li></ol>` + line,
+		"bar 0 from":         `<!doctype html><link rel="icon" href="data:,"><style>.bar { margin-left: 30px }</style><body>` + line,
 	} {
 		t.Run(want, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "page.html")
@@ -91,7 +94,8 @@ func TestCheckerFindsWhatIsWrong(t *testing.T) {
 			}
 			cmd := exec.Command("go", "run", ".", file, filepath.Dir(file))
 			cmd.Dir = "browser"
-			if out, err := cmd.CombinedOutput(); err == nil || !strings.HasPrefix(string(out), "desk: "+want) && !strings.HasPrefix(string(out), want) {
+			if out, err := cmd.CombinedOutput(); err == nil || !strings.HasPrefix(string(out), "desk: "+want) &&
+				!strings.HasPrefix(string(out), want) {
 				t.Errorf("%v\n%s", err, out)
 			}
 		})

@@ -144,7 +144,8 @@ func TestStorePageInChromium(t *testing.T) {
 	if want := "dnstrail observe --store " + base + " --since 5m --client " + chosen; seen.Command != want {
 		t.Errorf("the command is %q, want %q", seen.Command, want)
 	}
-	if !slices.ContainsFunc(v.Names, func(l tally.Line) bool { return strings.HasPrefix(l.Key, "<img src=x onerror=alert") }) {
+	if !slices.ContainsFunc(v.Names,
+		func(l tally.Line) bool { return strings.HasPrefix(l.Key, "<img src=x onerror=alert") }) {
 		t.Error("no hostile name was tried")
 	}
 }
@@ -180,7 +181,8 @@ func same(t *testing.T, what string, s *shown, v *look.View) {
 			t.Errorf("%s: %s takes %s and %s, want %v and %v", what, st.Stage, got["p50"], got["p99"], st.P50, st.P99)
 		}
 	}
-	for id, lines := range map[string][]tally.Line{"clients": v.Clients, "names": v.Names, "upstreams": v.Upstreams, "instances": v.Instances} {
+	for id, lines := range map[string][]tally.Line{"clients": v.Clients, "names": v.Names, "upstreams": v.Upstreams,
+		"instances": v.Instances} {
 		if len(s.Tables[id]) != len(lines) {
 			t.Errorf("%s: %d lines of %s, want %d", what, len(s.Tables[id]), id, len(lines))
 		}

@@ -48,8 +48,10 @@ func play(ctx context.Context, bin string) (err error) {
 	k, err := cluster.Up(ctx, cluster.Config{
 		Bin: bin, Collector: addrs[0], Agents: cluster.NoAgent,
 		Pods: []lab.PodSpec{
-			{Node: "node-1", Namespace: "shop", Name: "cart-7f9c5d4b8-x2x7k", Workload: lab.Workload{Kind: "Deployment", Name: "cart"}},
-			{Node: "node-2", Namespace: "shop", Name: "checkout-6b8f9c7d5-m2lqp", Workload: lab.Workload{Kind: "Deployment", Name: "checkout"}},
+			{Node: "node-1", Namespace: "shop", Name: "cart-7f9c5d4b8-x2x7k",
+				Workload: lab.Workload{Kind: "Deployment", Name: "cart"}},
+			{Node: "node-2", Namespace: "shop", Name: "checkout-6b8f9c7d5-m2lqp",
+				Workload: lab.Workload{Kind: "Deployment", Name: "checkout"}},
 		},
 	})
 	if err != nil {
@@ -57,7 +59,8 @@ func play(ctx context.Context, bin string) (err error) {
 	}
 	defer func() { err = errors.Join(err, k.Down()) }()
 	// What the agents of both nodes and CoreDNS send comes together in one store; a Jaeger does as well.
-	if _, err := k.Start(lab.Command{Path: command, Args: []string{"store", "--grpc", addrs[0], "--http", "", "--api", addrs[1]}}); err != nil {
+	if _, err := k.Start(lab.Command{Path: command, Args: []string{"store", "--grpc", addrs[0], "--http", "", "--api",
+		addrs[1]}}); err != nil {
 		return err
 	}
 	if err := ready(ctx, "http://"+addrs[1]+"/api/v3/services"); err != nil {
@@ -80,7 +83,8 @@ func play(ctx context.Context, bin string) (err error) {
 	run(ctx, checkout, "dig", "+short", "kubernetes.default.svc.cluster.local")
 	time.Sleep(7 * time.Second) // until the tracer gives the lookup up, too
 	fmt.Println("$ dnstrail observe --store http://127.0.0.1:16686 --since 1m --namespace shop")
-	if err := dnstrail(k, command, "observe", "--store", "http://"+addrs[1], "--since", "1m", "--namespace", "shop"); err != nil {
+	if err := dnstrail(k, command, "observe", "--store", "http://"+addrs[1], "--since", "1m", "--namespace",
+		"shop"); err != nil {
 		return err
 	}
 	fmt.Println("\n$ dnstrail explain --lost")

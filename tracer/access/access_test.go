@@ -57,7 +57,8 @@ func TestLocal(t *testing.T) {
 		{"a container's name", "store:16686", nil, 200},
 		{"a name that was given", "DNS.example.net", nil, 200},
 		{"an address typed into a browser", "127.0.0.1:16686", map[string]string{"Sec-Fetch-Site": "none"}, 200},
-		{"its own page", "127.0.0.1:16686", map[string]string{"Sec-Fetch-Site": "same-origin", "Origin": "http://127.0.0.1:16686"}, 200},
+		{"its own page", "127.0.0.1:16686", map[string]string{"Sec-Fetch-Site": "same-origin",
+			"Origin": "http://127.0.0.1:16686"}, 200},
 		{"a site that was rebound", "evil.example:16686", map[string]string{"Sec-Fetch-Site": "same-origin"}, 421},
 		{"a site that was rebound, posting", "evil.example", map[string]string{"Origin": "http://evil.example"}, 421},
 		{"a site named like an address", "127.0.0.1.evil.example", nil, 421},
@@ -96,14 +97,16 @@ func TestSubjects(t *testing.T) {
 		may                  bool
 	}{
 		{node, "node-1", "shop", "cart", true}, {node, "node-2", "", "", false}, {node, "", "", "", false},
-		{pod, "node-2", "kube-system", "coredns-1", true}, {pod, "node-2", "shop", "coredns-1", false}, {pod, "", "", "", false},
+		{pod, "node-2", "kube-system", "coredns-1", true}, {pod, "node-2", "shop", "coredns-1", false}, {pod, "", "", "",
+			false},
 		{anyone, "node-2", "x", "y", true}, {Caller{}, "node-2", "x", "y", true},
 	} {
 		if may := tc.who.MaySpeakFor(tc.node, tc.namespace, tc.pod); may != tc.may {
 			t.Errorf("%+v for node %q, pod %q/%q: %v, want %v", tc.who, tc.node, tc.namespace, tc.pod, may, tc.may)
 		}
 	}
-	for _, bad := range []string{"", "node", "node/", "pod/x", "pod//y", "pod/x/", "any/", "all/x", "node/a/b", "pod/a/b/c"} {
+	for _, bad := range []string{"", "node", "node/", "pod/x", "pod//y", "pod/x/", "any/", "all/x", "node/a/b",
+		"pod/a/b/c"} {
 		if c, err := ParseSubject(bad); err == nil {
 			t.Errorf("%q was taken for %+v", bad, c)
 		}
@@ -337,7 +340,8 @@ func TestTLS(t *testing.T) {
 		}
 		return c
 	}
-	if got := get(t, client(load(ca.issue(t, dir, "agent", "node/node-1"))), url, ""); !strings.Contains(got, "Node:node-1") {
+	if got := get(t, client(load(ca.issue(t, dir, "agent", "node/node-1"))), url, ""); !strings.Contains(
+		got, "Node:node-1") {
 		t.Errorf("a node's certificate: %q", got)
 	}
 	if got := get(t, client(load(ca.issue(t, dir, "odd", "somebody"))), url, ""); !strings.HasPrefix(got, "403") {
@@ -351,7 +355,8 @@ func TestTLS(t *testing.T) {
 	if got := get(t, bad, url, ""); strings.HasPrefix(got, "200") || !strings.Contains(got, "Get ") {
 		t.Errorf("a stranger's certificate: %q", got)
 	}
-	for _, bad := range [][3]string{{"x", "", ""}, {"", "", "x"}, {"nowhere", "nowhere", ""}, {serverCert, serverKey, serverKey}} {
+	for _, bad := range [][3]string{{"x", "", ""}, {"", "", "x"}, {"nowhere", "nowhere", ""},
+		{serverCert, serverKey, serverKey}} {
 		if _, err := TLS(bad[0], bad[1], bad[2]); err == nil {
 			t.Errorf("%q was taken", bad)
 		}
@@ -513,7 +518,8 @@ func TestServerHasTimeouts(t *testing.T) {
 		}
 	})
 	for name, text := range map[string]string{
-		"half a header": "GET / HTTP/1.1\r\nHo", "half a body": "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf",
+		"half a header": "GET / HTTP/1.1\r\nHo", "half a body": "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n" +
+			"\r\nhalf",
 	} {
 		c, err := net.Dial("tcp", l.Addr().String())
 		if err != nil {

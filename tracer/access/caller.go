@@ -129,7 +129,8 @@ func Bearer(header string) string {
 
 // Identify gives who calls: by the client's certificate, which the handshake has checked, or else by the token that it
 // sent, for which checker is asked. Without a checker whoever comes is taken for what its address is.
-func Identify(ctx context.Context, remote string, certificate string, token, verb, path string, checker Checker) (Caller, error) {
+func Identify(ctx context.Context, remote string, certificate string, token, verb, path string, checker Checker) (
+	Caller, error) {
 	c := Caller{Address: address(remote)}
 	switch {
 	case certificate != "":

@@ -35,7 +35,8 @@ func (t *Tracer) DropCapabilities() error {
 		return err
 	}
 	// Each thread may do this, whatever it may do now: Go ends the program where one fails and another does not.
-	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(header)), uintptr(unsafe.Pointer(&data[0])), 0) // #nosec G103 -- what capset(2) takes
+	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(header)),
+		uintptr(unsafe.Pointer(&data[0])), 0) // #nosec G103 -- what capset(2) takes
 	runtime.KeepAlive(header)
 	runtime.KeepAlive(data)
 	if errno != 0 {

@@ -24,10 +24,12 @@ var ErrUnsupported = errors.New("cannot trace here")
 // names what is missing and what to do.
 func Check() error {
 	if missing := MissingCapabilities(); len(missing) > 0 {
-		return fmt.Errorf("%w: needs %s: run as root, or with these capabilities", ErrUnsupported, strings.Join(missing, ", "))
+		return fmt.Errorf("%w: needs %s: run as root, or with these capabilities", ErrUnsupported,
+			strings.Join(missing, ", "))
 	}
 	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
-		return fmt.Errorf("%w: no /sys/kernel/btf/vmlinux: the kernel must be built with CONFIG_DEBUG_INFO_BTF=y (and /sys be mounted)", ErrUnsupported)
+		return fmt.Errorf("%w: no /sys/kernel/btf/vmlinux: the kernel must be built with CONFIG_DEBUG_INFO_BTF=y (and "+
+			"/sys be mounted)", ErrUnsupported)
 	}
 	if err := rlimit.RemoveMemlock(); err != nil && !errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("%w: raising RLIMIT_MEMLOCK: %w", ErrUnsupported, err)
@@ -41,7 +43,8 @@ func CheckKernel() error {
 		return fmt.Errorf("%w: reading /sys/kernel/btf/vmlinux: %w", ErrUnsupported, err)
 	}
 	if err := features.HaveMapType(ebpf.RingBuf); err != nil {
-		return fmt.Errorf("%w: kernel %s: eBPF ring buffer: %w: at least %s is needed", ErrUnsupported, release(), err, MinKernel)
+		return fmt.Errorf("%w: kernel %s: eBPF ring buffer: %w: at least %s is needed", ErrUnsupported, release(), err,
+			MinKernel)
 	}
 	return nil
 }

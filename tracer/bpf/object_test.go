@@ -21,9 +21,12 @@ func TestEventIsTheSameOnBothSides(t *testing.T) {
 		t.Fatal(err)
 	}
 	names := map[string]string{
-		"time": "Time", "skb": "SKB", "location": "Location", "cgroup": "CgroupID", "netns": "NetNS", "ifindex": "IfIndex", "iif": "InIndex",
-		"reason": "Reason", "pid": "PID", "seq": "Seq", "ct_status": "CTStatus", "ip_id": "IPID", "addr": "Addr", "ct_orig": "CTOrig",
-		"ct_reply": "CTReply", "hook": "Hook", "version": "Version", "proto": "Proto", "flags": "Flags", "tcp_flags": "TCPFlags", "ttl": "TTL",
+		"time": "Time", "skb": "SKB", "location": "Location", "cgroup": "CgroupID", "netns": "NetNS", "ifindex": "IfIndex",
+		"iif":    "InIndex",
+		"reason": "Reason", "pid": "PID", "seq": "Seq", "ct_status": "CTStatus", "ip_id": "IPID", "addr": "Addr",
+		"ct_orig":  "CTOrig",
+		"ct_reply": "CTReply", "hook": "Hook", "version": "Version", "proto": "Proto", "flags": "Flags",
+		"tcp_flags": "TCPFlags", "ttl": "TTL",
 		"icmp": "ICMP", "captured": "Captured", "payload": "PayloadLen", "dev": "Dev", "comm": "Comm", "route": "Route",
 		"call": "Call",
 	}
@@ -41,7 +44,8 @@ func TestEventIsTheSameOnBothSides(t *testing.T) {
 			continue
 		}
 		if size, err := btf.Sizeof(m.Type); err != nil || uint32(f.Offset) != m.Offset.Bytes() || int(f.Type.Size()) != size {
-			t.Errorf("%s is at %d, %d bytes; the kernel side has it at %d, %d bytes (%v)", f.Name, f.Offset, f.Type.Size(), m.Offset.Bytes(), size, err)
+			t.Errorf("%s is at %d, %d bytes; the kernel side has it at %d, %d bytes (%v)", f.Name, f.Offset, f.Type.Size(),
+				m.Offset.Bytes(), size, err)
 		}
 	}
 }

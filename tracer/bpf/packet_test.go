@@ -50,7 +50,8 @@ func craftWith(t *testing.T, without []string) *crafted {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pod, err := l.AddPod(lab.PodSpec{Node: "node-1", Namespace: "test", Workload: lab.Workload{Kind: "Deployment", Name: "raw"}})
+	pod, err := l.AddPod(lab.PodSpec{Node: "node-1", Namespace: "test",
+		Workload: lab.Workload{Kind: "Deployment", Name: "raw"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +74,8 @@ func craftWith(t *testing.T, without []string) *crafted {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Close(c.fd) })
-	if c.tracer, err = Open(Options{NetNS: []uint32{uint32(pod.Inode())}, RingBytes: 1 << 20, without: without}); err != nil {
+	if c.tracer, err = Open(Options{NetNS: []uint32{uint32(pod.Inode())}, RingBytes: 1 << 20,
+		without: without}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -87,7 +89,8 @@ func craftWith(t *testing.T, without []string) *crafted {
 // send puts one IP packet on the device.
 func (c *crafted) send(protocol uint16, packet []byte) {
 	c.t.Helper()
-	to := &unix.SockaddrLinklayer{Protocol: protocol<<8 | protocol>>8, Ifindex: c.index, Halen: 6, Addr: [8]byte{2, 0, 0, 0, 0, 9}}
+	to := &unix.SockaddrLinklayer{Protocol: protocol<<8 | protocol>>8, Ifindex: c.index, Halen: 6,
+		Addr: [8]byte{2, 0, 0, 0, 0, 9}}
 	if err := unix.Sendto(c.fd, packet, 0, to); err != nil {
 		c.t.Fatal(err)
 	}
@@ -201,7 +204,8 @@ func TestCraftedPackets(t *testing.T) {
 		{"a later fragment", ip, ip4(17, 0, 20+len(whole), 0x2010, whole), true, "", FlagLater},
 		{"the last fragment, with options", ip, ip4(17, 8, 28+len(whole), 0x0020, whole), true, "", FlagLater},
 		{"a later fragment of another packet", ip, otherPacket(ip4(17, 0, 20+len(whole), 0x2010, whole)), false, "", 0},
-		{"a later fragment of another packet, with options", ip, otherPacket(ip4(17, 8, 28+len(whole), 0x2010, whole)), false, "", 0},
+		{"a later fragment of another packet, with options", ip, otherPacket(ip4(17, 8, 28+len(whole), 0x2010, whole)), false,
+			"", 0},
 		{"a later fragment of another protocol", ip, ip4(132, 0, 20+len(whole), 0x2010, whole), false, "", 0},
 		{"a UDP length beyond the packet", ip, ip4(17, 0, 20+len(whole), 0, udp(q, 60000)), true, string(q), 0},
 		{"a UDP length below its header", ip, ip4(17, 0, 20+len(whole), 0, udp(q, 3)), false, "", 0},
@@ -211,22 +215,36 @@ func TestCraftedPackets(t *testing.T) {
 		{"another protocol", ip, ip4(132, 0, 20+len(whole), 0, whole), false, "", 0},
 		{"not IP", other, ip4(17, 0, 20+len(whole), 0, whole), false, "", 0},
 		{"IPv6", ipv6, ip6(17, whole), true, string(q), 0},
-		{"IPv6, hop-by-hop and destination options", ipv6, ip6(0, cat(extension(60), extension(17), whole)), true, string(q), 0},
+		{"IPv6, hop-by-hop and destination options", ipv6, ip6(0, cat(extension(60), extension(17), whole)), true, string(q),
+			0},
 		{"IPv6, a first fragment", ipv6, ip6(44, cat([]byte{17, 0, 0, 1, 0, 0, 0, 9}, whole)), true, string(q), FlagFragment},
 		{"IPv6, a later fragment", ipv6, ip6(44, cat([]byte{17, 0, 0x10, 0, 0, 0, 0, 9}, whole)), true, "", FlagLater},
-		{"IPv6, a later fragment of another packet", ipv6, ip6(44, cat([]byte{17, 0, 0x10, 0, 0, 0, 0, 8}, whole)), false, "", 0},
-		{"IPv6, a fragment that is all of it", ipv6, ip6(44, cat([]byte{17, 0, 0, 0, 0, 0, 0, 7}, whole)), true, string(q), 0},
-		{"IPv6, an extension that lies about its length", ipv6, ip6(0, cat([]byte{17, 0xff, 1, 4, 0, 0, 0, 0}, whole)), false, "", 0},
-		{"IPv6, extensions without end", ipv6, ip6(0, cat(extension(0), extension(0), extension(0), extension(0), extension(0), extension(0), extension(0), extension(17), whole)), false, "", 0},
+		{"IPv6, a later fragment of another packet", ipv6, ip6(44, cat([]byte{17, 0, 0x10, 0, 0, 0, 0, 8}, whole)), false, "",
+			0},
+		{"IPv6, a fragment that is all of it", ipv6, ip6(44, cat([]byte{17, 0, 0, 0, 0, 0, 0, 7}, whole)), true, string(q),
+			0},
+		{"IPv6, an extension that lies about its length", ipv6, ip6(0, cat([]byte{17, 0xff, 1, 4, 0, 0, 0, 0}, whole)), false,
+			"", 0},
+		{"IPv6, extensions without end", ipv6,
+			ip6(0, cat(extension(0), extension(0), extension(0), extension(0), extension(0), extension(0), extension(0),
+				extension(17), whole)), false, "", 0},
 		{"IP in IP", ip, ip4(4, 0, 40+len(whole), 0, ip4(17, 0, 20+len(whole), 0, whole)), true, string(q), FlagInner},
 		{"IPv6 in IP", ip, ip4(41, 0, 60+len(whole), 0, ip6(17, whole)), true, string(q), FlagInner},
-		{"VXLAN", ip, ip4(17, 0, 70+len(whole), 0, cat(vxlan(50+len(whole)), ip4(17, 0, 20+len(whole), 0, whole))), true, string(q), FlagInner},
-		{"GENEVE with Ethernet inside", ip, ip4(17, 0, 78+len(whole), 0, cat(geneve(0x6558, 58+len(whole)), make([]byte, 12), []byte{8, 0}, ip4(17, 0, 20+len(whole), 0, whole))), true, string(q), FlagInner},
-		{"GENEVE with IP inside", ip, ip4(17, 0, 64+len(whole), 0, cat(geneve(ip, 44+len(whole)), ip4(17, 0, 20+len(whole), 0, whole))), true, string(q), FlagInner},
-		{"GENEVE with something else inside", ip, ip4(17, 0, 64+len(whole), 0, cat(geneve(0x8847, 44+len(whole)), ip4(17, 0, 20+len(whole), 0, whole))), false, "", 0},
+		{"VXLAN", ip, ip4(17, 0, 70+len(whole), 0, cat(vxlan(50+len(whole)), ip4(17, 0, 20+len(whole), 0, whole))), true,
+			string(q), FlagInner},
+		{"GENEVE with Ethernet inside", ip,
+			ip4(17, 0, 78+len(whole), 0, cat(geneve(0x6558, 58+len(whole)), make([]byte, 12), []byte{8, 0},
+				ip4(17, 0, 20+len(whole), 0, whole))), true, string(q), FlagInner},
+		{"GENEVE with IP inside", ip,
+			ip4(17, 0, 64+len(whole), 0, cat(geneve(ip, 44+len(whole)), ip4(17, 0, 20+len(whole), 0, whole))), true, string(
+				q), FlagInner},
+		{"GENEVE with something else inside", ip,
+			ip4(17, 0, 64+len(whole), 0, cat(geneve(0x8847, 44+len(whole)), ip4(17, 0, 20+len(whole), 0, whole))), false, "", 0},
 		{"GENEVE with options that end behind the packet", ip, ip4(17, 0, 36, 0, geneve(0x6558, 16)[:16]), false, "", 0},
-		{"VXLAN with something else inside", ip, ip4(17, 0, 70+len(whole), 0, cat(vxlan(50+len(whole)), ip4(1, 0, 20+len(whole), 0, whole))), false, "", 0},
-		{"a VLAN tag in the packet", 0x8100, cat([]byte{0, 7, 0x08, 0}, ip4(17, 0, 20+len(whole), 0, whole)), true, string(q), FlagVLAN},
+		{"VXLAN with something else inside", ip,
+			ip4(17, 0, 70+len(whole), 0, cat(vxlan(50+len(whole)), ip4(1, 0, 20+len(whole), 0, whole))), false, "", 0},
+		{"a VLAN tag in the packet", 0x8100, cat([]byte{0, 7, 0x08, 0}, ip4(17, 0, 20+len(whole), 0, whole)), true, string(q),
+			FlagVLAN},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c.t = t
@@ -253,7 +271,8 @@ func TestCraftedPackets(t *testing.T) {
 					t.Errorf("offset %d, %d bytes", offset, bytes)
 				}
 			}
-			if e.Addr.SrcPort != src || e.Addr.DstPort != dst || e.Proto != 17 || e.TTL != 64 || e.Flags&(FlagFragment|FlagLater|FlagInner|FlagVLAN) != tt.flags || CString(e.Dev[:]) != "eth0" {
+			if e.Addr.SrcPort != src || e.Addr.DstPort != dst || e.Proto != 17 || e.TTL != 64 ||
+				e.Flags&(FlagFragment|FlagLater|FlagInner|FlagVLAN) != tt.flags || CString(e.Dev[:]) != "eth0" {
 				t.Errorf("%s", fmt.Sprintf("%+v", e))
 			}
 		})

@@ -20,7 +20,8 @@ func TestFull(t *testing.T) {
 	for _, c := range []struct {
 		t    Table
 		full bool
-	}{{Table{0, 100}, false}, {Table{99, 100}, false}, {Table{100, 100}, true}, {Table{101, 100}, true}, {Table{5, 0}, false}} {
+	}{{Table{0, 100}, false}, {Table{99, 100}, false}, {Table{100, 100}, true}, {Table{101, 100}, true}, {Table{5, 0},
+		false}} {
 		if c.t.Full() != c.full {
 			t.Errorf("%+v: full %v, want %v", c.t, !c.full, c.full)
 		}

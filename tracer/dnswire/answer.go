@@ -120,7 +120,8 @@ func record(b []byte, off int) (rr, int, bool) {
 	if !ok || len(b)-off < 10 {
 		return rr{}, 0, false
 	}
-	r := rr{typ: binary.BigEndian.Uint16(b[off:]), class: binary.BigEndian.Uint16(b[off+2:]), ttl: binary.BigEndian.Uint32(b[off+4:]), offset: off + 10}
+	r := rr{typ: binary.BigEndian.Uint16(b[off:]), class: binary.BigEndian.Uint16(b[off+2:]),
+		ttl: binary.BigEndian.Uint32(b[off+4:]), offset: off + 10}
 	n := int(binary.BigEndian.Uint16(b[off+8:]))
 	if len(b)-r.offset < n {
 		return rr{}, 0, false

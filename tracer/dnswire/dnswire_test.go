@@ -78,7 +78,8 @@ func TestParseBodyReadsAnswersAndEDNS(t *testing.T) {
 	m := answerTo(q,
 		&dns.CNAME{Hdr: dns.RR_Header{Name: "www.example.org.", Rrtype: dns.TypeCNAME, Class: 1}, Target: "web.example.org."},
 		&dns.A{Hdr: dns.RR_Header{Name: "web.example.org.", Rrtype: dns.TypeA, Class: 1}, A: net.IPv4(192, 0, 2, 1)},
-		&dns.AAAA{Hdr: dns.RR_Header{Name: "web.example.org.", Rrtype: dns.TypeAAAA, Class: 1}, AAAA: net.ParseIP("2001:db8::1")})
+		&dns.AAAA{Hdr: dns.RR_Header{Name: "web.example.org.", Rrtype: dns.TypeAAAA, Class: 1},
+			AAAA: net.ParseIP("2001:db8::1")})
 	m.SetEdns0(1232, true)
 	m.IsEdns0().Option = append(m.IsEdns0().Option, &dns.EDNS0_EDE{InfoCode: 15, ExtraText: "blocked"})
 	m.Rcode = dns.RcodeBadVers // needs OPT's bits
@@ -92,7 +93,8 @@ func TestParseBodyReadsAnswersAndEDNS(t *testing.T) {
 	if !slices.Equal(body.Answers, want) {
 		t.Errorf("answers %q, want %q", body.Answers, want)
 	}
-	if !body.HasEDNS || body.UDPSize != 1232 || !body.DO || body.Rcode != dns.RcodeBadVers || body.EDE != 15 || body.EDEText != "blocked" || !body.Complete {
+	if !body.HasEDNS || body.UDPSize != 1232 || !body.DO || body.Rcode != dns.RcodeBadVers || body.EDE != 15 ||
+		body.EDEText != "blocked" || !body.Complete {
 		t.Errorf("%+v", body)
 	}
 	for n := range b {
@@ -120,7 +122,8 @@ func TestCompressionLoopEnds(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add(pack(f, query("example.org.", dns.TypeA)))
-	f.Add(pack(f, answerTo(query("example.org.", dns.TypeA), &dns.CNAME{Hdr: dns.RR_Header{Name: "example.org.", Rrtype: dns.TypeCNAME, Class: 1}, Target: "b.example.org."})))
+	f.Add(pack(f, answerTo(query("example.org.", dns.TypeA),
+		&dns.CNAME{Hdr: dns.RR_Header{Name: "example.org.", Rrtype: dns.TypeCNAME, Class: 1}, Target: "b.example.org."})))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, err := ParseHead(b)
 		if err != nil {

@@ -114,8 +114,10 @@ func kernel(capable Finding) Finding {
 		f.State, f.Is, f.Do = Fail, err.Error(), "use a kernel from "+bpf.MinKernel+" on"
 		return f
 	}
-	if text, err := os.ReadFile("/proc/sys/net/core/bpf_jit_enable"); err == nil && strings.TrimSpace(string(text)) == "0" {
-		f.State, f.Is, f.Do = Warn, f.Is+", its eBPF compiler is off", "sysctl -w net.core.bpf_jit_enable=1: interpreted programs cost each packet several times as much"
+	if text, err := os.ReadFile("/proc/sys/net/core/bpf_jit_enable"); err == nil &&
+		strings.TrimSpace(string(text)) == "0" {
+		f.State, f.Is, f.Do = Warn, f.Is+", its eBPF compiler is off", "sysctl -w net.core.bpf_jit_enable=1: interpreted "+
+			"programs cost each packet several times as much"
 	}
 	return f
 }
@@ -163,7 +165,8 @@ func symbols() Finding {
 	}
 	defer func() { _ = file.Close() }() // was only read
 	if !symbolsShown(file) {
-		f.State, f.Is = Warn, "the kernel hides the addresses of its functions: the cause of a drop without a reason (before Linux 5.17, of every drop) is not told"
+		f.State, f.Is = Warn, "the kernel hides the addresses of its functions: the cause of a drop without a reason "+
+			"(before Linux 5.17, of every drop) is not told"
 		f.Do = "add the capability CAP_SYSLOG; sysctl kernel.kptr_restrict=2 hides them even so"
 	}
 	return f
@@ -185,7 +188,8 @@ func cgroups() Finding {
 	root, err := bpf.Cgroup2Mount()
 	if err != nil {
 		f.State, f.Is = Warn, err.Error()
-		f.Do = "mount cgroup v2 (a container: host path /sys/fs/cgroup): without it a client is known by its address, not by its pod's UID"
+		f.Do = "mount cgroup v2 (a container: host path /sys/fs/cgroup): without it a client is known by its address, " +
+			"not by its pod's UID"
 		return f
 	}
 	f.Is = "at " + root
@@ -244,7 +248,8 @@ func resolvConf(p podns.Place, found func(Finding)) ([]netip.AddrPort, bool) {
 	f := Finding{What: "resolv.conf"}
 	conf, err := p.ResolvConf()
 	if err != nil {
-		f.State, f.Is, f.Do = Fail, fmt.Sprintf("of %s: %v", p.Name, err), "a pod gets it from kubelet: see dnsPolicy and dnsConfig"
+		f.State, f.Is, f.Do = Fail, fmt.Sprintf("of %s: %v", p.Name, err), "a pod gets it from kubelet: see dnsPolicy "+
+			"and dnsConfig"
 		found(f)
 		return nil, false
 	}
@@ -264,13 +269,16 @@ func resolvConf(p podns.Place, found func(Finding)) ([]netip.AddrPort, bool) {
 	}
 	found(f)
 	if len(servers) > 3 {
-		found(Finding{What: "resolv.conf", State: Warn, Is: fmt.Sprintf("%d servers", len(servers)), Do: "glibc and musl use the first three"})
+		found(Finding{What: "resolv.conf", State: Warn, Is: fmt.Sprintf("%d servers", len(servers)),
+			Do: "glibc and musl use the first three"})
 		servers = servers[:3]
 	}
 	if n := len(conf.Search); conf.Ndots > 1 && n > 0 {
 		found(Finding{
-			What: "search path", State: Warn, Is: fmt.Sprintf("a name with fewer than %d dots is tried under %d domains first", conf.Ndots, n),
-			Do: fmt.Sprintf("an external name costs up to %d lookups for A and AAAA: end it with a dot, or set ndots to 2 in the pod's dnsConfig", 2*(n+1)),
+			What: "search path", State: Warn, Is: fmt.Sprintf("a name with fewer than %d dots is tried under %d domains first",
+				conf.Ndots, n),
+			Do: fmt.Sprintf("an external name costs up to %d lookups for A and AAAA: end it with a dot, or set ndots to 2 "+
+				"in the pod's dnsConfig", 2*(n+1)),
 		})
 	}
 	return servers, true
@@ -304,13 +312,15 @@ func ask(ctx context.Context, o Options, server netip.AddrPort, network string) 
 		if strings.Contains(o.Place.Name, "/") {
 			from = " --from " + o.Place.Name
 		}
-		f.Do = fmt.Sprintf("dnstrail walk . NS --server %s%s%s: it tells where the query is lost", server.Addr(), from, map[string]string{"tcp": " --tcp"}[network])
+		f.Do = fmt.Sprintf("dnstrail walk . NS --server %s%s%s: it tells where the query is lost", server.Addr(), from,
+			map[string]string{"tcp": " --tcp"}[network])
 		if network == "tcp" {
 			f.Do += "; large answers need TCP 53 to pass"
 		}
 		return f
 	}
-	f.Is = fmt.Sprintf("%s over %s from %s: %s in %v", server, network, o.Place.Name, dns.RcodeToString[answer.Rcode], time.Since(begin).Round(10*time.Microsecond))
+	f.Is = fmt.Sprintf("%s over %s from %s: %s in %v", server, network, o.Place.Name, dns.RcodeToString[answer.Rcode],
+		time.Since(begin).Round(10*time.Microsecond))
 	return f
 }
 
@@ -318,7 +328,8 @@ func collector(ctx context.Context, o Options) Finding {
 	f := Finding{What: "collector"}
 	conn, err := (&net.Dialer{Timeout: o.Timeout}).DialContext(ctx, "tcp", o.Collector)
 	if err != nil {
-		f.State, f.Is, f.Do = Fail, err.Error(), "give --endpoint or OTEL_EXPORTER_OTLP_ENDPOINT the address of a collector: without it spans are dropped and counted"
+		f.State, f.Is, f.Do = Fail, err.Error(), "give --endpoint or OTEL_EXPORTER_OTLP_ENDPOINT the address of a "+
+			"collector: without it spans are dropped and counted"
 		return f
 	}
 	f.Is = o.Collector + " takes connections"

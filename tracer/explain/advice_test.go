@@ -26,7 +26,8 @@ func TestEveryCauseHasAdvice(t *testing.T) {
 
 // TestAdviceNamesThePlace: the machine on which something is to be looked at.
 func TestAdviceNamesThePlace(t *testing.T) {
-	tr := trace.New([]*trace.Span{{TraceID: link.TraceID{1}, SpanID: link.SpanID{1}, Start: time.Unix(1, 0), End: time.Unix(2, 0)}})
+	tr := trace.New([]*trace.Span{{TraceID: link.TraceID{1}, SpanID: link.SpanID{1}, Start: time.Unix(1, 0),
+		End: time.Unix(2, 0)}})
 	at := func(netns uint32, kind verdict.OwnerKind, name string) trace.Place {
 		return trace.Place{Device: "eth0", Event: "drop", NetNS: netns, Owner: verdict.Owner{Kind: kind, Name: name}}
 	}
@@ -36,7 +37,8 @@ func TestAdviceNamesThePlace(t *testing.T) {
 	}{
 		{at(7, semconv.OwnerNode, "node-1"), "", "rules that drop port 53 on node-1:"},
 		{at(7, semconv.OwnerHost, "laptop"), "", "rules that drop port 53 on laptop:"},
-		{at(7, semconv.OwnerPod, "kube-system/coredns-1"), "", "rules that drop port 53 on the network namespace of pod kube-system/coredns-1:"},
+		{at(7, semconv.OwnerPod, "kube-system/coredns-1"), "", "rules that drop port 53 on the network namespace of pod " +
+			"kube-system/coredns-1:"},
 		{at(7, "", ""), "", "rules that drop port 53 on the machine of network namespace 7 "},
 		{at(0, "", ""), "", "rules that drop port 53 on the client's node:"},
 		{at(7, "", ""), "node-2", "rules that drop port 53 on node-2:"},

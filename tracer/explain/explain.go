@@ -52,7 +52,8 @@ func Tell(t *trace.Trace, others []*trace.Trace) Story {
 }
 
 func (s *Story) add(at time.Time, took time.Duration, failed bool, format string, args ...any) {
-	s.Steps = append(s.Steps, Step{At: at.Sub(s.Trace.Start()), Took: took, Text: fmt.Sprintf(format, args...), Failed: failed})
+	s.Steps = append(s.Steps, Step{At: at.Sub(s.Trace.Start()), Took: took, Text: fmt.Sprintf(format, args...),
+		Failed: failed})
 }
 
 func asker(t *trace.Trace) string {
@@ -132,7 +133,8 @@ func (s *Story) pluginSpan(sp *trace.Span) {
 			return
 		}
 		rcode := sp.Attributes.String(semconv.ResponseCode)
-		s.add(sp.End, 0, sp.Status == trace.StatusError, "CoreDNS answers %s%s, after %s", cmp.Or(rcode, "something"), by, Duration(sp.Duration()))
+		s.add(sp.End, 0, sp.Status == trace.StatusError, "CoreDNS answers %s%s, after %s", cmp.Or(rcode, "something"), by,
+			Duration(sp.Duration()))
 	case trace.KindClient:
 		s.upstream(sp)
 	default:
@@ -204,9 +206,11 @@ func (s *Story) segment(sp *trace.Span) {
 		_, why := verdict.DropCause(reason)
 		s.add(sp.End, 0, true, "the kernel%s drops %s at %s: %s", at, who, device(to), why)
 	case sp.IsTurn() && sp.Stage() == verdict.CoreDNS:
-		s.add(sp.End, 0, false, "the answer leaves the DNS server by %s%s, %s after the query was there", device(to), at, Duration(sp.Duration()))
+		s.add(sp.End, 0, false, "the answer leaves the DNS server by %s%s, %s after the query was there", device(to), at,
+			Duration(sp.Duration()))
 	case sp.IsTurn():
-		s.add(sp.End, 0, false, "the answer comes back at %s%s, %s after the query left", device(to), at, Duration(sp.Duration()))
+		s.add(sp.End, 0, false, "the answer comes back at %s%s, %s after the query left", device(to), at,
+			Duration(sp.Duration()))
 	default:
 		text := who + " " + arrival(to) + at
 		if inside, _ := sp.Attributes.Bool(semconv.SegmentTunnel); inside {
@@ -265,7 +269,8 @@ func (s Story) MarshalJSON() ([]byte, error) {
 	}{
 		Version: 1, TraceID: s.Trace.ID.String(), Start: s.Trace.Start().UTC(), Duration: s.Trace.Duration().Seconds(),
 		Name: s.Trace.Name(), Type: s.Trace.Type(), Rcode: s.Trace.Rcode(), Client: s.Trace.Asker().String(),
-		Lost: s.Verdict.Lost(), Where: s.Verdict.Where, Cause: s.Verdict.Cause, Text: s.Verdict.Text, Certainty: s.Verdict.Certainty, Evidence: s.Verdict.Evidence,
+		Lost: s.Verdict.Lost(), Where: s.Verdict.Where, Cause: s.Verdict.Cause, Text: s.Verdict.Text,
+		Certainty: s.Verdict.Certainty, Evidence: s.Verdict.Evidence,
 		Advice: s.Advice,
 	}
 	if s.Verdict.Lost() {

@@ -73,10 +73,12 @@ func answered(at time.Time) *lookup.Lookup {
 	p := &hop.Process{PID: 42, Name: "getent"}
 	ct := hop.Conntrack{OrigSrc: client, OrigDst: vip, ReplySrc: backend, ReplyDst: client, Status: hop.DstNAT}
 	return &lookup.Lookup{
-		Transport: link.UDP, ID: 7, Name: name, Type: dns.TypeA, Class: 1, Client: client, Translated: client, Server: vip, Attempts: 1,
-		Process: p, ClientNetNS: 1, Ending: lookup.Answered, AnswerSeen: true, Delivered: true, Final: true,
+		Transport: link.UDP, ID: 7, Name: name, Type: dns.TypeA, Class: 1, Client: client, Translated: client, Server: vip,
+		Attempts: 1,
+		Process:  p, ClientNetNS: 1, Ending: lookup.Answered, AnswerSeen: true, Delivered: true, Final: true,
 		AnsweredBy: backend, AnswerSource: vip, Body: dnswire.Body{Answers: []string{"192.0.2.1"}},
-		Related: []lookup.Relation{{Kind: lookup.Pair, TraceID: link.TraceID{1}, SpanID: link.SpanID{2}}}, Group: link.TraceID{1}, SearchStep: 1, AttemptOfGroup: 2,
+		Related: []lookup.Relation{{Kind: lookup.Pair, TraceID: link.TraceID{1},
+			SpanID: link.SpanID{2}}}, Group: link.TraceID{1}, SearchStep: 1, AttemptOfGroup: 2,
 		Hops: []hop.Hop{
 			{Time: t, Kind: hop.Out, NetNS: 1, IfIndex: 2, Src: client, Dst: vip, Local: true, Process: p},
 			{Time: t + 1000, Kind: hop.In, NetNS: 2, IfIndex: 5, Src: client, Dst: vip},
@@ -89,8 +91,11 @@ func answered(at time.Time) *lookup.Lookup {
 
 func pod() *origin.Origin {
 	return &origin.Origin{
-		Kind: identity.Pod, Namespace: "shop", Pod: "cart-1", PodUID: "5e2a0000-0000-4000-8000-000000000001", WorkloadKind: "Deployment", Workload: "cart",
-		Node: "node-1", ContainerID: strings.Repeat("a", 64), Labels: map[string]string{"app": "cart"}, Addr: netip.MustParseAddr("10.24.2.10"), Process: "getent", PID: 42,
+		Kind: identity.Pod, Namespace: "shop", Pod: "cart-1", PodUID: "5e2a0000-0000-4000-8000-000000000001",
+		WorkloadKind: "Deployment", Workload: "cart",
+		Node: "node-1", ContainerID: strings.Repeat(
+			"a", 64), Labels: map[string]string{"app": "cart"}, Addr: netip.MustParseAddr(
+			"10.24.2.10"), Process: "getent", PID: 42,
 	}
 }
 
@@ -132,8 +137,10 @@ func TestSpansOfALookup(t *testing.T) {
 		t.Fatalf("%d resources, %+v", len(c.got), s)
 	}
 	for key, want := range map[string]string{
-		semconv.ServiceName: "cart", semconv.ServiceNamespace: "shop", semconv.K8SPodName: "cart-1", semconv.K8SPodIP: "10.24.2.10",
-		semconv.K8SDeploymentName: "cart", semconv.K8SNodeName: "node-1", semconv.ContainerID: strings.Repeat("a", 64), semconv.K8SPodLabelPrefix + "app": "cart",
+		semconv.ServiceName: "cart", semconv.ServiceNamespace: "shop", semconv.K8SPodName: "cart-1",
+		semconv.K8SPodIP:          "10.24.2.10",
+		semconv.K8SDeploymentName: "cart", semconv.K8SNodeName: "node-1", semconv.ContainerID: strings.Repeat(
+			"a", 64), semconv.K8SPodLabelPrefix + "app": "cart",
 	} {
 		if got := attributes(c.got[0].Resource.Attributes)[key]; got != want {
 			t.Errorf("resource: %s is %q, want %q", key, got, want)
@@ -143,7 +150,8 @@ func TestSpansOfALookup(t *testing.T) {
 	client := spans[0]
 	key := answered(middle).Key()
 	id := key.TraceID(link.EpochOf(middle))
-	if hex.EncodeToString(client.TraceId) != id.String() || hex.EncodeToString(client.SpanId) != id.ClientSpanID().String() || len(client.ParentSpanId) != 0 {
+	if hex.EncodeToString(client.TraceId) != id.String() ||
+		hex.EncodeToString(client.SpanId) != id.ClientSpanID().String() || len(client.ParentSpanId) != 0 {
 		t.Errorf("the CLIENT span is %x/%x below %x", client.TraceId, client.SpanId, client.ParentSpanId)
 	}
 	if client.Kind != tracepb.Span_SPAN_KIND_CLIENT || client.Name != "DNS A" || client.Status != nil {
@@ -154,7 +162,8 @@ func TestSpansOfALookup(t *testing.T) {
 	}
 	var stages []string
 	for _, span := range spans[1:] {
-		if hex.EncodeToString(span.ParentSpanId) != id.ClientSpanID().String() || span.Kind != tracepb.Span_SPAN_KIND_INTERNAL {
+		if hex.EncodeToString(span.ParentSpanId) != id.ClientSpanID().String() ||
+			span.Kind != tracepb.Span_SPAN_KIND_INTERNAL {
 			t.Errorf("%s is below %x", span.Name, span.ParentSpanId)
 		}
 		stages = append(stages, span.Name)
@@ -176,7 +185,8 @@ func TestEveryAttributeIsOnTheList(t *testing.T) {
 	lost := answered(middle)
 	lost.Ending, lost.AnswerSeen, lost.Delivered, lost.Class, lost.EventsLost = lookup.Dropped, false, false, 3, 2
 	reason, _ := hop.ReasonByName("NETFILTER_DROP")
-	lost.Hops = append(lost.Hops[:3:3], hop.Hop{Time: lost.Hops[2].Time + 1, Kind: hop.Drop, Reason: reason, NetNS: 2, Dst: lost.Hops[2].Dst})
+	lost.Hops = append(lost.Hops[:3:3], hop.Hop{Time: lost.Hops[2].Time + 1, Kind: hop.Drop, Reason: reason, NetNS: 2,
+		Dst: lost.Hops[2].Dst})
 	away := answered(middle)
 	away.ClientNetNS, away.Process = 0, nil
 	serves := answered(middle)
@@ -185,7 +195,8 @@ func TestEveryAttributeIsOnTheList(t *testing.T) {
 	late.FinalBefore, late.Late = true, true
 	handshake := answered(middle)
 	handshake.Connect, handshake.Ending, handshake.AnswerSeen = true, lookup.GaveUp, false
-	c, _ := export(t, Options{Node: "node-1", Host: "host", Version: "v1"}, answered(middle), lost, away, serves, late, handshake)
+	c, _ := export(t, Options{Node: "node-1", Host: "host", Version: "v1"}, answered(middle), lost, away, serves, late,
+		handshake)
 	check := func(where string, kvs []*commonpb.KeyValue) {
 		for _, kv := range kvs {
 			ok := known[kv.Key]

@@ -228,7 +228,8 @@ func (e *Exporter) Add(l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, o
 
 // Asked is [Exporter.Add] of a lookup that somebody asked about, for a reason in a word: it is kept, and its spans say
 // so.
-func (e *Exporter) Asked(l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, o *origin.Origin, reason string) string {
+func (e *Exporter) Asked(l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, o *origin.Origin,
+	reason string) string {
 	e.builder.asked = reason
 	defer func() { e.builder.asked = "" }()
 	return e.add(l, v, j, o, true)
@@ -241,7 +242,8 @@ func (e *Exporter) add(l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, o
 	if !l.Final || !e.Sends() {
 		return ""
 	}
-	keep := asked || v.Where != verdict.Answered || l.FinalBefore && !l.Again || (e.o.Slow > 0 && time.Duration(l.End()-l.Start()) >= e.o.Slow)
+	keep := asked || v.Where != verdict.Answered || l.FinalBefore && !l.Again ||
+		(e.o.Slow > 0 && time.Duration(l.End()-l.Start()) >= e.o.Slow)
 	if l.Serves != nil {
 		return e.served(l, v, j, o, keep)
 	}
@@ -471,7 +473,8 @@ func (e *Exporter) upload(rs []*tracepb.ResourceSpans) error {
 
 // Stats gives the counts. It may be called from any goroutine.
 func (e *Exporter) Stats() Stats {
-	return Stats{Made: e.made.Load(), Sent: e.sent.Load(), Dropped: e.dropped.Load(), Failed: e.failed.Load(), Unsampled: e.unsampled.Load(), Copies: e.copies.Load()}
+	return Stats{Made: e.made.Load(), Sent: e.sent.Load(), Dropped: e.dropped.Load(), Failed: e.failed.Load(),
+		Unsampled: e.unsampled.Load(), Copies: e.copies.Load()}
 }
 
 // LastError gives the last failure to send, nil if there was none.

@@ -311,7 +311,8 @@ func (b *builder) ways(
 
 // top writes the CLIENT span, or the span of a server's upstream query, and gives its ID.
 func (b *builder) top(l *lookup.Lookup, v *verdict.Verdict, t trace) link.SpanID {
-	h := otlp.Head{TraceID: t.traceID, Parent: t.parent, Kind: otlp.Internal, Start: uint64(l.Start()), End: uint64(l.End())}
+	h := otlp.Head{TraceID: t.traceID, Parent: t.parent, Kind: otlp.Internal, Start: uint64(l.Start()),
+		End: uint64(l.End())}
 	switch {
 	case t.handshake:
 		h.SpanID, h.Name = b.spanID(), "TCP after truncation"

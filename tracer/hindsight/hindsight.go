@@ -452,7 +452,8 @@ func (m *Memory) recall(of *lookup.Relation) {
 // has says whether a lookup may have a trace ID.
 func (m *Memory) has(k *kept, ids ...link.TraceID) bool {
 	key := k.lookup.Key()
-	return slices.ContainsFunc(k.lookup.Epochs(nil, m.o.Guard), func(e link.Epoch) bool { return slices.Contains(ids, key.TraceID(e)) })
+	return slices.ContainsFunc(k.lookup.Epochs(nil, m.o.Guard),
+		func(e link.Epoch) bool { return slices.Contains(ids, key.TraceID(e)) })
 }
 
 // bad gives why a lookup is one that others are asked about, 0 if it is not.
@@ -490,7 +491,8 @@ func (m *Memory) about(r *pipeline.Result, why askback.Reason) *holding {
 	}
 	key := l.Key()
 	h := &holding{node: owner.Node(), server: server, ask: askback.Question{
-		Reason: why, ID: l.ID, Hash: key.QuestionHash(), From: l.Start(), To: max(l.End(), time.Now().UnixNano()), Server: server,
+		Reason: why, ID: l.ID, Hash: key.QuestionHash(), From: l.Start(), To: max(
+			l.End(), time.Now().UnixNano()), Server: server,
 	}}
 	for i, e := range l.Epochs(nil, m.o.Guard) {
 		if i < 4 {
@@ -557,7 +559,8 @@ func (m *Memory) hear(now time.Time) {
 		h.open--
 		h.heard = append(h.heard, a.heard)
 		beside := a.Beside
-		if a.result == askback.Answered && !a.agent && beside.IsValid() && !h.agent && (h.node == "" || h.node != m.o.Node) && a.Node != m.o.Node {
+		if a.result == askback.Answered && !a.agent && beside.IsValid() && !h.agent && (h.node == "" || h.node != m.o.Node) &&
+			a.Node != m.o.Node {
 			who := a.Node
 			if who == "" {
 				who = "the agent at " + beside.Addr().String()
@@ -613,7 +616,8 @@ func (m *Memory) weigh(h *holding) {
 			v.Evidence = append(v.Evidence, fmt.Sprintf("%s was asked, and did not see it; it missed %d events", who, x.Lost))
 		case x.Outcome == askback.NotSeen:
 			since := time.Unix(0, x.Since).UTC().Format(time.TimeOnly)
-			v.Evidence = append(v.Evidence, fmt.Sprintf("%s was asked: it has been watching since %s, and did not see it", who, since))
+			v.Evidence = append(v.Evidence, fmt.Sprintf("%s was asked: it has been watching since %s, and did not see it", who,
+				since))
 			if x.agent {
 				unseen = x
 			}
@@ -636,7 +640,8 @@ func (m *Memory) weigh(h *holding) {
 		v.Text = fmt.Sprintf("the answer left %s towards the client and did not come back to it", who)
 	case unseen != nil && !came:
 		v.Cause = verdict.CauseVanished
-		v.Text = fmt.Sprintf("the query left %s for %s on %s and never arrived: the tracer there was watching and did not see it",
+		v.Text = fmt.Sprintf("the query left %s for %s on %s and never arrived: the tracer there was watching and did "+
+			"not see it",
 			m.o.Node, h.server, unseen.who)
 	}
 }

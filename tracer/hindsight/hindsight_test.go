@@ -116,7 +116,8 @@ func atServer(t *testing.T, name string, id uint16) pipeline.Result {
 	}
 	return pipeline.Result{
 		Lookup: &lookup.Lookup{
-			Transport: link.UDP, ID: id, Name: wire(t, name), Type: 1, Class: 1, Client: c, Translated: c, Server: s, Attempts: 1,
+			Transport: link.UDP, ID: id, Name: wire(
+				t, name), Type: 1, Class: 1, Client: c, Translated: c, Server: s, Attempts: 1,
 			Ending: lookup.Answered, AnswerSeen: true, Final: true,
 			Hops: []hop.Hop{
 				step(hop.In, false, 0), step(hop.Read, false, time.Millisecond), step(hop.Out, true, time.Second),
@@ -143,7 +144,8 @@ func atClient(t *testing.T, id uint16) pipeline.Result {
 func question(r pipeline.Result) askback.Question {
 	key := r.Lookup.Key()
 	return askback.Question{
-		Reason: askback.Lost, ID: r.Lookup.ID, Hash: key.QuestionHash(), From: r.Lookup.Start(), To: time.Now().UnixNano(), Server: coredns,
+		Reason: askback.Lost, ID: r.Lookup.ID, Hash: key.QuestionHash(), From: r.Lookup.Start(), To: time.Now().UnixNano(),
+		Server: coredns,
 		Traces: []link.TraceID{key.TraceID(link.EpochOfNanos(r.Lookup.Start()))},
 	}
 }
@@ -334,12 +336,15 @@ func TestAskedVerdicts(t *testing.T) {
 		says    []string
 	}{
 		{
-			"the agent there did not see it", answers{agentAt: says(askback.NotSeen, 0, 0), serverAt: says(askback.NotSeen, askback.ByServer, 0)},
+			"the agent there did not see it", answers{agentAt: says(askback.NotSeen, 0, 0),
+				serverAt: says(askback.NotSeen, askback.ByServer, 0)},
 			verdict.BetweenNodes, verdict.CauseVanished,
-			[]string{"left node-1 for 10.244.2.2:53 on node-2 and never arrived", "the tracer on node-2 was asked: it has been watching since"},
+			[]string{"left node-1 for 10.244.2.2:53 on node-2 and never arrived", "the tracer on node-2 was asked: it has " +
+				"been watching since"},
 		},
 		{
-			"the agent there did not see it, and CoreDNS is away", answers{agentAt: says(askback.NotSeen, 0, 0), serverAt: unreachable},
+			"the agent there did not see it, and CoreDNS is away", answers{agentAt: says(askback.NotSeen, 0, 0),
+				serverAt: unreachable},
 			verdict.BetweenNodes, verdict.CauseVanished, []string{"the server at 10.244.2.2 could not be asked"},
 		},
 		{
@@ -352,10 +357,12 @@ func TestAskedVerdicts(t *testing.T) {
 		},
 		{
 			"an answer left there", answers{agentAt: says(askback.Seen, came|askback.AnswerLeft, 0), serverAt: unreachable},
-			verdict.ReturnPath, verdict.CauseVanished, []string{"the answer left node-2 towards the client", "it saw the query, and an answer leave"},
+			verdict.ReturnPath, verdict.CauseVanished, []string{"the answer left node-2 towards the client",
+				"it saw the query, and an answer leave"},
 		},
 		{
-			"CoreDNS wrote an answer", answers{agentAt: unreachable, serverAt: says(askback.Seen, came|askback.AnswerLeft|askback.ByServer, 0)},
+			"CoreDNS wrote an answer", answers{agentAt: unreachable,
+				serverAt: says(askback.Seen, came|askback.AnswerLeft|askback.ByServer, 0)},
 			verdict.ReturnPath, verdict.CauseVanished, []string{"the answer left the server at 10.244.2.2"},
 		},
 		{
@@ -372,10 +379,12 @@ func TestAskedVerdicts(t *testing.T) {
 		},
 		{
 			"both are away", answers{agentAt: unreachable, serverAt: unreachable},
-			verdict.BetweenNodes, verdict.CauseNoReply, []string{"node-2 could not be asked", "the server at 10.244.2.2 could not be asked"},
+			verdict.BetweenNodes, verdict.CauseNoReply, []string{"node-2 could not be asked",
+				"the server at 10.244.2.2 could not be asked"},
 		},
 		{
-			"nothing comes at all", nil, verdict.BetweenNodes, verdict.CauseNoReply, []string{"others were asked, and have not answered"},
+			"nothing comes at all", nil, verdict.BetweenNodes, verdict.CauseNoReply, []string{"others were asked, and have " +
+				"not answered"},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -418,7 +427,8 @@ func TestAskedVerdicts(t *testing.T) {
 func TestBeside(t *testing.T) {
 	w := &world{answers: map[netip.AddrPort]func(askback.Question) (askback.Result, askback.Answer){
 		serverAt: func(askback.Question) (askback.Result, askback.Answer) {
-			return askback.Answered, askback.Answer{Outcome: askback.NotSeen, Facts: askback.ByServer, Beside: elsewhere, Node: "node-2"}
+			return askback.Answered, askback.Answer{Outcome: askback.NotSeen, Facts: askback.ByServer, Beside: elsewhere,
+				Node: "node-2"}
 		},
 		elsewhere: says(askback.NotSeen, 0, 0),
 	}}
@@ -452,7 +462,8 @@ func TestWhoIsAskedAbout(t *testing.T) {
 		{"answered", func(r *pipeline.Result) { *r.Verdict = verdict.Verdict{Where: verdict.Answered} }, false, false},
 		{"slow", func(r *pipeline.Result) {
 			*r.Verdict = verdict.Verdict{Where: verdict.Answered}
-			r.Lookup.Hops = append(r.Lookup.Hops, hop.Hop{Time: r.Lookup.Start() + int64(time.Second), Answer: true, Kind: hop.In})
+			r.Lookup.Hops = append(r.Lookup.Hops, hop.Hop{Time: r.Lookup.Start() + int64(time.Second), Answer: true,
+				Kind: hop.In})
 		}, true, false},
 		{"it may come yet", func(r *pipeline.Result) { r.Lookup.Final = false }, false, false},
 		{"told before", func(r *pipeline.Result) { r.Lookup.FinalBefore = true }, false, false},

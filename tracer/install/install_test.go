@@ -80,10 +80,12 @@ func TestChangeOfCoreDNS(t *testing.T) {
 		t.Errorf("environment %v", e)
 	}
 	b, err := yaml.Marshal([]any{c["volumeMounts"], after.Object["spec"]})
-	if err != nil || strings.Count(string(b), "name: dnstrail-token") != 3 || !strings.Contains(string(b), "audience: dnstrail") {
+	if err != nil || strings.Count(string(b), "name: dnstrail-token") != 3 ||
+		!strings.Contains(string(b), "audience: dnstrail") {
 		t.Errorf("%v, its token is not there, in a volume and a mount:\n%s", err, b)
 	}
-	if again, err := (&coredns{deployment: after, container: d.container}).changed("registry.example/coredns:v1"); err != nil || !equalJSON(again, after) {
+	if again, err := (&coredns{deployment: after, container: d.container}).changed(
+		"registry.example/coredns:v1"); err != nil || !equalJSON(again, after) {
 		t.Errorf("%v, changed once more it is %v", err, again)
 	}
 	if d.server()["image"] != "registry.k8s.io/coredns/coredns:v1.15.0" || len(env(d.server())) != 0 {

@@ -50,7 +50,8 @@ func TestNothingGrowsMoreThanLinearly(t *testing.T) {
 			return []*trace.Span{s}
 		},
 		"of one client, port and ID": func(i int) []*trace.Span {
-			return []*trace.Span{of(i, clientSpan(1, verdict.Node, verdict.CausePolicyDrop, trace.Certain)), of(i, serverSpan(1, link.SpanID{}))}
+			return []*trace.Span{of(i, clientSpan(1, verdict.Node, verdict.CausePolicyDrop, trace.Certain)),
+				of(i, serverSpan(1, link.SpanID{}))}
 		},
 		"nodes of one trace": func(i int) []*trace.Span {
 			s := of(0, dropSpan(1))

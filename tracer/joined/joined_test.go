@@ -96,11 +96,14 @@ func id(n byte) link.TraceID { return link.TraceID{0: n, 15: 1} }
 // clientSpan is what the agent on node-1 sends of a lookup of trace n.
 func clientSpan(n byte, where verdict.Where, cause verdict.Cause, certainty string) *trace.Span {
 	s := &trace.Span{
-		TraceID: id(n), SpanID: id(n).ClientSpanID(), Name: "DNS A", Kind: trace.KindClient, Start: at.Add(time.Duration(n) * time.Second), Resource: resource("node-1"), Scope: tracer,
+		TraceID: id(n), SpanID: id(n).ClientSpanID(), Name: "DNS A", Kind: trace.KindClient, Start: at.Add(
+			time.Duration(n) * time.Second), Resource: resource("node-1"), Scope: tracer,
 		Attributes: trace.Attributes{
 			{Key: semconv.QuestionName, Value: "n" + string('0'+rune(n)) + ".example."}, {Key: semconv.QuestionType, Value: "A"},
-			{Key: semconv.ClientAddress, Value: "10.244.1.10"}, {Key: semconv.ClientPort, Value: int64(4000) + int64(n)}, {Key: semconv.DNSID, Value: int64(n)},
-			{Key: semconv.VerdictWhere, Value: string(where)}, {Key: semconv.VerdictCause, Value: string(cause)}, {Key: semconv.VerdictCertainty, Value: certainty},
+			{Key: semconv.ClientAddress, Value: "10.244.1.10"}, {Key: semconv.ClientPort, Value: int64(4000) +
+				int64(n)}, {Key: semconv.DNSID, Value: int64(n)},
+			{Key: semconv.VerdictWhere, Value: string(where)}, {Key: semconv.VerdictCause,
+				Value: string(cause)}, {Key: semconv.VerdictCertainty, Value: certainty},
 			{Key: semconv.TranslatedAddress, Value: "10.244.2.10"}, {Key: semconv.TranslatedPort, Value: int64(53)},
 		},
 	}
@@ -115,8 +118,10 @@ func clientSpan(n byte, where verdict.Where, cause verdict.Cause, certainty stri
 // dropSpan is what the agent on node-2 sends of a query that its node dropped.
 func dropSpan(n byte) *trace.Span {
 	return &trace.Span{
-		TraceID: id(n), SpanID: link.SpanID{7: n}, Parent: id(n).ClientSpanID(), Name: verdict.Dropped, Kind: trace.KindInternal,
-		Start: at.Add(time.Duration(n) * time.Second), End: at.Add(time.Duration(n) * time.Second), Resource: resource("node-2"), Scope: tracer,
+		TraceID: id(n), SpanID: link.SpanID{7: n}, Parent: id(
+			n).ClientSpanID(), Name: verdict.Dropped, Kind: trace.KindInternal,
+		Start: at.Add(time.Duration(n) * time.Second), End: at.Add(time.Duration(n) * time.Second), Resource: resource(
+			"node-2"), Scope: tracer,
 		Attributes: trace.Attributes{
 			{Key: semconv.Segment, Value: "node"}, {Key: semconv.DropReason, Value: "NETFILTER_DROP"},
 			{Key: semconv.SegmentWay, Value: semconv.WayQuery},
@@ -132,7 +137,8 @@ func dropSpan(n byte) *trace.Span {
 func serverSpan(n byte, parent link.SpanID) *trace.Span {
 	return &trace.Span{
 		TraceID: id(n), SpanID: link.SpanID{6: 1, 7: n}, Parent: parent, Name: "DNS A", Kind: trace.KindServer,
-		Start: at.Add(time.Duration(n) * time.Second), End: at.Add(time.Duration(n) * time.Second).Add(time.Millisecond), Resource: resource("node-2"), Scope: plugin,
+		Start: at.Add(time.Duration(n) * time.Second), End: at.Add(time.Duration(n) * time.Second).Add(
+			time.Millisecond), Resource: resource("node-2"), Scope: plugin,
 		Attributes: trace.Attributes{
 			{Key: semconv.QuestionName, Value: "n" + string('0'+rune(n)) + ".example."}, {Key: semconv.QuestionType, Value: "A"},
 			{Key: semconv.ResponseCode, Value: "NOERROR"}, {Key: semconv.ResponseWritten, Value: true},
@@ -165,7 +171,8 @@ func TestWhenALookupIsShown(t *testing.T) {
 			{time.Minute, nil, ""},
 		}},
 		{"a drop that was seen, at once", output.Filter{}, []event{
-			{0, []*trace.Span{clientSpan(1, verdict.Node, verdict.CausePolicyDrop, trace.Certain)}, "n1.example. LOST node/policy-drop 0"},
+			{0, []*trace.Span{clientSpan(1, verdict.Node, verdict.CausePolicyDrop, trace.Certain)},
+				"n1.example. LOST node/policy-drop 0"},
 		}},
 		{"what another node saw, as one row", output.Filter{}, []event{
 			{0, []*trace.Span{inferred(1)}, ""},
@@ -202,7 +209,8 @@ func TestWhenALookupIsShown(t *testing.T) {
 		}},
 		{"in order of time", output.Filter{}, []event{
 			{0, []*trace.Span{
-				clientSpan(3, verdict.Node, verdict.CausePolicyDrop, trace.Certain), clientSpan(1, verdict.Node, verdict.CausePolicyDrop, trace.Certain),
+				clientSpan(3, verdict.Node, verdict.CausePolicyDrop, trace.Certain), clientSpan(1, verdict.Node,
+					verdict.CausePolicyDrop, trace.Certain),
 			}, "n1.example. LOST node/policy-drop 0, n3.example. LOST node/policy-drop 0"},
 		}},
 		{"one of which ever more comes", output.Filter{}, []event{
@@ -239,7 +247,8 @@ func said(rows []*output.Row) string {
 // TestOneRowForBothTraceIDs: a lookup at an epoch boundary is sent under two, and CoreDNS's side comes under one of
 // them.
 func TestOneRowForBothTraceIDs(t *testing.T) {
-	original, copied := clientSpan(1, verdict.Answered, verdict.CauseAnswered, trace.Certain), clientSpan(1, verdict.Answered, verdict.CauseAnswered, trace.Certain)
+	original, copied := clientSpan(1, verdict.Answered, verdict.CauseAnswered, trace.Certain),
+		clientSpan(1, verdict.Answered, verdict.CauseAnswered, trace.Certain)
 	copied.TraceID, copied.SpanID = id(9), id(9).ClientSpanID()
 	copied.Attributes = append(slices.Clone(copied.Attributes), trace.Attribute{Key: semconv.LinkCopy, Value: true})
 	for _, linked := range []byte{1, 9} {
@@ -278,7 +287,8 @@ func TestOverHTTP(t *testing.T) {
 	defer cancel()
 	names := func(f output.Filter, last int) string {
 		var got []string
-		if err := c.Lookups(ctx, &f, last, false, func(r *output.Row) error { got = append(got, r.Name); return nil }); err != nil {
+		if err := c.Lookups(ctx, &f, last, false,
+			func(r *output.Row) error { got = append(got, r.Name); return nil }); err != nil {
 			t.Fatal(err)
 		}
 		return strings.Join(got, " ")
@@ -321,7 +331,8 @@ func TestOverHTTP(t *testing.T) {
 		t.Error(err)
 	}
 	var stats Stats
-	if err := c.Stats(ctx, &stats); err != nil || stats.SpansReceived != 5 || !slices.Equal(stats.Nodes, []string{"node-1"}) {
+	if err := c.Stats(ctx, &stats); err != nil || stats.SpansReceived != 5 ||
+		!slices.Equal(stats.Nodes, []string{"node-1"}) {
 		t.Errorf("%+v, %v", stats, err)
 	}
 }
@@ -579,7 +590,8 @@ func TestALookupThatGoesOnUnderAnotherTraceIDStaysOneRow(t *testing.T) {
 	for range 40 {
 		step(time.Second)
 	}
-	if got := said(rows); got != "n1.example. LOST between-nodes/no-reply-seen 0, n1.example. LOST client/answer-too-late 1" {
+	if got := said(rows); got != "n1.example. LOST between-nodes/no-reply-seen 0, n1.example. LOST "+
+		"client/answer-too-late 1" {
 		t.Errorf("rows %s", got)
 	}
 }

@@ -32,7 +32,8 @@ func Row(t *trace.Trace, v trace.Verdict, revision int) *output.Row {
 	r := &output.Row{
 		Schema: output.SchemaVersion, Time: t.Start().UTC(), Revision: revision, TraceID: t.ID.String(),
 		Client: output.Client{
-			Address: address(who.Address), Namespace: who.Namespace, Pod: who.Pod, WorkloadKind: kind, Workload: workload, Node: who.Node,
+			Address: address(
+				who.Address), Namespace: who.Namespace, Pod: who.Pod, WorkloadKind: kind, Workload: workload, Node: who.Node,
 			Process: who.Process, PID: uint32(who.PID),
 		},
 		Server: address(asked.Address), Transport: t.Transport(), ID: uint16(top.Int(semconv.DNSID)),
@@ -40,7 +41,8 @@ func Row(t *trace.Trace, v trace.Verdict, revision int) *output.Row {
 		Opcode: top.String(semconv.Operation),
 		Result: output.Lost, Total: int64(t.Duration()), Attempts: max(1, int(top.Int(semconv.Attempts))),
 		Verdict: output.Verdict{
-			Where: v.Where, Cause: v.Cause, Text: v.Text, Certainty: v.Certainty, Evidence: v.Evidence, Node: v.Node, Joined: v.Joined,
+			Where: v.Where, Cause: v.Cause, Text: v.Text, Certainty: v.Certainty, Evidence: v.Evidence, Node: v.Node,
+			Joined: v.Joined,
 		},
 	}
 	if !v.Lost() {
@@ -75,7 +77,8 @@ func clientSays(r *output.Row, c *trace.Span, v trace.Verdict) {
 	r.ResponseLen = int(a.Int(semconv.ResponseSize))
 	r.Truncated, _ = a.Bool(semconv.ResponseTruncated)
 	r.EventsLost = uint64(max(0, a.Int(semconv.HopsLost)))
-	r.Group, r.SearchStep, r.Try = a.String(semconv.Group), int(a.Int(semconv.GroupSearchStep)), int(a.Int(semconv.GroupAttempt))
+	r.Group, r.SearchStep, r.Try = a.String(semconv.Group), int(a.Int(semconv.GroupSearchStep)),
+		int(a.Int(semconv.GroupAttempt))
 	if v.Lost() {
 		r.Verdict.Drop = a.String(semconv.DropReason)
 	}
@@ -89,7 +92,8 @@ func clientSays(r *output.Row, c *trace.Span, v trace.Verdict) {
 // serverSays adds what only CoreDNS knows.
 func serverSays(r *output.Row, t *trace.Trace) {
 	if asked := t.Asked(); asked.Pod != "" || t.Translated().IsValid() {
-		r.Instance = &output.Instance{Address: address(t.Translated()), Namespace: asked.Namespace, Pod: asked.Pod, Node: asked.Node}
+		r.Instance = &output.Instance{Address: address(t.Translated()), Namespace: asked.Namespace, Pod: asked.Pod,
+			Node: asked.Node}
 	}
 	server := t.Server()
 	if server == nil {
@@ -157,7 +161,8 @@ func address(a netip.AddrPort) string {
 func waysOf(t *trace.Trace) []*trace.Span {
 	apart := map[link.SpanID]bool{}
 	for _, s := range t.Spans {
-		if s.From(semconv.ScopeTracer) && s.Kind == trace.KindInternal && s.Parent == t.ID.ClientSpanID() && s.Attributes.String(semconv.Segment) == string(verdict.Upstream) {
+		if s.From(semconv.ScopeTracer) && s.Kind == trace.KindInternal && s.Parent == t.ID.ClientSpanID() &&
+			s.Attributes.String(semconv.Segment) == string(verdict.Upstream) {
 			apart[s.SpanID] = true
 		}
 	}
@@ -192,7 +197,8 @@ func times(r *output.Row, t *trace.Trace, ways []*trace.Span) {
 	if s := t.Server(); inside == nil && s != nil {
 		inside = s
 	}
-	if inside != nil && !inside.SameSender(client) && (beyond == nil || inside.Start.Before(beyond.Start) || inside.End.After(beyond.End)) {
+	if inside != nil && !inside.SameSender(client) && (beyond == nil || inside.Start.Before(beyond.Start) ||
+		inside.End.After(beyond.End)) {
 		inside = nil
 	}
 	part := cmp.Or(inside, beyond)

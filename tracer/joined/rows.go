@@ -79,7 +79,8 @@ func (r *Rows) Stats() Stats {
 }
 
 // Lookups implements [rowapi.Source]. Each call looks for itself; what it remembers is bounded by what the store keeps.
-func (r *Rows) Lookups(ctx context.Context, f *output.Filter, n int, follow bool, give func(*output.Row) error, idle func()) error {
+func (r *Rows) Lookups(ctx context.Context, f *output.Filter, n int, follow bool, give func(*output.Row) error,
+	idle func()) error {
 	w := r.Store.Watch() // before the past is read, so that nothing falls between
 	defer w.Close()
 	l := newLook(r.Store, f)

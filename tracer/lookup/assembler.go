@@ -58,7 +58,8 @@ func (o *Options) setDefaults() {
 	for _, d := range []struct {
 		v   *time.Duration
 		def time.Duration
-	}{{&o.GiveUp, DefaultGiveUp}, {&o.DropWait, DefaultDropWait}, {&o.Linger, DefaultLinger}, {&o.KeepLost, DefaultKeepLost}} {
+	}{{&o.GiveUp, DefaultGiveUp}, {&o.DropWait, DefaultDropWait}, {&o.Linger, DefaultLinger}, {&o.KeepLost,
+		DefaultKeepLost}} {
 		if *d.v == 0 {
 			*d.v = d.def
 		}
@@ -429,7 +430,8 @@ func (a *Assembler) besideOther(e *entry) bool {
 	}
 	k := key{e.Client, e.ID, uint8(e.Transport), e.questionHash}
 	for x := a.table.get(&k); x != nil; x = x.next {
-		if o := x.e; o.Server != e.Server && o.Translated == e.Translated && !o.Beside && (o.Exported || o.serial < e.serial) {
+		if o := x.e; o.Server != e.Server && o.Translated == e.Translated && !o.Beside &&
+			(o.Exported || o.serial < e.serial) {
 			return true
 		}
 	}
@@ -538,7 +540,8 @@ func (a *Assembler) schedule(e *entry, deadline int64) {
 // deliver notes that the answer has come where it was going.
 func (e *entry) deliver() {
 	e.Delivered = true
-	if e.reportedHops > 0 && (e.reportedAs == Dropped || e.reportedAs == GaveUp || e.reportedAs == Closed) && e.askings == e.Attempts {
+	if e.reportedHops > 0 && (e.reportedAs == Dropped || e.reportedAs == GaveUp || e.reportedAs == Closed) &&
+		e.askings == e.Attempts {
 		e.Late = e.Final || e.reportedAs == GaveUp
 	}
 	e.Ending = Answered

@@ -52,12 +52,18 @@ func TestDropNamesTheQueryThatStoodInTheWay(t *testing.T) {
 		queries [2]pairQuery
 		clashes int
 	}{
-		{"two service addresses, one server", [2]pairQuery{{dns.TypeA, second, backend, placed, false}, {dns.TypeAAAA, vip, backend, hop.DstNAT, true}}, 1},
-		{"the drop is seen first", [2]pairQuery{{dns.TypeAAAA, vip, backend, hop.DstNAT, true}, {dns.TypeA, second, backend, placed, false}}, 1},
-		{"one service address, two servers", [2]pairQuery{{dns.TypeA, vip, otherServer, placed, false}, {dns.TypeAAAA, vip, backend, hop.DstNAT, true}}, 1},
-		{"two of each", [2]pairQuery{{dns.TypeA, second, otherServer, placed, false}, {dns.TypeAAAA, vip, backend, hop.DstNAT, true}}, 0},
-		{"both are dropped", [2]pairQuery{{dns.TypeA, second, backend, hop.DstNAT, true}, {dns.TypeAAAA, vip, backend, hop.DstNAT, true}}, 0},
-		{"in the table already", [2]pairQuery{{dns.TypeA, second, backend, placed, false}, {dns.TypeAAAA, vip, backend, placed, true}}, 0},
+		{"two service addresses, one server", [2]pairQuery{{dns.TypeA, second, backend, placed, false},
+			{dns.TypeAAAA, vip, backend, hop.DstNAT, true}}, 1},
+		{"the drop is seen first", [2]pairQuery{{dns.TypeAAAA, vip, backend, hop.DstNAT, true},
+			{dns.TypeA, second, backend, placed, false}}, 1},
+		{"one service address, two servers", [2]pairQuery{{dns.TypeA, vip, otherServer, placed, false},
+			{dns.TypeAAAA, vip, backend, hop.DstNAT, true}}, 1},
+		{"two of each", [2]pairQuery{{dns.TypeA, second, otherServer, placed, false},
+			{dns.TypeAAAA, vip, backend, hop.DstNAT, true}}, 0},
+		{"both are dropped", [2]pairQuery{{dns.TypeA, second, backend, hop.DstNAT, true},
+			{dns.TypeAAAA, vip, backend, hop.DstNAT, true}}, 0},
+		{"in the table already", [2]pairQuery{{dns.TypeA, second, backend, placed, false},
+			{dns.TypeAAAA, vip, backend, placed, true}}, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := start(t, Options{})
@@ -70,7 +76,8 @@ func TestDropNamesTheQueryThatStoodInTheWay(t *testing.T) {
 					continue
 				}
 				clashes++
-				if l.Type != dns.TypeAAAA || l.Clash.Type != dns.TypeA || l.Clash.Gap != 2000 && l.Clash.Gap != -2000 || l.Clash.Conntrack.Status != placed {
+				if l.Type != dns.TypeAAAA || l.Clash.Type != dns.TypeA || l.Clash.Gap != 2000 && l.Clash.Gap != -2000 ||
+					l.Clash.Conntrack.Status != placed {
 					t.Errorf("%d clashed with %+v", l.Type, l.Clash)
 				}
 			}

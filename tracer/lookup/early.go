@@ -36,7 +36,8 @@ func (e *earlyErrors) add(p *hop.Packet, k key) {
 func (e *earlyErrors) take(p *hop.Packet, k key) *hop.Hop {
 	for i := range e.ring {
 		x := &e.ring[i]
-		if x.key == k && x.typ == p.Head.Type && p.Time-x.hop.Time < earlyWait && x.hop.NetNS == p.NetNS && dnswire.EqualName(x.name, p.Head.Name) {
+		if x.key == k && x.typ == p.Head.Type && p.Time-x.hop.Time < earlyWait && x.hop.NetNS == p.NetNS &&
+			dnswire.EqualName(x.name, p.Head.Name) {
 			x.key = key{}
 			return &x.hop
 		}

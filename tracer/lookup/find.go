@@ -118,7 +118,8 @@ func (a *Assembler) findQuery(k key, p *hop.Packet) *entry {
 	if n == 0 || p.Local {
 		return nil // its own sender asks another server
 	}
-	if p.IfIndex == 0 && p.Kind == hop.Drop && p.NetNS != 0 && n == 1 && only.ClientNetNS == p.NetNS && only.Server != p.Dst && !p.Tracked {
+	if p.IfIndex == 0 && p.Kind == hop.Drop && p.NetNS != 0 && n == 1 && only.ClientNetNS == p.NetNS &&
+		only.Server != p.Dst && !p.Tracked {
 		return nil // dropped at its sender, on its way to another server
 	}
 	// It was translated where no conntrack entry tells of it. Of several, one that was not seen translated yet.

@@ -116,7 +116,8 @@ func (l *Lookup) Arrived(h *hop.Hop) int {
 	n := 0
 	for _, hops := range [][]hop.Hop{l.Hops, l.Fragments} {
 		for i := range hops {
-			if x := &hops[i]; x.Fragment.Bytes != 0 && x.Fragment.ID == h.Fragment.ID && x.Kind == h.Kind && x.NetNS == h.NetNS && x.IfIndex == h.IfIndex {
+			if x := &hops[i]; x.Fragment.Bytes != 0 && x.Fragment.ID == h.Fragment.ID && x.Kind == h.Kind &&
+				x.NetNS == h.NetNS && x.IfIndex == h.IfIndex {
 				n += int(x.Fragment.Bytes)
 			}
 		}

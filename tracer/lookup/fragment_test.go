@@ -17,7 +17,8 @@ func (w *walk) fragments(later func(kind hop.Kind, netns, ifindex uint32) hop.Ki
 		netns, ifindex uint32
 		src            hop.Endpoint
 		id             uint32
-	}{{hop.Out, serverNS, 2, backend, 7}, {hop.In, nodeNS, 6, backend, 7}, {hop.Out, nodeNS, 5, vip, 8}, {hop.In, podNS, 2, vip, 8}} {
+	}{{hop.Out, serverNS, 2, backend, 7}, {hop.In, nodeNS, 6, backend, 7}, {hop.Out, nodeNS, 5, vip, 8}, {hop.In, podNS, 2,
+		vip, 8}} {
 		p := w.packet(at.kind, at.netns, at.ifindex, at.src, client, true, 0)
 		p.PayloadLen, p.Partial = 1792, true
 		p.Fragment = hop.Fragment{ID: at.id, Bytes: 1480}

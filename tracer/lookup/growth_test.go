@@ -52,9 +52,10 @@ func TestNothingGrowsMoreThanLinearly(t *testing.T) {
 			w.id = uint16(i)
 			return []*hop.Packet{w.packet(hop.In, podNS, 2, other(i), client, true, 0)}
 		}},
-		{name: "lookups beyond the memory", o: Options{MaxBytes: n / 4 * bytesOfBare}, make: func(w *walk, i int) []*hop.Packet {
-			return []*hop.Packet{w.query(hop.In, nodeNS, 2, other(i), vip)}
-		}},
+		{name: "lookups beyond the memory", o: Options{MaxBytes: n / 4 * bytesOfBare},
+			make: func(w *walk, i int) []*hop.Packet {
+				return []*hop.Packet{w.query(hop.In, nodeNS, 2, other(i), vip)}
+			}},
 		{name: "the same question of one server's process", make: func(w *walk, i int) []*hop.Packet {
 			w.id = uint16(i)
 			return []*hop.Packet{w.query(hop.In, serverNS, 2, other(i), backend)}

@@ -56,7 +56,8 @@ type walk struct {
 
 func start(t testing.TB, o Options) *walk {
 	t.Helper()
-	w := &walk{t: t, now: time.Date(2026, 11, 21, 12, 0, 3, 0, time.UTC).UnixNano(), id: 4711, name: "www.example.org.", typ: dns.TypeA, skb: 1}
+	w := &walk{t: t, now: time.Date(2026, 11, 21, 12, 0, 3, 0, time.UTC).UnixNano(), id: 4711, name: "www.example.org.",
+		typ: dns.TypeA, skb: 1}
 	o.Emit = func(l *Lookup) {
 		l.Exported = l.Exported || l.Final // as the exporter does
 		c := *l
@@ -94,7 +95,8 @@ func (w *walk) packet(kind hop.Kind, netns, ifindex uint32, src, dst hop.Endpoin
 		w.t.Fatal(err)
 	}
 	p := &hop.Packet{Transport: 17, PayloadLen: len(b), Payload: b, Head: h, HasHead: true}
-	p.Time, p.SKB, p.Kind, p.NetNS, p.IfIndex, p.Src, p.Dst, p.Answer = w.now, w.skb, kind, netns, ifindex, src, dst, answer
+	p.Time, p.SKB, p.Kind, p.NetNS, p.IfIndex, p.Src, p.Dst, p.Answer = w.now, w.skb, kind, netns, ifindex, src, dst,
+		answer
 	return p
 }
 
@@ -209,7 +211,8 @@ func TestLookupsAreAssembled(t *testing.T) {
 			w.there()
 			w.back(0)
 			w.wait(time.Second)
-		}, []want{{ending: Dropped, attempts: 1, hops: 5}, {ending: Answered, attempts: 2, hops: 13, delivered: true, final: true, answerSeen: true}}},
+		}, []want{{ending: Dropped, attempts: 1, hops: 5}, {ending: Answered, attempts: 2, hops: 13, delivered: true,
+			final: true, answerSeen: true}}},
 		{"a bridge's copy freed for another station is no drop", func(w *walk) {
 			w.there()
 			w.drop(nodeNS, 9, client, backend, false, other)
@@ -237,7 +240,8 @@ func TestLookupsAreAssembled(t *testing.T) {
 			w.wait(DefaultGiveUp + time.Second)
 			w.back(0)
 			w.wait(time.Second)
-		}, []want{{ending: GaveUp, attempts: 1, hops: 4, final: true}, {ending: Answered, attempts: 1, hops: 8, delivered: true, final: true, answerSeen: true}}},
+		}, []want{{ending: GaveUp, attempts: 1, hops: 4, final: true}, {ending: Answered, attempts: 1, hops: 8,
+			delivered: true, final: true, answerSeen: true}}},
 		{"the answer comes and nobody takes it", func(w *walk) {
 			w.there()
 			w.back(0)
@@ -266,7 +270,8 @@ func TestLookupsAreAssembled(t *testing.T) {
 			for i, want := range c.want {
 				l := &w.emitted[i]
 				got := want
-				got.ending, got.attempts, got.hops, got.delivered, got.final, got.answerSeen = l.Ending, l.Attempts, len(l.Hops), l.Delivered, l.Final, l.AnswerSeen
+				got.ending, got.attempts, got.hops, got.delivered, got.final, got.answerSeen = l.Ending, l.Attempts, len(l.Hops),
+					l.Delivered, l.Final, l.AnswerSeen
 				if got != want {
 					t.Errorf("report %d: %+v, want %+v", i, got, want)
 				}
@@ -285,7 +290,8 @@ func TestSourceTranslationIsFollowed(t *testing.T) {
 	w.add(p)
 	p = w.query(hop.Out, nodeNS, 6, masked, backend)
 	p.Tracked = true
-	p.Conntrack = hop.Conntrack{OrigSrc: client, OrigDst: vip, ReplySrc: backend, ReplyDst: masked, Status: hop.SrcNAT | hop.DstNAT}
+	p.Conntrack = hop.Conntrack{OrigSrc: client, OrigDst: vip, ReplySrc: backend, ReplyDst: masked,
+		Status: hop.SrcNAT | hop.DstNAT}
 	w.add(p)
 	w.add(w.query(hop.In, serverNS, 2, masked, backend))
 	w.read(masked)
@@ -444,7 +450,8 @@ func TestALateAnswerFindsItsLookupAmong100000Unanswered(t *testing.T) {
 	w := start(t, Options{MaxBytes: 1 << 30, Tell: -1})
 	for i := range 100_000 {
 		w.id = uint16(i)
-		p := w.query(hop.Out, podNS, 2, end(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 24, 2, byte(i >> 16)}), 40000).String()), vip)
+		p := w.query(hop.Out, podNS, 2,
+			end(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 24, 2, byte(i >> 16)}), 40000).String()), vip)
 		p.Local, p.Process = true, resolver
 		w.add(p)
 	}
@@ -459,7 +466,8 @@ func TestALateAnswerFindsItsLookupAmong100000Unanswered(t *testing.T) {
 	w.want(100_000)
 	w.wait(DefaultKeepLost + time.Second)
 	if s := w.a.Stats(); s.InFlight != 0 || w.a.table.n != 0 || w.a.sockets.n != 0 || len(w.a.questions) != 0 {
-		t.Errorf("%d in flight, %d keys, %d sockets, %d questions are left", s.InFlight, w.a.table.n, w.a.sockets.n, len(w.a.questions))
+		t.Errorf("%d in flight, %d keys, %d sockets, %d questions are left", s.InFlight, w.a.table.n, w.a.sockets.n,
+			len(w.a.questions))
 	}
 }
 

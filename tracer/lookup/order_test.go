@@ -294,7 +294,8 @@ func TestTheEndBehindBytesThatWereNotSeenTellsNothing(t *testing.T) {
 		unseen uint32
 		reset  bool // behind the end
 		want   bool
-	}{"nothing was sent": {0, false, false}, "something was": {40, false, true}, "reset behind its end": {0, true, false}} {
+	}{"nothing was sent": {0, false, false}, "something was": {40, false, true}, "reset behind its end": {0, true,
+		false}} {
 		b, ends := queries(t, 2)
 		w := start(t, Options{})
 		syn := w.segmentOf(b, 0, 0)

@@ -64,7 +64,8 @@ func (e *entry) restarts(p *hop.Packet) bool {
 		return false
 	}
 	first := &e.Hops[0]
-	if !p.Local && (p.Kind != first.Kind || p.NetNS != first.NetNS || p.IfIndex != first.IfIndex) || e.comesFurther(&p.Hop) {
+	if !p.Local && (p.Kind != first.Kind || p.NetNS != first.NetNS || p.IfIndex != first.IfIndex) ||
+		e.comesFurther(&p.Hop) {
 		return false
 	}
 	answered := int64(0)
@@ -248,7 +249,8 @@ func (a *Assembler) untranslate(e *entry, p *hop.Packet) {
 func (e *entry) progressed(h *hop.Hop) bool {
 	for i := range e.Hops {
 		x := &e.Hops[i]
-		if x.Attempt == h.Attempt && (x.Kind == hop.Drop && !x.Reason.Harmless() || x.Kind == hop.Unreachable) && x.Time > h.Time {
+		if x.Attempt == h.Attempt && (x.Kind == hop.Drop && !x.Reason.Harmless() || x.Kind == hop.Unreachable) &&
+			x.Time > h.Time {
 			return false
 		}
 	}

@@ -200,7 +200,8 @@ func (r *reported) add(e *entry, now int64) {
 	}
 	t := told{
 		epochs: epochs{first, last, e.told.floor}, revision: uint16(min(e.Revision, 1<<16-1)),
-		attempts: uint16(min(e.AttemptsBefore+e.Attempts, 1<<16-1)), exported: e.Exported, beside: e.Beside, began: e.FirstEpoch, server: e.Server,
+		attempts: uint16(min(e.AttemptsBefore+e.Attempts,
+			1<<16-1)), exported: e.Exported, beside: e.Beside, began: e.FirstEpoch, server: e.Server,
 		translated: e.Translated, unread: e.done() && e.ClientNetNS != 0 && !e.ReadByClient && (e.goodCame || !e.retried()),
 	}
 	n := r.name(e)

@@ -58,9 +58,11 @@ func TestMessagesAreFoundInSegments(t *testing.T) {
 		{"cut in a message", whole(ends[0]+20, ends[2]+9), []int{0, 1, 2, 3, 4}},
 		{"byte by byte", whole(bytewise...), []int{0, 1, 2, 3, 4}},
 		{"each hop shows them again", twice, []int{0, 1, 2, 3, 4}},
-		{"one overtakes another; the next hop shows it again", []segment{gap[0], gap[2], gap[1], gap[2], gap[3]}, []int{0, 1, 2, 3, 4}},
+		{"one overtakes another; the next hop shows it again", []segment{gap[0], gap[2], gap[1], gap[2], gap[3]},
+			[]int{0, 1, 2, 3, 4}},
 		{"the question of the last message is not captured", []segment{{0, len(b), len(b) - 5}}, []int{0, 1, 2, 3}},
-		{"messages are not captured: those after them are found again", []segment{{0, ends[2], ends[0] + 30}, gap[3]}, []int{0, 3, 4}},
+		{"messages are not captured: those after them are found again", []segment{{0, ends[2], ends[0] + 30}, gap[3]},
+			[]int{0, 3, 4}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			start := uint32(first)

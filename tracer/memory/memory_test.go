@@ -29,13 +29,16 @@ func TestCgroup(t *testing.T) {
 		files map[string]string
 		want  int64
 	}{
-		"none":            {"0::/\n", nil, 0},
-		"max":             {"0::/a\n", map[string]string{"a/memory.max": "max\n"}, 0},
-		"its own":         {"0::/a/b\n", map[string]string{"a/memory.max": "max\n", "a/b/memory.max": "268435456\n"}, 256 << 20},
-		"above":           {"0::/a/b\n", map[string]string{"a/memory.max": "134217728", "a/b/memory.max": "268435456"}, 128 << 20},
-		"namespace":       {"0::/\n", map[string]string{"memory.max": "268435456"}, 256 << 20},
-		"beyond its own":  {"0::/../x\n", map[string]string{"memory.max": "268435456"}, 256 << 20},
-		"version 1":       {"7:cpu,memory:/p\n1:name=systemd:/p\n", map[string]string{"memory/p/memory.limit_in_bytes": "268435456"}, 256 << 20},
+		"none": {"0::/\n", nil, 0},
+		"max":  {"0::/a\n", map[string]string{"a/memory.max": "max\n"}, 0},
+		"its own": {"0::/a/b\n", map[string]string{"a/memory.max": "max\n", "a/b/memory.max": "268435456\n"},
+			256 << 20},
+		"above": {"0::/a/b\n", map[string]string{"a/memory.max": "134217728", "a/b/memory.max": "268435456"},
+			128 << 20},
+		"namespace":      {"0::/\n", map[string]string{"memory.max": "268435456"}, 256 << 20},
+		"beyond its own": {"0::/../x\n", map[string]string{"memory.max": "268435456"}, 256 << 20},
+		"version 1": {"7:cpu,memory:/p\n1:name=systemd:/p\n",
+			map[string]string{"memory/p/memory.limit_in_bytes": "268435456"}, 256 << 20},
 		"version 1, none": {"7:memory:/p\n", map[string]string{"memory/p/memory.limit_in_bytes": "9223372036854771712"}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -102,14 +102,16 @@ func New(maxClients int, version string) *Metrics {
 		other: &client{clientKey: clientKey{Other, Other}},
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "dns_lookup_duration_seconds",
-			Help: "Time of lookups as their client saw it, of answered ones until the answer came, of lost ones until the client gave up; by client and error type (empty for an answer).",
+			Help: "Time of lookups as their client saw it, of answered ones until the answer came, of lost ones until the " +
+				"client gave up; by client and error type (empty for an answer).",
 			// semantic conventions, dns.lookup.duration
 			Buckets: []float64{.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10},
 
 			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
 		}, append(labels, "error_type")),
 		lost: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "dnstrail_lookups_lost_total", Help: "Lookups that got no answer, by client, by where they were lost and by cause.",
+			Name: "dnstrail_lookups_lost_total", Help: "Lookups that got no answer, by client, by where they were lost and " +
+				"by cause.",
 		}, append(labels, "where", "cause")),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "dnstrail_lookup_retries_total", Help: "Attempts of lookups beyond the first, by client.",
@@ -119,12 +121,17 @@ func New(maxClients int, version string) *Metrics {
 			Help: "Lookups without an answer of clients that flood, by client: neither judged nor told one by one, " +
 				"nor among those lost.",
 		}, labels),
-		active: prometheus.NewGauge(prometheus.GaugeOpts{Name: "dnstrail_clients", Help: "Clients that have series of their own."}),
-		events: prometheus.NewCounter(prometheus.CounterOpts{Name: "dnstrail_kernel_events_total", Help: "Kernel events read."}),
+		active: prometheus.NewGauge(
+			prometheus.GaugeOpts{Name: "dnstrail_clients", Help: "Clients that have series of their own."}),
+		events: prometheus.NewCounter(
+			prometheus.CounterOpts{Name: "dnstrail_kernel_events_total", Help: "Kernel events read."}),
 		losses: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "dnstrail_losses_total", Help: "What the tracer itself did not see or keep, by kind: ring_full, reentered, payload, undecodable (kernel events), fragments (packets whose later fragments were not followed), orphan_answer, unmatched_read, unmatched_fragment, evicted (lookups), hops_cut.",
+			Name: "dnstrail_losses_total", Help: "What the tracer itself did not see or keep, by kind: ring_full, " +
+				"reentered, payload, undecodable (kernel events), fragments (packets whose later fragments were not followed), orphan_answer, unmatched_read, unmatched_fragment, evicted (lookups), hops_cut.",
 		}, []string{"kind"}),
-		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "dnstrail_lookups_in_flight", Help: "Lookups held, lost ones that wait for a late answer included."}),
+		inFlight: prometheus.NewGauge(
+			prometheus.GaugeOpts{Name: "dnstrail_lookups_in_flight", Help: "Lookups held, lost ones that wait for a late " +
+				"answer included."}),
 		spans: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "dnstrail_spans_total", Help: "Spans by what became of them: sent, or why not (queue_full, export_failed).",
 		}, []string{"outcome"}),
@@ -137,11 +144,13 @@ func New(maxClients int, version string) *Metrics {
 			"spans went out because somebody asked).",
 	}, []string{"result"})
 	m.recent = prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "dnstrail_recent_past", Help: "Lookups remembered for those who ask back, and the bytes that they take, by unit.",
+		Name: "dnstrail_recent_past", Help: "Lookups remembered for those who ask back, and the bytes that they take, by " +
+			"unit.",
 	}, []string{"unit"})
 	m.before.asks = map[string]uint64{}
 	m.registry.MustRegister(m.asks, m.recent)
-	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "dnstrail_build_info", Help: "The version of the agent.", ConstLabels: prometheus.Labels{"version": version}})
+	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "dnstrail_build_info", Help: "The version of the agent.",
+		ConstLabels: prometheus.Labels{"version": version}})
 	build.Set(1)
 	m.registry.MustRegister(m.untold)
 	m.registry.MustRegister(m.duration, m.lost, m.retries, m.active, m.events, m.losses, m.inFlight, m.spans, build,
@@ -233,7 +242,8 @@ func (m *Metrics) Tick(now time.Time, s pipeline.Stats, e export.Stats) {
 	}
 	m.inFlight.Set(float64(s.Lookup.InFlight))
 	for outcome, n := range map[string]uint64{
-		"sent": e.Sent - b.export.Sent, "queue_full": e.Dropped - b.export.Dropped, "export_failed": e.Failed - b.export.Failed,
+		"sent": e.Sent - b.export.Sent, "queue_full": e.Dropped - b.export.Dropped,
+		"export_failed": e.Failed - b.export.Failed,
 	} {
 		m.spans.WithLabelValues(outcome).Add(float64(n))
 	}

@@ -21,7 +21,8 @@ import (
 )
 
 func count(m *Metrics, workload string, lost bool, at time.Time) {
-	l := &lookup.Lookup{Ending: lookup.Answered, Final: true, ClientNetNS: 1, Attempts: 2, Hops: []hop.Hop{{Time: 1}, {Time: 2e6}}}
+	l := &lookup.Lookup{Ending: lookup.Answered, Final: true, ClientNetNS: 1, Attempts: 2,
+		Hops: []hop.Hop{{Time: 1}, {Time: 2e6}}}
 	v := verdict.Verdict{Where: verdict.Answered, Cause: verdict.CauseAnswered}
 	l.Counts = true
 	if lost {
@@ -50,7 +51,8 @@ func TestSeriesAreBoundedAndExpire(t *testing.T) {
 	if got := testutil.ToFloat64(m.active); got != 0 {
 		t.Errorf("%v clients after they were idle", got)
 	}
-	for name, vec := range map[string]prometheus.Collector{"duration": m.duration, "lost": m.lost, "retries": m.retries, "untold": m.untold} {
+	for name, vec := range map[string]prometheus.Collector{"duration": m.duration, "lost": m.lost, "retries": m.retries,
+		"untold": m.untold} {
 		want := 0
 		if name == "duration" {
 			want = 2 // of those without series of their own: answered, and lost

@@ -16,11 +16,14 @@ func TestParseCgroup(t *testing.T) {
 	id := strings.Repeat("0123456789abcdef", 4)
 	const uid = "5e2a0000-0000-4000-8000-000000000001"
 	for _, c := range []struct{ name, path, pod, container string }{
-		{"systemd, containerd", "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod5e2a0000_0000_4000_8000_000000000001.slice/cri-containerd-" + id + ".scope", uid, id},
-		{"systemd, guaranteed", "/kubepods.slice/kubepods-pod5e2a0000_0000_4000_8000_000000000001.slice/crio-" + id + ".scope", uid, id},
+		{"systemd, containerd",
+			"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod5e2a0000_0000_4000_8000_000000000001.slice/cri-containerd-" + id + ".scope", uid, id},
+		{"systemd, guaranteed", "/kubepods.slice/kubepods-pod5e2a0000_0000_4000_8000_000000000001.slice/crio-" + id +
+			".scope", uid, id},
 		{"cgroupfs", "/kubepods/besteffort/pod" + uid + "/" + id, uid, id},
 		{"a cgroup of the container's own below", "/kubepods/pod" + uid + "/" + id + "/app", uid, id},
-		{"static pod", "/kubepods/burstable/pod0123456789abcdef0123456789abcdef/" + id, "0123456789abcdef0123456789abcdef", id},
+		{"static pod", "/kubepods/burstable/pod0123456789abcdef0123456789abcdef/" + id, "0123456789abcdef0123456789abcdef",
+			id},
 		{"nested in a node's container", "/docker/" + id + "/kubelet/kubepods/pod" + uid + "/" + id, uid, id},
 		{"the pod itself", "/kubepods/pod" + uid, uid, ""},
 		{"no pod", "/system.slice/sshd.service", "", ""},
@@ -45,7 +48,8 @@ func TestPathByID(t *testing.T) {
 		}
 		t.Skip("cgroup v2 is not mounted at " + root)
 	}
-	dir, err := os.MkdirTemp(root, "dnstrail-test-") //nolint:usetesting // a cgroup can be made in the cgroup hierarchy only
+	//nolint:usetesting // a cgroup can be made in the cgroup hierarchy only
+	dir, err := os.MkdirTemp(root, "dnstrail-test-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +76,8 @@ func TestPathByID(t *testing.T) {
 func TestWhoAsked(t *testing.T) {
 	const podUID, otherUID = "5e2a0000-0000-4000-8000-000000000001", "5e2a0000-0000-4000-8000-000000000002"
 	path := filepath.Join(t.TempDir(), "clients.yaml")
-	text := "clients:\n- {addresses: [10.0.0.1], namespace: shop, pod: cart}\n- {uid: " + podUID + ", namespace: shop, pod: static}\n"
+	text := "clients:\n- {addresses: [10.0.0.1], namespace: shop, pod: cart}\n- {uid: " + podUID +
+		", namespace: shop, pod: static}\n"
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -28,20 +28,25 @@ var update = flag.Bool("update", false, "write testdata anew")
 func rows() []*Row {
 	at := time.Date(2026, 11, 21, 12, 1, 7, 113e6, time.UTC)
 	cart := Client{
-		Address: "10.244.1.10:41000", Namespace: "shop", Pod: "cart-7f9c5d4b8-x2x7k", PodUID: "5e2a0000-0000-4000-8000-000000000001",
+		Address: "10.244.1.10:41000", Namespace: "shop", Pod: "cart-7f9c5d4b8-x2x7k",
+		PodUID:       "5e2a0000-0000-4000-8000-000000000001",
 		WorkloadKind: "Deployment", Workload: "cart", Node: "node-1", Process: "curl", PID: 4711,
 	}
 	return []*Row{
 		{
-			Schema: SchemaVersion, Time: at, Client: cart, Server: "10.96.0.10:53", Transport: "udp", ID: 1, Name: "api.example.com.", Type: "A",
+			Schema: SchemaVersion, Time: at, Client: cart, Server: "10.96.0.10:53", Transport: "udp", ID: 1,
+			Name: "api.example.com.", Type: "A",
 			Result: "NOERROR", Answers: []string{"192.0.2.1"}, AnsweredBy: "10.244.2.10:53", ResponseLen: 49,
-			Total: 12_400_000, ToServer: new(int64(110_000)), AtServer: new(int64(12_120_000)), Return: new(int64(170_000)), ServerSeen: true, Attempts: 1,
+			Total: 12_400_000, ToServer: new(int64(110_000)), AtServer: new(int64(12_120_000)), Return: new(
+				int64(170_000)), ServerSeen: true, Attempts: 1,
 			Verdict: Verdict{Where: "answered", Cause: "answered", Certainty: "certain"},
 			TraceID: "4bf92f3577b34da6a3ce929d0e0e4736", Group: "4bf92f3577b34da6a3ce929d0e0e4736",
-			Hops: []Hop{{Kind: "out", Attempt: 1, Device: "eth0", NetNS: 4026532201, Src: "10.244.1.10:41000", Dst: "10.96.0.10:53", Process: "curl", PID: 4711}},
+			Hops: []Hop{{Kind: "out", Attempt: 1, Device: "eth0", NetNS: 4026532201, Src: "10.244.1.10:41000",
+				Dst: "10.96.0.10:53", Process: "curl", PID: 4711}},
 		},
 		{
-			Schema: SchemaVersion, Time: at.Add(900 * time.Millisecond), Client: cart, Server: "10.96.0.10:53", Transport: "udp", ID: 2,
+			Schema: SchemaVersion, Time: at.Add(
+				900 * time.Millisecond), Client: cart, Server: "10.96.0.10:53", Transport: "udp", ID: 2,
 			Name: "db.shop.svc.cluster.local.", Type: "AAAA", Result: Lost, Total: 51_000, Attempts: 2,
 			Verdict: Verdict{
 				Where: "node", Cause: "policy-drop", Certainty: "certain", Drop: "NETFILTER_DROP",
@@ -51,17 +56,23 @@ func rows() []*Row {
 			TraceID: "91aa0000000000000000000000000001", Hops: []Hop{},
 		},
 		{
-			Schema: SchemaVersion, Time: at.Add(time.Second), Client: Client{Address: "[fd00:10:244:1::10]:41000", Process: "node\x1b[31m"}, Server: "[fd00:10:96::a]:53",
-			Transport: "tcp", ID: 3, Name: strings.Repeat("long-label.", 8), Type: "HTTPS", Result: "SERVFAIL", Total: 4_000_300_000,
+			Schema: SchemaVersion, Time: at.Add(time.Second), Client: Client{Address: "[fd00:10:244:1::10]:41000",
+				Process: "node\x1b[31m"}, Server: "[fd00:10:96::a]:53",
+			Transport: "tcp", ID: 3, Name: strings.Repeat(
+				"long-label.", 8), Type: "HTTPS", Result: "SERVFAIL", Total: 4_000_300_000,
 			ToServer: new(int64(150_000)), AtServer: new(int64(4_000_000_000)), Return: new(int64(150_000)), Attempts: 1,
-			Verdict: Verdict{Where: "upstream", Cause: "timeout", Certainty: "inferred", Text: "the server answered SERVFAIL: upstream 192.0.2.53:53 did not answer"},
+			Verdict: Verdict{Where: "upstream", Cause: "timeout", Certainty: "inferred",
+				Text: "the server answered SERVFAIL: upstream 192.0.2.53:53 did not answer"},
 			TraceID: "91aa0000000000000000000000000002", Truncated: true, Revision: 1, Hops: []Hop{},
 		},
 		{
-			Schema: SchemaVersion, Time: at.Add(2 * time.Second), Client: Client{Address: "192.168.100.11:5000", Node: "node-1"}, Server: "10.96.0.10:53",
-			Transport: "udp", ID: 4, Name: "www.example.org.cluster.local.", Type: "A", Result: "NXDOMAIN", Total: 900, ToServer: new(int64(400)), AtServer: new(int64(300)), Return: new(int64(200)),
+			Schema: SchemaVersion, Time: at.Add(2 * time.Second), Client: Client{Address: "192.168.100.11:5000",
+				Node: "node-1"}, Server: "10.96.0.10:53",
+			Transport: "udp", ID: 4, Name: "www.example.org.cluster.local.", Type: "A", Result: "NXDOMAIN", Total: 900,
+			ToServer: new(int64(400)), AtServer: new(int64(300)), Return: new(int64(200)),
 			ServerSeen: true, Attempts: 1, Verdict: Verdict{Where: "answered", Cause: "answered", Certainty: "certain"},
-			TraceID: "91aa0000000000000000000000000003", Serves: "", SearchStep: 2, Related: []Related{{"search", "91aa0000000000000000000000000009"}}, Hops: []Hop{},
+			TraceID: "91aa0000000000000000000000000003", Serves: "", SearchStep: 2, Related: []Related{{"search",
+				"91aa0000000000000000000000000009"}}, Hops: []Hop{},
 		},
 	}
 }
@@ -89,7 +100,9 @@ func TestText(t *testing.T) {
 	time.Local = time.UTC
 	t.Cleanup(func() { time.Local = local })
 	for name, w := range map[string]*Text{
-		"rows.txt": {}, "rows.wide.txt": {Wide: true, Width: 80}, "rows.80.txt": {Width: 80}, "rows.120.txt": {Width: 120}, "rows.160.txt": {Width: 160}, "rows.300.txt": {Width: 300},
+		"rows.txt": {}, "rows.wide.txt": {Wide: true,
+			Width: 80}, "rows.80.txt": {Width: 80}, "rows.120.txt": {Width: 120}, "rows.160.txt": {Width: 160},
+		"rows.300.txt":       {Width: 300},
 		"rows.colour.txt":    {Width: 100, Colour: true},
 		"rows.yesterday.txt": {Width: 100, Now: func() time.Time { return rows()[0].Time.Add(24 * time.Hour) }},
 		"rows.today.txt":     {Width: 100, Now: func() time.Time { return rows()[0].Time.Add(time.Hour) }},
@@ -105,7 +118,8 @@ func TestText(t *testing.T) {
 			t.Errorf("%s: an escape sequence of a process's name reaches the terminal", name)
 		}
 		for line := range strings.Lines(b.String()) {
-			if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); w.Width > 0 && w.Width < 170 && !w.Wide && !w.Colour && w.Now == nil && n > w.Width {
+			if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); w.Width > 0 && w.Width < 170 && !w.Wide &&
+				!w.Colour && w.Now == nil && n > w.Width {
 				t.Errorf("%s: %d cells wide: %s", name, n, line)
 			}
 		}
@@ -232,12 +246,14 @@ func TestRowsComeInOrderOfTime(t *testing.T) {
 // TestColumnsStand: whatever a process is called, what stands to its right is where it is in every row, in cells.
 func TestColumnsStand(t *testing.T) {
 	for _, process := range []string{
-		"dig", "東京東京東京", "a\u202eb", "\u200b\u200b\u200b\u200b", "z\u0301\u0302\u0303\u0304", "\u3164", "\x1b[8m", "\xff\xfe", "👩\u200d👩",
+		"dig", "東京東京東京", "a\u202eb", "\u200b\u200b\u200b\u200b", "z\u0301\u0302\u0303\u0304", "\u3164", "\x1b[8m", "\xff\xfe",
+		"👩\u200d👩",
 		"가\u1161", "e\u0301", "\u0301\u0301",
 	} {
 		row := &Row{
 			Schema: SchemaVersion, Time: time.Unix(0, 0).UTC(), Name: "a.example.",
-			Client: Client{Address: "10.0.0.1:1", Process: process}, Type: "A", Result: "NOERROR", TraceID: strings.Repeat("0", 32), Verdict: Verdict{Where: "answered"},
+			Client: Client{Address: "10.0.0.1:1", Process: process}, Type: "A", Result: "NOERROR", TraceID: strings.Repeat(
+				"0", 32), Verdict: Verdict{Where: "answered"},
 		}
 		for _, width := range []int{80, 100, 160, 300} {
 			var b strings.Builder

@@ -55,10 +55,12 @@ const (
 
 const (
 	// policy lets the page load what comes with it, and nothing else.
-	policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; frame-src 'self'; " +
+	policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; frame-src " +
+		"'self'; " +
 		"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 	// policyWalk lets the drawing of a lookup have its own style, and stand in the page.
-	policyWalk = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+	policyWalk = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; " +
+		"frame-ancestors 'self'"
 )
 
 // Traces gives the traces of lookups; a store does.
@@ -113,8 +115,9 @@ type query struct {
 func (q *query) lists() map[string]*[]string {
 	f := &q.filter
 	return map[string]*[]string{
-		"rcode": &f.Rcodes, "type": &f.Types, "name": &f.Names, "client": &f.Clients, "namespace": &f.Namespaces, "process": &f.Processes,
-		"where": &f.Wheres, "cause": &f.Causes,
+		"rcode": &f.Rcodes, "type": &f.Types, "name": &f.Names, "client": &f.Clients, "namespace": &f.Namespaces,
+		"process": &f.Processes,
+		"where":   &f.Wheres, "cause": &f.Causes,
 	}
 }
 
@@ -270,7 +273,8 @@ func walk(traces Traces) http.Handler {
 		}
 		// Where one socket asked several servers the same, the one that the row is of.
 		server := r.URL.Query().Get("server")
-		t = lookups[max(0, slices.IndexFunc(lookups, func(t *trace.Trace) bool { return t.Asked().Address.String() == server }))]
+		t = lookups[max(0, slices.IndexFunc(
+			lookups, func(t *trace.Trace) bool { return t.Asked().Address.String() == server }))]
 		var others []*trace.Trace
 		if t.Verdict().Lost() {
 			others = traces.Traces(trace.Filter{Since: t.Start().Add(-aroundWalk)})

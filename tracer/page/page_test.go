@@ -31,7 +31,8 @@ type source struct {
 	followed int
 }
 
-func (s *source) Lookups(ctx context.Context, f *output.Filter, _ int, follow bool, give func(*output.Row) error, idle func()) error {
+func (s *source) Lookups(ctx context.Context, f *output.Filter, _ int, follow bool, give func(*output.Row) error,
+	idle func()) error {
 	s.mu.Lock()
 	s.followed++
 	s.mu.Unlock()
@@ -74,9 +75,12 @@ func rows() []*output.Row {
 	var list []*output.Row
 	for i := range 90 {
 		r := &output.Row{
-			Schema: output.SchemaVersion, Time: time.Now().Add(-time.Duration(60-i/2) * time.Second), TraceID: fmt.Sprintf("%032x", i+1),
-			Client: output.Client{Namespace: "shop", Workload: "cart", Pod: "cart-1", Node: "node-1", Address: "10.0.0.1:1"}, Server: "10.96.0.10:53",
-			Name: "web.shop.", Type: "A", Result: "NOERROR", Total: int64(time.Millisecond), Verdict: output.Verdict{Where: "answered", Cause: "answered"},
+			Schema: output.SchemaVersion, Time: time.Now().Add(-time.Duration(60-i/2) * time.Second), TraceID: fmt.Sprintf(
+				"%032x", i+1),
+			Client: output.Client{Namespace: "shop", Workload: "cart", Pod: "cart-1", Node: "node-1",
+				Address: "10.0.0.1:1"}, Server: "10.96.0.10:53",
+			Name: "web.shop.", Type: "A", Result: "NOERROR", Total: int64(
+				time.Millisecond), Verdict: output.Verdict{Where: "answered", Cause: "answered"},
 			Instance: &output.Instance{Namespace: "kube-system", Pod: "coredns-1", Node: "node-2", Address: "10.0.2.2:53"},
 			Stages:   []output.Stage{{Stage: "node", Nanos: 20_000}, {Stage: "coredns", Nanos: 800_000}},
 		}
@@ -103,7 +107,8 @@ type answered struct {
 
 func serve(t *testing.T, s *source) (get func(path string) (answered, string)) {
 	t.Helper()
-	otherwise := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "otherwise", http.StatusTeapot) })
+	otherwise := http.HandlerFunc(
+		func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "otherwise", http.StatusTeapot) })
 	srv := httptest.NewServer(access.Local(nil, Handler(s, store.New(store.Limits{}), otherwise)))
 	t.Cleanup(srv.Close)
 	return func(path string) (answered, string) {
@@ -132,14 +137,17 @@ func TestView(t *testing.T) {
 		return v
 	}
 	v := view("?since=5m")
-	if v.Lookups != 90 || v.Lost != 30 || v.Failed != 30 || !v.Whole || math.Abs(v.Rate-90/300.) > 0.01 || v.P50 != 201*time.Millisecond || v.P99 != 5*time.Second {
-		t.Errorf("%d lookups, %d lost, %d failed, whole %t, %g a second, p50 %v, p99 %v", v.Lookups, v.Lost, v.Failed, v.Whole, v.Rate, v.P50, v.P99)
+	if v.Lookups != 90 || v.Lost != 30 || v.Failed != 30 || !v.Whole || math.Abs(v.Rate-90/300.) > 0.01 ||
+		v.P50 != 201*time.Millisecond || v.P99 != 5*time.Second {
+		t.Errorf("%d lookups, %d lost, %d failed, whole %t, %g a second, p50 %v, p99 %v", v.Lookups, v.Lost, v.Failed,
+			v.Whole, v.Rate, v.P50, v.P99)
 	}
 	of := map[string]StageView{}
 	for _, s := range v.Stages {
 		of[s.Stage] = s
 	}
-	if s := of["between-nodes"]; len(v.Stages) != 9 || s.Lost != 30 || !reflect.DeepEqual(s.Causes, []CauseCount{{"not-seen-further", 30}}) {
+	if s := of["between-nodes"]; len(v.Stages) != 9 || s.Lost != 30 ||
+		!reflect.DeepEqual(s.Causes, []CauseCount{{"not-seen-further", 30}}) {
 		t.Errorf("stages: %+v", v.Stages)
 	}
 	if s := of["upstream"]; s.Lookups != 20 || s.P50 != 200*time.Millisecond {
@@ -156,8 +164,10 @@ func TestView(t *testing.T) {
 		t.Errorf("%d rows, the first %+v", len(v.Rows), v.Rows[0])
 	}
 	for query, want := range map[string]int{
-		"lost=true": 30, "lost=false": 60, "client=shop/web": 30, "client=!shop/web": 60, "upstream=192.0.2.1": 20, "slow=100ms": 50, "where=between-*": 30,
-		"name=*.shop": 90, "name=none": 0, "instance=" + url.QueryEscape("kube-system/coredns-1"): 60, "since=1s": 0, "type=A,AAAA&rcode=NOERROR": 60,
+		"lost=true": 30, "lost=false": 60, "client=shop/web": 30, "client=!shop/web": 60, "upstream=192.0.2.1": 20,
+		"slow=100ms": 50, "where=between-*": 30,
+		"name=*.shop": 90, "name=none": 0, "instance=" +
+			url.QueryEscape("kube-system/coredns-1"): 60, "since=1s": 0, "type=A,AAAA&rcode=NOERROR": 60,
 	} {
 		if v := view("?" + query); v.Lookups != want {
 			t.Errorf("%s: %d lookups, want %d", query, v.Lookups, want)
@@ -196,7 +206,8 @@ func TestNothingFromElsewhere(t *testing.T) {
 	for _, path := range []string{"/", "/page/page.js", "/page/page.css", PathView} {
 		resp, body := get(path)
 		csp := resp.header.Get("Content-Security-Policy")
-		if resp.status != http.StatusOK || !strings.Contains(csp, "default-src 'none'") || !strings.Contains(csp, "frame-ancestors 'none'") || strings.Contains(csp, "unsafe") {
+		if resp.status != http.StatusOK || !strings.Contains(csp, "default-src 'none'") ||
+			!strings.Contains(csp, "frame-ancestors 'none'") || strings.Contains(csp, "unsafe") {
 			t.Errorf("%s: %d, %q", path, resp.status, csp)
 		}
 		for _, h := range []string{"X-Content-Type-Options", "Cross-Origin-Resource-Policy", "Cache-Control"} {
@@ -204,7 +215,8 @@ func TestNothingFromElsewhere(t *testing.T) {
 				t.Errorf("%s has no %s", path, h)
 			}
 		}
-		for _, no := range []string{"innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "style=\"", "onclick=\"", "<script>", "<style>"} {
+		for _, no := range []string{"innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "style=\"",
+			"onclick=\"", "<script>", "<style>"} {
 			if strings.Contains(body, no) {
 				t.Errorf("%s has %q", path, no)
 			}

@@ -163,7 +163,8 @@ type RowView struct {
 func (q *query) takes(r *output.Row) bool {
 	return !r.Own && !r.Connect && q.filter.Takes(r) &&
 		(q.instance == "" || tally.Instance.Key(r) == q.instance) &&
-		(q.upstream == "" || slices.ContainsFunc(r.Upstreams, func(u output.Upstream) bool { return tally.Host(u.Address) == q.upstream }))
+		(q.upstream == "" || slices.ContainsFunc(
+			r.Upstreams, func(u output.Upstream) bool { return tally.Host(u.Address) == q.upstream }))
 }
 
 // make makes a view of what is kept.
@@ -218,7 +219,8 @@ func (v *View) fill(rows []*output.Row, long time.Duration) {
 		list := tally.Lines(rows, by, tally.Rate, v.From, long)
 		return list[:min(len(list), maxLines)]
 	}
-	v.Clients, v.Names, v.Upstreams, v.Instances = lines(tally.Client), lines(tally.Name), lines(tally.Upstream), lines(tally.Instance)
+	v.Clients, v.Names, v.Upstreams, v.Instances = lines(tally.Client), lines(tally.Name), lines(tally.Upstream),
+		lines(tally.Instance)
 	v.nodes(rows)
 	v.Rows = []RowView{}
 	for _, r := range slices.Backward(rows) {
@@ -226,7 +228,8 @@ func (v *View) fill(rows []*output.Row, long time.Duration) {
 			break
 		}
 		v.Rows = append(v.Rows, RowView{
-			r.Time, r.Client.Name(), r.Name, r.Type, r.Result, time.Duration(r.Total), r.Verdict.Where, r.Verdict.Cause, r.Verdict.Text, r.TraceID, r.Server,
+			r.Time, r.Client.Name(), r.Name, r.Type, r.Result, time.Duration(
+				r.Total), r.Verdict.Where, r.Verdict.Cause, r.Verdict.Text, r.TraceID, r.Server,
 		})
 	}
 }
@@ -297,7 +300,10 @@ func (v *View) nodes(rows []*output.Row) {
 	for _, p := range pairs {
 		v.Nodes = append(v.Nodes, *p)
 	}
-	slices.SortFunc(v.Nodes, func(a, b NodePair) int { return cmp.Or(strings.Compare(a.From, b.From), strings.Compare(a.To, b.To)) })
+	slices.SortFunc(v.Nodes, func(a, b NodePair) int {
+		return cmp.Or(strings.Compare(a.From, b.From),
+			strings.Compare(a.To, b.To))
+	})
 	v.Nodes = v.Nodes[:min(len(v.Nodes), maxPairs)]
 }
 

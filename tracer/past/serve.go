@@ -20,7 +20,8 @@ func (p *Past) Handler(stats func() pipeline.Stats) http.Handler {
 }
 
 // Lookups implements [rowapi.Source].
-func (p *Past) Lookups(ctx context.Context, f *output.Filter, n int, follow bool, give func(*output.Row) error, idle func()) error {
+func (p *Past) Lookups(ctx context.Context, f *output.Filter, n int, follow bool, give func(*output.Row) error,
+	idle func()) error {
 	var s *Subscription
 	if follow {
 		s = p.Subscribe(f) // before the past is read, so that nothing falls between

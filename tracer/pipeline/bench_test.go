@@ -25,16 +25,20 @@ func recordedLookup(b *testing.B) []record {
 	b.Helper()
 	q := new(dns.Msg).SetQuestion("kubernetes.default.svc.cluster.local.", dns.TypeA)
 	a := new(dns.Msg).SetReply(q)
-	a.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: 1}, A: []byte{10, 96, 0, 1}}}
+	a.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: 1},
+		A: []byte{10, 96, 0, 1}}}
 	a.Compress = true
 	var records []record
 	add := func(hook bpf.Hook, netns, ifindex uint32, answer bool) {
 		m := q
-		r := record{event: bpf.Event{Hook: hook, NetNS: netns, IfIndex: ifindex, Version: 4, Proto: 17, Dev: [16]byte{'e', 't', 'h', '0'}, SKB: 1}}
-		r.event.Addr = bpf.Tuple{SrcAddr: [16]byte{10, 24, 2, 10}, DstAddr: [16]byte{10, 96, 0, 10}, SrcPort: 40000, DstPort: 53}
+		r := record{event: bpf.Event{Hook: hook, NetNS: netns, IfIndex: ifindex, Version: 4, Proto: 17,
+			Dev: [16]byte{'e', 't', 'h', '0'}, SKB: 1}}
+		r.event.Addr = bpf.Tuple{SrcAddr: [16]byte{10, 24, 2, 10}, DstAddr: [16]byte{10, 96, 0, 10}, SrcPort: 40000,
+			DstPort: 53}
 		if answer {
 			m = a
-			r.event.Addr = bpf.Tuple{SrcAddr: [16]byte{10, 96, 0, 10}, DstAddr: [16]byte{10, 24, 2, 10}, SrcPort: 53, DstPort: 40000}
+			r.event.Addr = bpf.Tuple{SrcAddr: [16]byte{10, 96, 0, 10}, DstAddr: [16]byte{10, 24, 2, 10}, SrcPort: 53,
+				DstPort: 40000}
 			r.event.SKB = 2
 		}
 		if hook == bpf.HookXmit && (ifindex == 2) {

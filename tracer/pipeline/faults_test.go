@@ -110,7 +110,8 @@ func (r *rig) serve(t *testing.T) {
 			time.Sleep(1200 * time.Millisecond)
 		}
 		m := new(dns.Msg).SetReply(q)
-		m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 5}, A: net.IPv4(192, 0, 2, 1)})
+		m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 5},
+			A: net.IPv4(192, 0, 2, 1)})
 		if _, udp := w.RemoteAddr().(*net.UDPAddr); udp && name[:5] == "trunc" {
 			m.Truncated, m.Answer = true, nil
 		}
@@ -137,7 +138,8 @@ func (r *rig) trace(t *testing.T, netns []uint32) {
 			l := x.Lookup
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			s := seen{verdict: *x.Verdict, ending: l.Ending, attempts: l.Attempts, hops: len(l.Hops), at: time.Now(), client: l.ClientNetNS, snat: l.Client != l.Translated, final: l.Final}
+			s := seen{verdict: *x.Verdict, ending: l.Ending, attempts: l.Attempts, hops: len(l.Hops), at: time.Now(),
+				client: l.ClientNetNS, snat: l.Client != l.Translated, final: l.Final}
 			s.related = append(s.related, l.Related...)
 			s.key = l.Translated.String()
 			if l.Process != nil {
@@ -236,11 +238,23 @@ func TestFaultsAreJudged(t *testing.T) {
 		within time.Duration // of the drop; 0: at giving up
 		v4     bool          // IPv4 only
 	}{
-		{name: "forward drop on the client's node", fault: drop(node1.Namespace, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}), want: verdict.Node, cause: verdict.CausePolicyDrop, within: time.Second},
-		{name: "forward drop on the server's node", fault: drop(node2.Namespace, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}), want: verdict.Node, cause: verdict.CausePolicyDrop, within: time.Second},
-		{name: "local output drop", fault: drop(r.client.Namespace, lab.DropRule{Hook: lab.Output, Proto: udp, DstPort: 53}), want: verdict.Client, cause: verdict.CausePolicyDrop, within: time.Second},
-		{name: "input drop in the server's pod", fault: drop(r.server.Namespace, lab.DropRule{Hook: lab.Input, Proto: udp, DstPort: 53}), want: verdict.CoreDNSSocket, cause: verdict.CausePolicyDrop, within: time.Second},
-		{name: "switch between the nodes, unwatched", fault: drop(l.Underlay, lab.DropRule{Hook: lab.Switched, Proto: udp, DstPort: 53}), want: verdict.BetweenNodes, cause: verdict.CauseNoReply},
+		{name: "forward drop on the client's node",
+			fault: drop(node1.Namespace,
+				lab.DropRule{Hook: lab.Forward, Proto: udp,
+					DstPort: 53}), want: verdict.Node, cause: verdict.CausePolicyDrop, within: time.Second},
+		{name: "forward drop on the server's node",
+			fault: drop(node2.Namespace,
+				lab.DropRule{Hook: lab.Forward, Proto: udp,
+					DstPort: 53}), want: verdict.Node, cause: verdict.CausePolicyDrop, within: time.Second},
+		{name: "local output drop", fault: drop(r.client.Namespace, lab.DropRule{Hook: lab.Output, Proto: udp, DstPort: 53}),
+			want: verdict.Client, cause: verdict.CausePolicyDrop, within: time.Second},
+		{name: "input drop in the server's pod",
+			fault: drop(r.server.Namespace,
+				lab.DropRule{Hook: lab.Input, Proto: udp,
+					DstPort: 53}), want: verdict.CoreDNSSocket, cause: verdict.CausePolicyDrop, within: time.Second},
+		{name: "switch between the nodes, unwatched",
+			fault: drop(l.Underlay, lab.DropRule{Hook: lab.Switched, Proto: udp,
+				DstPort: 53}), want: verdict.BetweenNodes, cause: verdict.CauseNoReply},
 		{name: "service without endpoints", fault: func() (lab.Undo, error) {
 			return func() error { return l.Service.SetEndpoints(r.server) }, l.Service.SetEndpoints()
 		}, want: verdict.Service, cause: verdict.CauseNoEndpoints, within: time.Second},
@@ -255,14 +269,23 @@ func TestFaultsAreJudged(t *testing.T) {
 			also, err := node1.WithoutRoute(netip.MustParsePrefix("10.244.2.0/24"))
 			return func() error { return errors.Join(also(), undo()) }, err
 		}, v4: true, want: verdict.Node, cause: verdict.CauseNoRoute, within: time.Second},
-		{name: "conntrack table full", fault: node1.FillConntrack, want: verdict.Service, cause: verdict.CauseConntrack, within: time.Second},
-		{name: "large answer dropped", query: "large", fault: drop(node1.Namespace, lab.DropRule{Hook: lab.Forward, Proto: udp, SrcPort: 53, MinLength: 900}), want: verdict.ReturnPath, cause: verdict.CausePolicyDrop, within: time.Second},
+		{name: "conntrack table full", fault: node1.FillConntrack, want: verdict.Service, cause: verdict.CauseConntrack,
+			within: time.Second},
+		{name: "large answer dropped", query: "large",
+			fault: drop(node1.Namespace, lab.DropRule{Hook: lab.Forward, Proto: udp, SrcPort: 53,
+				MinLength: 900}), want: verdict.ReturnPath, cause: verdict.CausePolicyDrop, within: time.Second},
 		{name: "stale endpoint", fault: func() (lab.Undo, error) {
 			return func() error { return l.Service.SetEndpoints(r.server) }, l.Service.SetEndpointAddrs(stale)
 		}, want: verdict.Service, cause: verdict.CauseDeadEndpoint},
 		{name: "server reads and does not answer", query: "silent", want: verdict.CoreDNS, cause: verdict.CauseNoAnswer},
-		{name: "answer dropped on the server's node", fault: drop(node2.Namespace, lab.DropRule{Hook: lab.Forward, Proto: udp, SrcPort: 53}), want: verdict.ReturnPath, cause: verdict.CausePolicyDrop, within: time.Second},
-		{name: "answer dropped on the client's node", fault: drop(node1.Namespace, lab.DropRule{Hook: lab.Forward, Proto: udp, SrcPort: 53}), want: verdict.ReturnPath, cause: verdict.CausePolicyDrop, within: time.Second},
+		{name: "answer dropped on the server's node",
+			fault: drop(node2.Namespace,
+				lab.DropRule{Hook: lab.Forward, Proto: udp,
+					SrcPort: 53}), want: verdict.ReturnPath, cause: verdict.CausePolicyDrop, within: time.Second},
+		{name: "answer dropped on the client's node",
+			fault: drop(node1.Namespace,
+				lab.DropRule{Hook: lab.Forward, Proto: udp,
+					SrcPort: 53}), want: verdict.ReturnPath, cause: verdict.CausePolicyDrop, within: time.Second},
 		{name: "answer later than the client waits", query: "slow", want: verdict.Client, cause: verdict.CauseTooLate},
 	} {
 		for _, family := range []string{"ipv4", "ipv6"} {
@@ -300,7 +323,8 @@ func TestFaultsAreJudged(t *testing.T) {
 					got = r.wait(t, id, 2) // the neighbor is given up after three seconds, later than the lookup
 				}
 				if got.verdict.Where != c.want || got.verdict.Cause != c.cause {
-					t.Errorf("%s/%s, want %s/%s: %s %q", got.verdict.Where, got.verdict.Cause, c.want, c.cause, got.verdict.Text, got.verdict.Evidence)
+					t.Errorf("%s/%s, want %s/%s: %s %q", got.verdict.Where, got.verdict.Cause, c.want, c.cause, got.verdict.Text,
+						got.verdict.Evidence)
 				}
 				if d := got.at.Sub(asked); c.within > 0 && d > c.within {
 					t.Errorf("judged after %s, want %s", d, c.within)
@@ -333,7 +357,8 @@ func TestTCPBlockedAfterTruncation(t *testing.T) {
 		t.Fatal("TCP was answered")
 	}
 	got := r.wait(t, name, 2)
-	if got.verdict.Where != verdict.Node || got.verdict.Cause != verdict.CausePolicyDrop || len(got.related) != 1 || got.related[0].Kind != lookup.Truncated {
+	if got.verdict.Where != verdict.Node || got.verdict.Cause != verdict.CausePolicyDrop || len(got.related) != 1 ||
+		got.related[0].Kind != lookup.Truncated {
 		t.Errorf("%s/%s, related %v: %s", got.verdict.Where, got.verdict.Cause, got.related, got.verdict.Text)
 	}
 }

@@ -53,7 +53,8 @@ func TestAPodsFilesLeadNowhereElse(t *testing.T) {
 			do(f.Truncate(10 << 30))
 			return f.Close()
 		}, ""},
-		{"64 KiB", func(path string) error { return os.WriteFile(path, make([]byte, maxFile), 0o600) }, strings.Repeat("\x00", maxFile)},
+		{"64 KiB", func(path string) error { return os.WriteFile(path, make([]byte, maxFile), 0o600) },
+			strings.Repeat("\x00", maxFile)},
 		{"nothing", func(string) error { return nil }, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -40,10 +40,12 @@ func fakeProc(t *testing.T) string {
 	}
 	write(10, "comm", "pause\n")
 	for _, pid := range []int{10, 11} {
-		write(pid, "cgroup", "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod"+strings.ReplaceAll(uid, "-", "_")+
+		write(pid, "cgroup", "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod"+
+			strings.ReplaceAll(uid, "-", "_")+
 			".slice/cri-containerd-"+strings.Repeat("ab", 32)+".scope\n")
 		write(pid, "root/etc/hostname", "cart-1\n")
-		write(pid, "net/fib_trie", "Main:\n  +-- 10.244.1.0/24 2 0 2\n     |-- 10.244.1.0\n        /24 link UNICAST\n     |-- 10.244.1.10\n        /32 host LOCAL\n")
+		write(pid, "net/fib_trie", "Main:\n  +-- 10.244.1.0/24 2 0 2\n     |-- 10.244.1.0\n        /24 link UNICAST\n    "+
+			" |-- 10.244.1.10\n        /32 host LOCAL\n")
 		write(pid, "net/if_inet6", "fd000010024400010000000000000010 02 40 00 80     eth0\n")
 	}
 	for i, pid := range []int{20, 30} { // two pods with one host name

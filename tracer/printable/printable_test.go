@@ -68,7 +68,8 @@ func TestCut(t *testing.T) {
 // FuzzText: what comes out is seen as itself, stays what it is when it is cleaned again, fits where it was cut to, and
 // is the same value where it was escaped in JSON.
 func FuzzText(f *testing.F) {
-	for _, s := range []string{"dig", "a\x1b[2J", "moc.\u202eelgoog", "東京", "z\u0301\u0302\u0303", "bad\xff", "👩\u200d👩", "\u2028"} {
+	for _, s := range []string{"dig", "a\x1b[2J", "moc.\u202eelgoog", "東京", "z\u0301\u0302\u0303", "bad\xff", "👩\u200d👩",
+		"\u2028"} {
 		f.Add(s, 7)
 	}
 	f.Fuzz(func(t *testing.T, s string, width int) {
@@ -77,7 +78,10 @@ func FuzzText(f *testing.F) {
 		if !utf8.ValidString(out) {
 			t.Fatalf("%q: not UTF-8", out)
 		}
-		if i := strings.IndexFunc(out, func(r rune) bool { return !shown(r) || unicode.Is(unicode.Bidi_Control, r) }); i >= 0 {
+		if i := strings.IndexFunc(out, func(r rune) bool {
+			return !shown(r) ||
+				unicode.Is(unicode.Bidi_Control, r)
+		}); i >= 0 {
 			t.Errorf("%+q is not seen", out[i:])
 		}
 		if again := Text(out); again != out {

@@ -69,7 +69,8 @@ func (d *drawing) folded(rows []row) []row {
 	var out []row
 	for i := 0; i < len(rows); {
 		end := i
-		for end < len(rows) && d.uneventful(rows[end].node) && rows[end].node.Span.IsAnswer() == rows[i].node.Span.IsAnswer() {
+		for end < len(rows) && d.uneventful(rows[end].node) &&
+			rows[end].node.Span.IsAnswer() == rows[i].node.Span.IsAnswer() {
 			end++
 		}
 		fold := end

@@ -27,7 +27,8 @@ func TestGrowth(t *testing.T) {
 	make1 := func(i int) *trace.Span {
 		return &trace.Span{
 			TraceID: id, SpanID: spanID(i), Parent: id.ClientSpanID(), Kind: trace.KindInternal, Name: "x",
-			Start: at.Add(time.Duration(i) * time.Microsecond), End: at.Add(time.Duration(i+1) * time.Microsecond), Resource: resource, Scope: tracer,
+			Start: at.Add(time.Duration(i) * time.Microsecond), End: at.Add(
+				time.Duration(i+1) * time.Microsecond), Resource: resource, Scope: tracer,
 		}
 	}
 	segment := func(i int, stage verdict.Where) *trace.Span {
@@ -36,7 +37,8 @@ func TestGrowth(t *testing.T) {
 		return s
 	}
 	address := func(s *trace.Span, address, port string) {
-		s.Attributes = append(s.Attributes, trace.Attribute{Key: address, Value: "10.0.0.1"}, trace.Attribute{Key: port, Value: int64(53)})
+		s.Attributes = append(s.Attributes, trace.Attribute{Key: address, Value: "10.0.0.1"},
+			trace.Attribute{Key: port, Value: int64(53)})
 	}
 	for name, span := range map[string]func(i, n int) *trace.Span{
 		"chained": func(i, _ int) *trace.Span {

@@ -24,7 +24,8 @@ var pageTemplate = template.Must(template.New("page").Parse(pageHTML))
 
 // class is what a style is called in the page's style sheet.
 var class = map[style]string{
-	plain: "plain", strong: "strong", faint: "faint", good: "good", warning: "warning", bad: "bad", network: "network", server: "server", remote: "remote",
+	plain: "plain", strong: "strong", faint: "faint", good: "good", warning: "warning", bad: "bad", network: "network",
+	server: "server", remote: "remote",
 }
 
 var fillClass = map[fill]string{solid: "solid", hollow: "hollow", inVain: "vain"}

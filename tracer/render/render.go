@@ -215,7 +215,8 @@ func (d *drawing) header() {
 	name := printable.Text(cmp.Or(d.t.Name(), "?"))
 	room := d.Width - len(word) - 2 - 1 - printable.Width(printable.Text(d.t.Type())) - printable.Width(took)
 	short := printable.Cut(name, max(10, room), d.g.ellipsis)
-	d.put(d.line().add(s, word).add(plain, "  ").add(strong, short).add(plain, " ").add(strong, d.t.Type()).add(plain, took))
+	d.put(d.line().add(s, word).add(plain, "  ").add(strong, short).add(plain, " ").add(strong, d.t.Type()).add(
+		plain, took))
 	if short != name {
 		d.paragraph(field{"name", plain, name})
 	}
@@ -402,7 +403,8 @@ func (d *drawing) mostly() string {
 	if most == nil || total <= 0 || own < total/2 || most.Span == d.t.Client() {
 		return ""
 	}
-	return fmt.Sprintf("%s, %s of %s (%.0f %%)", strings.Join(strings.Fields(d.label(most).text()), " "), Duration(own), Duration(total), 100*float64(own)/float64(total))
+	return fmt.Sprintf("%s, %s of %s (%.0f %%)", strings.Join(strings.Fields(d.label(most).text()), " "), Duration(own),
+		Duration(total), 100*float64(own)/float64(total))
 }
 
 // maxContradicted is how many senders that contradict are told of.
@@ -412,10 +414,12 @@ func (d *drawing) notes() []string {
 	var notes []string
 	if c := d.t.Client(); c != nil {
 		if lost := c.Int(semconv.HopsLost); lost > 0 {
-			notes = append(notes, fmt.Sprintf("%d kernel events were lost while this lookup was in flight: hops may be missing", lost))
+			notes = append(notes, fmt.Sprintf("%d kernel events were lost while this lookup was in flight: hops may be missing",
+				lost))
 		}
 		if d.t.Server() == nil && !d.verdict.Lost() {
-			notes = append(notes, "CoreDNS sent no span: it has no dnstrail plugin, did not keep this lookup, or its spans are still on their way")
+			notes = append(notes, "CoreDNS sent no span: it has no dnstrail plugin, did not keep this lookup, or its spans "+
+				"are still on their way")
 		}
 	}
 	for i, s := range d.t.Contradicted() {
@@ -424,7 +428,8 @@ func (d *drawing) notes() []string {
 			break
 		}
 		notes = append(notes, fmt.Sprintf("said by %s, and not heeded, since %s spoke for this client first: %s",
-			s.Sender(), d.t.Client().Sender(), cmp.Or(s.Attributes.String(semconv.VerdictText), s.Attributes.String(semconv.VerdictWhere))))
+			s.Sender(), d.t.Client().Sender(), cmp.Or(s.Attributes.String(semconv.VerdictText),
+				s.Attributes.String(semconv.VerdictWhere))))
 	}
 	missing := 0
 	for _, s := range d.t.Missing() {
@@ -436,7 +441,8 @@ func (d *drawing) notes() []string {
 		notes = append(notes, fmt.Sprintf("the parents of %d spans have not come", missing))
 	}
 	if d.t.Copy() {
-		notes = append(notes, "a copy: the lookup lies at the boundary of two epochs of the trace link and was sent under both trace IDs")
+		notes = append(notes, "a copy: the lookup lies at the boundary of two epochs of the trace link and was sent "+
+			"under both trace IDs")
 	}
 	return notes
 }

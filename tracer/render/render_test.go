@@ -35,7 +35,8 @@ func TestGolden(t *testing.T) {
 		t.Fatalf("no traces: %v", err)
 	}
 	for _, input := range inputs {
-		for suffix, o := range map[string]Options{".txt": {}, ".72.txt": {Width: 72, ASCII: true}, ".colour.txt": {Colour: true}, ".explain.txt": {}, ".hops.txt": {Hops: true}} {
+		for suffix, o := range map[string]Options{".txt": {}, ".72.txt": {Width: 72, ASCII: true},
+			".colour.txt": {Colour: true}, ".explain.txt": {}, ".hops.txt": {Hops: true}} {
 			golden := strings.TrimSuffix(input, ".json") + suffix
 			t.Run(filepath.Base(golden), func(t *testing.T) {
 				var out strings.Builder
@@ -60,7 +61,8 @@ func TestGolden(t *testing.T) {
 				}
 				if !o.Colour {
 					for l := range strings.Lines(out.String()) {
-						if w := runewidth.StringWidth(strings.TrimSuffix(l, "\n")); w > max(o.Width, 72) && (o.Width != 0 || w > DefaultWidth) {
+						if w := runewidth.StringWidth(strings.TrimSuffix(l, "\n")); w > max(o.Width, 72) &&
+							(o.Width != 0 || w > DefaultWidth) {
 							t.Errorf("%d cells wide: %s", w, l)
 						}
 						if strings.ContainsAny(strings.TrimSuffix(l, "\n"), "\x1b\x07\r\x00") {

@@ -19,19 +19,31 @@ func TestStages(t *testing.T) {
 		seen        []string // stages of the segments; with a ! of a drop, with an @ of another node
 		want        string
 	}{
-		{"dropped as it was sent", "client", "", nil, "✗client ·pod-link ·service ·node ·between-nodes ·coredns-socket ·coredns ·return-path"},
-		{"dropped by the client's node", "node", translated, []string{"pod-link", "service", "node!"}, "✓client ✓pod-link ✓service ✗node ·between-nodes ·coredns-socket ·coredns ·return-path"},
-		{"dropped by CoreDNS's node", "node", translated, []string{"pod-link", "service", "node", "between-nodes", "node!"}, "✓client ✓pod-link ✓service ✓node ✓between-nodes ✗node ·coredns-socket ·coredns ·return-path"},
-		{"dropped by CoreDNS's node, as its agent says", "node", translated, []string{"pod-link", "service", "node", "@node!"}, "✓client ✓pod-link ✓service ✓node ✓between-nodes ✗node ·coredns-socket ·coredns ·return-path"},
-		{"not translated, and sent on", "service", "", []string{"pod-link", "node", "between-nodes"}, "✓client ✓pod-link ✗service ·node ·between-nodes ·coredns-socket ·coredns ·return-path"},
-		{"a firewall between", "between-nodes", translated, []string{"pod-link", "service", "node"}, "✓client ✓pod-link ✓service ✓node ✗between-nodes ·coredns-socket ·coredns ·return-path"},
-		{"an answer too late", "client", translated, []string{"pod-link", "service", "node", "between-nodes", "coredns-socket", "coredns", "return-path", "client"},
+		{"dropped as it was sent", "client", "", nil, "✗client ·pod-link ·service ·node ·between-nodes ·coredns-socket " +
+			"·coredns ·return-path"},
+		{"dropped by the client's node", "node", translated, []string{"pod-link", "service", "node!"},
+			"✓client ✓pod-link ✓service ✗node ·between-nodes ·coredns-socket ·coredns ·return-path"},
+		{"dropped by CoreDNS's node", "node", translated, []string{"pod-link", "service", "node", "between-nodes", "node!"},
+			"✓client ✓pod-link ✓service ✓node ✓between-nodes ✗node ·coredns-socket ·coredns ·return-path"},
+		{"dropped by CoreDNS's node, as its agent says", "node", translated,
+			[]string{"pod-link", "service", "node", "@node!"}, "✓client ✓pod-link ✓service ✓node ✓between-nodes ✗node " +
+				"·coredns-socket ·coredns ·return-path"},
+		{"not translated, and sent on", "service", "", []string{"pod-link", "node", "between-nodes"},
+			"✓client ✓pod-link ✗service ·node ·between-nodes ·coredns-socket ·coredns ·return-path"},
+		{"a firewall between", "between-nodes", translated, []string{"pod-link", "service", "node"},
+			"✓client ✓pod-link ✓service ✓node ✗between-nodes ·coredns-socket ·coredns ·return-path"},
+		{"an answer too late", "client", translated, []string{"pod-link", "service", "node", "between-nodes",
+			"coredns-socket", "coredns", "return-path", "client"},
 			"✓client ✓pod-link ✓service ✓node ✓between-nodes ✓coredns-socket ✓coredns ✓return-path ✗client"},
-		{"upstream silent", "upstream", translated, []string{"pod-link", "service", "node", "between-nodes", "coredns-socket", "upstream"},
+		{"upstream silent", "upstream", translated, []string{"pod-link", "service", "node", "between-nodes", "coredns-socket",
+			"upstream"},
 			"✓client ✓pod-link ✓service ✓node ✓between-nodes ✓coredns-socket ✓coredns ✗upstream ·return-path"},
-		{"a process of the node's own", "between-nodes", translated, []string{"node"}, "✓client ✓service ✓node ✗between-nodes ·coredns-socket ·coredns ·return-path"},
-		{"a process of the node's own that asks CoreDNS's own address", "between-nodes", "", nil, "✓client ✓node ✗between-nodes ·coredns-socket ·coredns ·return-path"},
-		{"the server's own address asked", "coredns-socket", "", []string{"pod-link", "node", "between-nodes", "coredns-socket!"}, "✓client ✓pod-link ✓node ✓between-nodes ✗coredns-socket ·coredns ·return-path"},
+		{"a process of the node's own", "between-nodes", translated, []string{"node"},
+			"✓client ✓service ✓node ✗between-nodes ·coredns-socket ·coredns ·return-path"},
+		{"a process of the node's own that asks CoreDNS's own address", "between-nodes", "", nil,
+			"✓client ✓node ✗between-nodes ·coredns-socket ·coredns ·return-path"},
+		{"the server's own address asked", "coredns-socket", "", []string{"pod-link", "node", "between-nodes",
+			"coredns-socket!"}, "✓client ✓pod-link ✓node ✓between-nodes ✗coredns-socket ·coredns ·return-path"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			id := link.TraceID{15: 1}
@@ -42,11 +54,14 @@ func TestStages(t *testing.T) {
 			}
 			own := resource("node-1")
 			spans := []*trace.Span{{
-				TraceID: id, SpanID: id.ClientSpanID(), Kind: trace.KindClient, Start: at, End: at.Add(time.Second), Scope: scope, Resource: own,
-				Attributes: trace.Attributes{{Key: semconv.VerdictWhere, Value: tc.where}, {Key: semconv.VerdictCertainty, Value: trace.Certain}, {Key: semconv.TranslatedAddress, Value: tc.reply}},
+				TraceID: id, SpanID: id.ClientSpanID(), Kind: trace.KindClient, Start: at, End: at.Add(
+					time.Second), Scope: scope, Resource: own,
+				Attributes: trace.Attributes{{Key: semconv.VerdictWhere, Value: tc.where},
+					{Key: semconv.VerdictCertainty, Value: trace.Certain}, {Key: semconv.TranslatedAddress, Value: tc.reply}},
 			}}
 			for i, stage := range tc.seen {
-				s := &trace.Span{TraceID: id, SpanID: link.SpanID{7: byte(i + 1)}, Parent: id.ClientSpanID(), Kind: trace.KindInternal, Start: at, End: at, Scope: scope, Resource: own}
+				s := &trace.Span{TraceID: id, SpanID: link.SpanID{7: byte(i + 1)}, Parent: id.ClientSpanID(),
+					Kind: trace.KindInternal, Start: at, End: at, Scope: scope, Resource: own}
 				if rest, ok := strings.CutPrefix(stage, "@"); ok {
 					stage, s.Resource = rest, resource("node-2")
 				}

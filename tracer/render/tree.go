@@ -107,7 +107,8 @@ func (d *drawing) label(n *trace.Node) label {
 // elsewhere tells whether an agent on another node than the client's made the span.
 func (d *drawing) elsewhere(s *trace.Span) bool {
 	c := d.t.Client()
-	return c != nil && s.From(semconv.ScopeTracer) && !s.SameSender(c) && s.String(semconv.K8SNodeName) != c.String(semconv.K8SNodeName)
+	return c != nil && s.From(semconv.ScopeTracer) && !s.SameSender(c) && s.String(semconv.K8SNodeName) != c.String(
+		semconv.K8SNodeName)
 }
 
 // device gives the device of a place. The way tells the rest; the whole stands in the span.
@@ -196,7 +197,8 @@ func (d *drawing) tree() {
 			d.put(l)
 			continue
 		}
-		l.add(plain, fmt.Sprintf(" %*s ", timeWidth, Duration(max(0, f.to.Sub(f.from))))).add(f.style, d.bar(f.from, f.to, barWidth, scale, f.how))
+		l.add(plain, fmt.Sprintf(" %*s ", timeWidth, Duration(max(0, f.to.Sub(f.from))))).add(
+			f.style, d.bar(f.from, f.to, barWidth, scale, f.how))
 		d.put(l)
 	}
 }
@@ -235,7 +237,8 @@ func (s scale) share(t time.Time) float64 {
 func (d *drawing) scale() scale {
 	first, last := d.t.Spans[0].Start, d.t.Spans[0].End
 	for _, s := range d.t.Spans {
-		if s.Attributes.String(semconv.Segment) == string(verdict.Upstream) && s.Attributes.String(semconv.ResponseCode) == "" {
+		if s.Attributes.String(semconv.Segment) == string(verdict.Upstream) &&
+			s.Attributes.String(semconv.ResponseCode) == "" {
 			continue // it ends when the tracer gave up, which nobody waited for
 		}
 		if s.Start.Before(first) {
@@ -298,7 +301,8 @@ func (d *drawing) node(lines []flat, n *trace.Node, before, mark string, depth i
 			lines = d.node(lines, r.node, before, m, depth+1)
 			continue
 		}
-		lines = append(lines, flat{before, m, depth + 1, r.label, r.from, r.to, r.style, r.how, nil, r.how == inVain && !r.to.After(r.from)})
+		lines = append(lines, flat{before, m, depth + 1, r.label, r.from, r.to, r.style, r.how, nil, r.how == inVain &&
+			!r.to.After(r.from)})
 	}
 	return lines
 }

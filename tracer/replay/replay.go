@@ -121,7 +121,8 @@ func spansOf(r *output.Row, beside bool) ([]*trace.Span, error) {
 		top.Parent, top.SpanID = id.ClientSpanID(), spanIDs.next()
 		top.Name, top.Kind = "upstream on the network", trace.KindInternal
 		top.Attributes = append(top.Attributes,
-			trace.Attribute{Key: semconv.Inferred, Value: true}, trace.Attribute{Key: semconv.Segment, Value: string(verdict.Upstream)})
+			trace.Attribute{Key: semconv.Inferred, Value: true}, trace.Attribute{Key: semconv.Segment,
+				Value: string(verdict.Upstream)})
 		if own, err := trace.ParseID(r.OwnTraceID); err == nil {
 			top.Links = []trace.Link{{
 				TraceID: own, SpanID: own.ClientSpanID(),
@@ -244,7 +245,8 @@ func hopOf(in *output.Hop, start int64) (hop.Hop, error) {
 }
 
 var workloads = map[string]string{
-	"Deployment": semconv.K8SDeploymentName, "StatefulSet": semconv.K8SStatefulSetName, "DaemonSet": semconv.K8SDaemonSetName,
+	"Deployment": semconv.K8SDeploymentName, "StatefulSet": semconv.K8SStatefulSetName,
+	"DaemonSet":  semconv.K8SDaemonSetName,
 	"ReplicaSet": semconv.K8SReplicaSetName, "Job": semconv.K8SJobName, "CronJob": semconv.K8SCronJobName,
 }
 

@@ -55,13 +55,15 @@ func TestTracesSayWhatTheRowsSay(t *testing.T) {
 		}
 		n++
 		v := tr.Verdict()
-		if tr.Name() != r.Name || tr.Type() != r.Type || v.Where != r.Verdict.Where || v.Cause != r.Verdict.Cause || v.Lost() != (r.Result == output.Lost) {
+		if tr.Name() != r.Name || tr.Type() != r.Type || v.Where != r.Verdict.Where || v.Cause != r.Verdict.Cause ||
+			v.Lost() != (r.Result == output.Lost) {
 			t.Errorf("%s %s: %+v, want %+v", tr.Name(), tr.Type(), v, r.Verdict)
 		}
 		if r.Result != output.Lost && tr.Rcode() != r.Result {
 			t.Errorf("%s: rcode %s, want %s", r.Name, tr.Rcode(), r.Result)
 		}
-		if got := tr.Asker(); got.Pod != r.Client.Pod || got.Process != r.Client.Process || got.Address.String() != r.Client.Address {
+		if got := tr.Asker(); got.Pod != r.Client.Pod || got.Process != r.Client.Process ||
+			got.Address.String() != r.Client.Address {
 			t.Errorf("%s: asked by %+v, want %+v", r.Name, got, r.Client)
 		}
 		if len(r.Hops) > 1 && len(tr.Spans) < len(r.Hops)/2 {

@@ -51,12 +51,15 @@ func (j *judge) retries() {
 		}
 		found = append(found, Finding{
 			Who: who, Lookups: len(ids), Queries: again, Waited: waited.Seconds(), Evidence: evidence(ids),
-			Text: fmt.Sprintf("%s asked again in %d of %d lookups (%s)", who, len(ids), len(list), percent(share(len(ids), len(list)))),
+			Text: fmt.Sprintf("%s asked again in %d of %d lookups (%s)", who, len(ids), len(list),
+				percent(share(len(ids), len(list)))),
 			Numbers: []Number{
-				{"lookups", float64(len(list)), ""}, {"asked again", float64(len(ids)), ""}, {"share", share(len(ids), len(list)), "share"},
+				{"lookups", float64(len(list)), ""}, {"asked again", float64(len(ids)), ""}, {"share", share(len(ids), len(list)),
+					"share"},
 				{"further queries", float64(again), ""},
 			},
-			Change: "find what was lost or failed before they asked again: explain of one of these tells; a shorter timeout only hides it",
+			Change: "find what was lost or failed before they asked again: explain of one of these tells; a shorter timeout " +
+				"only hides it",
 		})
 	}
 	j.told(Retries, found)
@@ -90,7 +93,8 @@ func (j *judge) ports() {
 			Numbers: []Number{
 				{"lookups", float64(n), ""}, {"ports", float64(len(from)), ""},
 			},
-			Change: fmt.Sprintf("let the resolver of %s take a new port for each lookup: connection tracking keeps one port with one server, also when that "+
+			Change: fmt.Sprintf("let the resolver of %s take a new port for each lookup: connection tracking keeps one port "+
+				"with one server, also when that "+
 				"server has gone, and answers to a port that is known are easier forged (RFC 5452)", who),
 		})
 	}
@@ -144,9 +148,12 @@ func (j *judge) outside() {
 		}
 		found = append(found, Finding{
 			Who: who, Lookups: len(ids), Queries: len(ids), Evidence: evidence(ids),
-			Text:    fmt.Sprintf("%s asks servers outside the cluster in %d of %d lookups: %s", who, len(ids), len(byWho[who]), counts(servers)),
-			Numbers: []Number{{"lookups", float64(len(byWho[who])), ""}, {"outside", float64(len(ids)), ""}, {"servers", float64(len(servers)), ""}},
-			Change: fmt.Sprintf("see which server %s is told to ask (dnsPolicy, its own resolver): these lookups miss the cluster's cache, names and "+
+			Text: fmt.Sprintf("%s asks servers outside the cluster in %d of %d lookups: %s", who, len(ids), len(byWho[who]),
+				counts(servers)),
+			Numbers: []Number{{"lookups", float64(len(byWho[who])), ""}, {"outside", float64(len(ids)), ""},
+				{"servers", float64(len(servers)), ""}},
+			Change: fmt.Sprintf("see which server %s is told to ask (dnsPolicy, its own resolver): these lookups miss the "+
+				"cluster's cache, names and "+
 				"policies; dnsPolicy: ClusterFirst sends them to the cluster's", who),
 		})
 	}
@@ -187,12 +194,15 @@ func (j *judge) truncation() {
 	}
 	j.told(Truncation, []Finding{{
 		Lookups: n, Queries: n, Waited: waited.Seconds(), Evidence: evidence(ids),
-		Text: fmt.Sprintf("%s of %d (%s) did not fit into UDP: %s; %d lookups went over TCP", plural(n, "answer", "answers"), len(j.lookups),
+		Text: fmt.Sprintf("%s of %d (%s) did not fit into UDP: %s; %d lookups went over TCP", plural(n, "answer", "answers"),
+			len(j.lookups),
 			percent(share(n, len(j.lookups))), counts(cut), tcp),
 		Numbers: []Number{
-			{"truncated", float64(n), ""}, {"share", share(n, len(j.lookups)), "share"}, {"over TCP", float64(tcp), ""}, {"names", float64(len(cut)), ""},
+			{"truncated", float64(n), ""}, {"share", share(n, len(j.lookups)), "share"}, {"over TCP", float64(tcp),
+				""}, {"names", float64(len(cut)), ""},
 		},
-		Change: "make those answers smaller (fewer endpoints in a headless service, fewer records), or let clients say that they take 1232 bytes: " +
+		Change: "make those answers smaller (fewer endpoints in a headless service, fewer records), or let clients say " +
+			"that they take 1232 bytes: " +
 			"edns0 in the pods' dnsConfig",
 		Patch: patch("edns0", ""),
 	}})
@@ -236,7 +246,8 @@ func (j *judge) losses() {
 				pairs[l.Node]++
 			}
 		}
-		text := fmt.Sprintf("%s of %d (%s) got no answer, lost at %s for %s", plural(len(list), "lookup", "lookups"), len(j.lookups),
+		text := fmt.Sprintf("%s of %d (%s) got no answer, lost at %s for %s", plural(len(list), "lookup", "lookups"),
+			len(j.lookups),
 			percent(share(len(list), len(j.lookups))), list[0].Verdict.Where, list[0].Verdict.Cause)
 		if len(reasons) > 0 {
 			text += " (" + counts(reasons) + ")"
@@ -248,10 +259,12 @@ func (j *judge) losses() {
 		found = append(found, Finding{
 			Who: name, Lookups: len(list), Queries: len(list), Waited: waited.Seconds(), Evidence: evidence(ids), Text: text,
 			Numbers: []Number{
-				{"lost", float64(len(list)), ""}, {"share", share(len(list), len(j.lookups)), "share"}, {"certain", float64(certain), ""},
+				{"lost", float64(len(list)), ""}, {"share", share(len(list), len(j.lookups)), "share"}, {"certain",
+					float64(certain), ""},
 				{"lookups", float64(len(j.lookups)), ""},
 			},
-			Change: remedy(list[0].Verdict.Where, list[0].Verdict.Cause) + ": " + usualEvidence + ids[0] + " tells what to look at",
+			Change: remedy(list[0].Verdict.Where, list[0].Verdict.Cause) + ": " + usualEvidence + ids[0] +
+				" tells what to look at",
 		})
 	}
 	j.told(Losses, found)
@@ -273,7 +286,8 @@ var remedies = map[string]string{
 	"client": "see to the client", "pod-link": "see to the pod's network", "node": "see to the node's firewall and routes",
 	"service": "see to the service's endpoints and kube-proxy", "between-nodes": "see to the network between the nodes",
 	"coredns-socket": "give CoreDNS more CPU or more replicas", "coredns": "see to CoreDNS's log and Corefile",
-	"upstream": "see to the upstreams in forward", "return-path": "see to the way back: a firewall that knows one direction only",
+	"upstream": "see to the upstreams in forward", "return-path": "see to the way back: a firewall that knows one " +
+		"direction only",
 }
 
 func remedy(where, cause string) string {
@@ -301,7 +315,8 @@ func (j *judge) nodes() {
 		}
 	}
 	if len(judged) < 2 {
-		j.little(Nodes, fmt.Sprintf("%s with %d lookups of their own: it takes two to compare", plural(len(judged), "node", "nodes"), enough))
+		j.little(Nodes, fmt.Sprintf("%s with %d lookups of their own: it takes two to compare",
+			plural(len(judged), "node", "nodes"), enough))
 		return
 	}
 	lost := func(list []*lookup) (n int, ids []string, waited time.Duration) {
@@ -335,11 +350,14 @@ func (j *judge) nodes() {
 		if here >= someFailed && mine >= failedShare && mine >= timesSlower*theirs {
 			found = append(found, Finding{
 				Who: n, Lookups: here, Queries: here, Waited: waited.Seconds(), Evidence: evidence(ids),
-				Text: fmt.Sprintf("clients on %s lose %s of their lookups (%d of %d), those on other nodes %s", n, percent(mine), here, len(byNode[n]), percent(theirs)),
+				Text: fmt.Sprintf("clients on %s lose %s of their lookups (%d of %d), those on other nodes %s", n, percent(mine),
+					here, len(byNode[n]), percent(theirs)),
 				Numbers: []Number{
-					{"lookups", float64(len(byNode[n])), ""}, {"lost", float64(here), ""}, {"share", mine, "share"}, {"share elsewhere", theirs, "share"},
+					{"lookups", float64(len(byNode[n])), ""}, {"lost", float64(here), ""}, {"share", mine,
+						"share"}, {"share elsewhere", theirs, "share"},
 				},
-				Change: fmt.Sprintf("keep pods off %s (kubectl cordon %s) until it is known why: dnstrail doctor there, and explain of one of these", n, n),
+				Change: fmt.Sprintf("keep pods off %s (kubectl cordon %s) until it is known why: dnstrail doctor there, and "+
+					"explain of one of these", n, n),
 			})
 		}
 		times, slow := network(byNode[n])
@@ -352,11 +370,13 @@ func (j *judge) nodes() {
 			}
 			found = append(found, Finding{
 				Who: n, Lookups: len(times), Queries: len(times), Waited: over.Seconds(), Evidence: evidence(slow),
-				Text: fmt.Sprintf("the way to the DNS server and back takes clients on %s %s for half of the lookups, those on other nodes %s", n, duration(p50), duration(best)),
+				Text: fmt.Sprintf("the way to the DNS server and back takes clients on %s %s for half of the lookups, those on "+
+					"other nodes %s", n, duration(p50), duration(best)),
 				Numbers: []Number{
 					{"lookups", float64(len(times)), ""}, {"p50", p50.Seconds(), "s"}, {"p50 elsewhere", best.Seconds(), "s"},
 				},
-				Change: fmt.Sprintf("look at the load of %s and at its way to the DNS servers; a node-local cache keeps most lookups on the node", n),
+				Change: fmt.Sprintf("look at the load of %s and at its way to the DNS servers; a node-local cache keeps most "+
+					"lookups on the node", n),
 			})
 		}
 	}

@@ -185,7 +185,8 @@ func (j *judge) searchPath(walks []walk) {
 		}
 		found = append(found, Finding{
 			Who: who, Lookups: helped, Queries: saved, Waited: max(0, sooner.Seconds()), Evidence: evidence(ids),
-			Text: fmt.Sprintf("%s asks %d of its %d queries (%s) by its search path, for names that it would have found as they stand",
+			Text: fmt.Sprintf("%s asks %d of its %d queries (%s) by its search path, for names that it would have found as "+
+				"they stand",
 				who, saved, all, percent(share(saved, all))),
 			Numbers: []Number{
 				{"queries", float64(all), ""}, {"saved queries", float64(saved), ""}, {"saved share", share(saved, all), "share"},
@@ -272,8 +273,9 @@ func (j *judge) neverThere(walks []walk) {
 			Who: who, Lookups: a.walks, Queries: a.queries, Waited: a.waited.Seconds(), Evidence: evidence(a.ids),
 			Text: fmt.Sprintf("%s never exists, and %s%s asked for it %s, with %s",
 				name, who, others, times(a.walks), plural(a.queries, "query", "queries")),
-			Numbers: []Number{{"queries", float64(a.queries), ""}, {"lookups", float64(a.walks), ""}, {"clients", float64(len(a.who)), ""}},
-			Change:  fmt.Sprintf("take %s out of what %s is told to talk to, or make it exist", name, who),
+			Numbers: []Number{{"queries", float64(a.queries), ""}, {"lookups", float64(a.walks), ""},
+				{"clients", float64(len(a.who)), ""}},
+			Change: fmt.Sprintf("take %s out of what %s is told to talk to, or make it exist", name, who),
 		})
 	}
 	j.told(NeverThere, found)
@@ -322,13 +324,17 @@ func (j *judge) noIPv6() {
 	}
 	j.told(NoIPv6, []Finding{{
 		Lookups: len(empty), Queries: asked, Evidence: evidence(ids),
-		Text: fmt.Sprintf("%d of %d queries (%s) ask for AAAA, and not one had an IPv6 address for an answer: no client has IPv6, "+
-			"and %d of them are for names with an IPv4 address", asked, len(j.lookups), percent(share(asked, len(j.lookups))), len(empty)),
+		Text: fmt.Sprintf("%d of %d queries (%s) ask for AAAA, and not one had an IPv6 address for an answer: no client "+
+			"has IPv6, "+
+			"and %d of them are for names with an IPv4 address", asked, len(j.lookups), percent(
+			share(asked, len(j.lookups))), len(empty)),
 		Numbers: []Number{
-			{"AAAA queries", float64(asked), ""}, {"queries", float64(len(j.lookups)), ""}, {"share", share(asked, len(j.lookups)), "share"},
+			{"AAAA queries", float64(asked), ""}, {"queries", float64(len(j.lookups)), ""}, {"share",
+				share(asked, len(j.lookups)), "share"},
 			{"AAAA of names with A", float64(len(empty)), ""},
 		},
-		Change: "where the cluster shall stay without IPv6: no-aaaa in pods with glibc 2.36 or later; for others let CoreDNS answer them at once: " +
+		Change: "where the cluster shall stay without IPv6: no-aaaa in pods with glibc 2.36 or later; for others let " +
+			"CoreDNS answer them at once: " +
 			"template IN AAAA . { rcode NOERROR } before forward",
 		Patch: patch("no-aaaa", ""),
 	}})

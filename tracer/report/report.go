@@ -39,7 +39,8 @@ const (
 
 // Kinds are all of them.
 var Kinds = []Kind{
-	SearchPath, NeverThere, NoIPv6, Upstreams, Failover, Instances, Queue, Retries, Ports, Outside, Truncation, Losses, Nodes,
+	SearchPath, NeverThere, NoIPv6, Upstreams, Failover, Instances, Queue, Retries, Ports, Outside, Truncation, Losses,
+	Nodes,
 }
 
 // When something is a finding. Less than enough of anything is judged neither well nor ill.
@@ -226,7 +227,8 @@ type judge struct {
 
 // Report judges all that was added.
 func (c *Collector) Report() *Report {
-	j := &judge{report: &Report{Schema: SchemaVersion, Untold: c.untold, Findings: []Finding{}, Well: []Kind{}, NotEnough: []Gap{}}, served: map[string]bool{}}
+	j := &judge{report: &Report{Schema: SchemaVersion, Untold: c.untold, Findings: []Finding{}, Well: []Kind{},
+		NotEnough: []Gap{}}, served: map[string]bool{}}
 	for i, r := range c.rows {
 		j.report.EventsLost += r.EventsLost
 		switch {
@@ -235,12 +237,14 @@ func (c *Collector) Report() *Report {
 			if r.Serves != "" {
 				j.served[r.Serves] = true
 			}
-			j.asks = append(j.asks, ask{host(r.Server), time.Duration(r.Total), r.Result == output.Lost || serverFailed(r.Result), r.Result, r.TraceID})
+			j.asks = append(j.asks, ask{host(r.Server), time.Duration(r.Total), r.Result == output.Lost ||
+				serverFailed(r.Result), r.Result, r.TraceID})
 		default:
 			j.lookups = append(j.lookups, lookup{r, c.queued[i]})
 			for _, u := range r.Upstreams {
 				j.served[r.TraceID] = true
-				j.asks = append(j.asks, ask{host(u.Address), time.Duration(u.Nanos), u.Failed || serverFailed(u.Result), u.Result, r.TraceID})
+				j.asks = append(j.asks, ask{host(u.Address), time.Duration(u.Nanos), u.Failed || serverFailed(u.Result), u.Result,
+					r.TraceID})
 			}
 		}
 	}

@@ -36,12 +36,14 @@ func (w *world) ask(workload, name, qtype string, change ...func(*output.Row)) *
 	r := &output.Row{
 		Schema: output.SchemaVersion, Time: w.at, Node: fmt.Sprint("node-", node+1),
 		Client: output.Client{
-			Address: fmt.Sprintf("[fd00::%x]:%d", node+1, 10000+w.n%50000), Namespace: "shop", Pod: fmt.Sprint(workload, "-", node), Workload: workload,
+			Address: fmt.Sprintf("[fd00::%x]:%d", node+1, 10000+w.n%50000), Namespace: "shop", Pod: fmt.Sprint(
+				workload, "-", node), Workload: workload,
 			WorkloadKind: "Deployment", Node: fmt.Sprint("node-", node+1),
 		},
 		Server: service, Transport: "udp", Name: name, Type: qtype, Result: "NOERROR", Answers: []string{"10.96.0.1"},
 		Instance: &output.Instance{Namespace: "kube-system", Pod: fmt.Sprint("coredns-", w.n/2%2)}, Cache: "hit",
-		Total: int64(time.Millisecond), ToServer: nanos(100 * time.Microsecond), AtServer: nanos(800 * time.Microsecond), Return: nanos(100 * time.Microsecond),
+		Total: int64(time.Millisecond), ToServer: nanos(100 * time.Microsecond), AtServer: nanos(
+			800 * time.Microsecond), Return: nanos(100 * time.Microsecond),
 		ServerSeen: true, Attempts: 1, Verdict: output.Verdict{Where: "answered", Cause: "answered", Certainty: "certain"},
 		Hops:    []output.Hop{{Nanos: 0, Kind: "out"}, {Nanos: 80_000, Kind: "in"}, {Nanos: 100_000, Kind: "read"}},
 		TraceID: fmt.Sprintf("%032x", w.n),
@@ -102,8 +104,10 @@ func healthy() *world {
 			w.ask(workload, clusterName, "A")
 			w.ask(workload, clusterName, "AAAA")
 		}
-		w.ask("cart", fmt.Sprintf("host-%d.example.com.", i%7), "A", to(up(goodOne, time.Duration(9+i%3)*time.Millisecond, "NOERROR")))
-		w.ask("web", fmt.Sprintf("host-%d.example.com.", i%7), "A", to(up(goodTwo, time.Duration(9+i%3)*time.Millisecond, "NOERROR")))
+		w.ask("cart", fmt.Sprintf("host-%d.example.com.", i%7), "A",
+			to(up(goodOne, time.Duration(9+i%3)*time.Millisecond, "NOERROR")))
+		w.ask("web", fmt.Sprintf("host-%d.example.com.", i%7), "A",
+			to(up(goodTwo, time.Duration(9+i%3)*time.Millisecond, "NOERROR")))
 	}
 	return w
 }
@@ -163,7 +167,8 @@ func TestPlanted(t *testing.T) {
 				}
 			},
 			// Of 8 queries 6 are for nothing; each of 3 steps takes 10 ms between its two queries, and 1 ms.
-			[]want{{SearchPath, "shop/wasteful", 50 * 3 * 0.011, 300, map[string]float64{"queries": 400, "saved queries": 300, "saved share": 0.75, "ndots": 2}, `value: "2"`}},
+			[]want{{SearchPath, "shop/wasteful", 50 * 3 * 0.011, 300, map[string]float64{"queries": 400, "saved queries": 300,
+				"saved share": 0.75, "ndots": 2}, `value: "2"`}},
 		},
 		"a search path of a name with four dots, asked beside services": {
 			func(w *world) {
@@ -172,7 +177,8 @@ func TestPlanted(t *testing.T) {
 					w.resolve("wasteful", "web.other", "web.other.svc.cluster.local.") // ndots 1 would cost, 4 does it
 				}
 			},
-			[]want{{SearchPath, "shop/wasteful", -1, 180, map[string]float64{"queries": 360, "saved queries": 180, "ndots": 4}, `value: "4"`}},
+			[]want{{SearchPath, "shop/wasteful", -1, 180, map[string]float64{"queries": 360, "saved queries": 180, "ndots": 4},
+				`value: "4"`}},
 		},
 		"a name that never exists": {
 			func(w *world) {
@@ -196,11 +202,13 @@ func TestPlanted(t *testing.T) {
 		"an upstream that fails, and failover": {
 			func(w *world) {
 				for range 100 {
-					w.ask("cart", "www.example.org.", "A", to(up("192.0.2.9:53", 2*time.Second, "timeout"), up(goodOne, 10*time.Millisecond, "NOERROR")))
+					w.ask("cart", "www.example.org.", "A", to(up("192.0.2.9:53", 2*time.Second, "timeout"),
+						up(goodOne, 10*time.Millisecond, "NOERROR")))
 				}
 			},
 			[]want{
-				{Upstreams, "192.0.2.9", 200, 100, map[string]float64{"queries": 100, "failures": 100, "failed share": 1}, "192.0.2.9"},
+				{Upstreams, "192.0.2.9", 200, 100, map[string]float64{"queries": 100, "failures": 100, "failed share": 1},
+					"192.0.2.9"},
 				{Failover, "", 200, 100, map[string]float64{"lookups": 100, "mean wait": 2}, "max_fails"},
 			},
 		},
@@ -210,7 +218,8 @@ func TestPlanted(t *testing.T) {
 					w.ask("cart", "www.example.org.", "A", to(up("192.0.2.9:53", 110*time.Millisecond, "NOERROR")))
 				}
 			},
-			[]want{{Upstreams, "192.0.2.9", 10, 100, map[string]float64{"queries": 100, "p50": 0.110, "failures": 0}, "prefer 192.0.2"}},
+			[]want{{Upstreams, "192.0.2.9", 10, 100, map[string]float64{"queries": 100, "p50": 0.110, "failures": 0},
+				"prefer 192.0.2"}},
 		},
 		"a slow server": {
 			func(w *world) {
@@ -220,7 +229,8 @@ func TestPlanted(t *testing.T) {
 					}
 				}
 			},
-			[]want{{Instances, "kube-system/coredns-1", 900 * 0.0292, 900, map[string]float64{"p50": 0.030, "best p50": 0.0008}, "CPU"}},
+			[]want{{Instances, "kube-system/coredns-1", 900 * 0.0292, 900, map[string]float64{"p50": 0.030, "best p50": 0.0008},
+				"CPU"}},
 		},
 		"an uneven load": {
 			func(w *world) {
@@ -230,7 +240,8 @@ func TestPlanted(t *testing.T) {
 					}
 				}
 			},
-			[]want{{Instances, "kube-system/coredns-1", 0, 2280, map[string]float64{"share": 0.95, "even share": 0.5}, "endpoints"}},
+			[]want{{Instances, "kube-system/coredns-1", 0, 2280, map[string]float64{"share": 0.95, "even share": 0.5},
+				"endpoints"}},
 		},
 		"a starved server": {
 			func(w *world) {
@@ -243,7 +254,8 @@ func TestPlanted(t *testing.T) {
 					}
 				}
 			},
-			[]want{{Queue, "kube-system/coredns-0", 120 * 0.040, 120, map[string]float64{"late": 120, "late share": 0.1, "p99": 0.040}, "CPU"}},
+			[]want{{Queue, "kube-system/coredns-0", 120 * 0.040, 120, map[string]float64{"late": 120, "late share": 0.1,
+				"p99": 0.040}, "CPU"}},
 		},
 		"a client that asks again": {
 			func(w *world) {
@@ -255,7 +267,8 @@ func TestPlanted(t *testing.T) {
 					})
 				}
 			},
-			[]want{{Retries, "shop/flaky", 250, 50, map[string]float64{"lookups": 200, "asked again": 50, "share": 0.25}, "explain"}},
+			[]want{{Retries, "shop/flaky", 250, 50, map[string]float64{"lookups": 200, "asked again": 50, "share": 0.25},
+				"explain"}},
 		},
 		"a client with one port": {
 			func(w *world) {
@@ -287,7 +300,8 @@ func TestPlanted(t *testing.T) {
 					})
 				}
 			},
-			[]want{{Truncation, "", 0.3, 100, map[string]float64{"truncated": 100, "over TCP": 100, "share": 100. / 2600}, "edns0"}},
+			[]want{{Truncation, "", 0.3, 100, map[string]float64{"truncated": 100, "over TCP": 100, "share": 100. / 2600},
+				"edns0"}},
 		},
 		"losses, all on one node": {
 			func(w *world) {
@@ -303,8 +317,10 @@ func TestPlanted(t *testing.T) {
 				}
 			},
 			[]want{
-				{Losses, "node: policy-drop", 500, 100, map[string]float64{"lost": 100, "certain": 100, "share": 100. / 2400}, "port 53"},
-				{Nodes, "node-2", 500, 100, map[string]float64{"lost": 100, "lookups": 1200, "share elsewhere": 0}, "cordon node-2"},
+				{Losses, "node: policy-drop", 500, 100, map[string]float64{"lost": 100, "certain": 100, "share": 100. / 2400},
+					"port 53"},
+				{Nodes, "node-2", 500, 100, map[string]float64{"lost": 100, "lookups": 1200, "share elsewhere": 0},
+					"cordon node-2"},
 			},
 		},
 		"a slow node": {
@@ -315,7 +331,8 @@ func TestPlanted(t *testing.T) {
 					}
 				}
 			},
-			[]want{{Nodes, "node-1", 1200 * 0.0098, 1200, map[string]float64{"p50": 0.010, "p50 elsewhere": 0.0002}, "load of node-1"}},
+			[]want{{Nodes, "node-1", 1200 * 0.0098, 1200, map[string]float64{"p50": 0.010, "p50 elsewhere": 0.0002},
+				"load of node-1"}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -10,7 +10,8 @@ import (
 func (j *judge) upstreams() {
 	byUpstream, names := by(j.asks, func(a *ask) string { return a.upstream })
 	if len(j.asks) == 0 {
-		j.little(Upstreams, "no query to an upstream seen: ask a store that CoreDNS sends its spans to, or an agent on a server's node")
+		j.little(Upstreams, "no query to an upstream seen: ask a store that CoreDNS sends its spans to, or an agent on a "+
+			"server's node")
 		return
 	}
 	type facts struct {
@@ -48,7 +49,8 @@ func (j *judge) upstreams() {
 			continue
 		}
 		numbers := []Number{
-			{"queries", float64(len(asks)), ""}, {"failures", float64(f.failed), ""}, {"failed share", share(f.failed, len(asks)), "share"},
+			{"queries", float64(len(asks)), ""}, {"failures", float64(f.failed), ""}, {"failed share",
+				share(f.failed, len(asks)), "share"},
 			{"p50", quantile(f.times, 0.5).Seconds(), "s"}, {"p99", quantile(f.times, 0.99).Seconds(), "s"},
 		}
 		if f.failed >= someFailed && share(f.failed, len(asks)) >= failedShare {
@@ -61,9 +63,12 @@ func (j *judge) upstreams() {
 				}
 			}
 			found = append(found, Finding{
-				Who: name, Lookups: f.failed, Queries: f.failed, Waited: f.failedIn.Seconds(), Numbers: numbers, Evidence: evidence(ids),
-				Text: fmt.Sprintf("upstream %s fails %d of %d queries (%s): %s", name, f.failed, len(asks), percent(share(f.failed, len(asks))), counts(why)),
-				Change: fmt.Sprintf("see to %s, or take it out of forward; until then: forward . OTHERS %s { policy sequential; max_fails 1; "+
+				Who: name, Lookups: f.failed, Queries: f.failed, Waited: f.failedIn.Seconds(), Numbers: numbers, Evidence: evidence(
+					ids),
+				Text: fmt.Sprintf("upstream %s fails %d of %d queries (%s): %s", name, f.failed, len(asks),
+					percent(share(f.failed, len(asks))), counts(why)),
+				Change: fmt.Sprintf("see to %s, or take it out of forward; until then: forward . OTHERS %s { policy "+
+					"sequential; max_fails 1; "+
 					"health_check 500ms }, so that others are asked first", name, name),
 			})
 		}
@@ -90,14 +95,17 @@ func (j *judge) upstreams() {
 				ids = append(ids, a.trace)
 			}
 		}
-		text := fmt.Sprintf("upstream %s is slow: half of its answers take %s or more, one in a hundred %s", name, duration(f.median), duration(quantile(f.times, 0.99)))
+		text := fmt.Sprintf("upstream %s is slow: half of its answers take %s or more, one in a hundred %s", name,
+			duration(f.median), duration(quantile(f.times, 0.99)))
 		change := fmt.Sprintf("ask a resolver nearer than %s, and keep its answers for longer (cache 300, serve_stale)", name)
 		if slower {
 			text += fmt.Sprintf("; half of %s's take %s or less", other, duration(best))
-			change = fmt.Sprintf("let forward prefer %s: policy sequential, with %s before %s; or take %s out", other, other, name, name)
+			change = fmt.Sprintf("let forward prefer %s: policy sequential, with %s before %s; or take %s out", other, other,
+				name, name)
 		}
 		found = append(found, Finding{
-			Who: name, Lookups: len(f.times), Queries: len(f.times), Waited: over.Seconds(), Numbers: numbers, Evidence: evidence(ids),
+			Who: name, Lookups: len(f.times), Queries: len(
+				f.times), Waited: over.Seconds(), Numbers: numbers, Evidence: evidence(ids),
 			Text: text, Change: change,
 		})
 	}
@@ -134,7 +142,8 @@ func (j *judge) failover() {
 	}
 	switch {
 	case asked < enough:
-		j.little(Failover, fmt.Sprintf("CoreDNS told of %s that it asked an upstream for", plural(asked, "lookup", "lookups")))
+		j.little(Failover, fmt.Sprintf("CoreDNS told of %s that it asked an upstream for",
+			plural(asked, "lookup", "lookups")))
 		return
 	case hit < someFailed:
 		j.told(Failover, nil)
@@ -142,13 +151,16 @@ func (j *judge) failover() {
 	}
 	j.told(Failover, []Finding{{
 		Lookups: hit, Queries: hit, Waited: waited.Seconds(), Evidence: evidence(ids),
-		Text: fmt.Sprintf("%s of %d waited for an upstream that failed (%s), %s each on average, before another was asked; %d of them had an answer then",
+		Text: fmt.Sprintf("%s of %d waited for an upstream that failed (%s), %s each on average, before another was "+
+			"asked; %d of them had an answer then",
 			plural(hit, "lookup", "lookups"), asked, counts(first), duration(waited/time.Duration(hit)), saved),
 		Numbers: []Number{
-			{"lookups", float64(hit), ""}, {"share", share(hit, asked), "share"}, {"mean wait", (waited / time.Duration(hit)).Seconds(), "s"},
+			{"lookups", float64(hit), ""}, {"share", share(hit, asked), "share"}, {"mean wait",
+				(waited / time.Duration(hit)).Seconds(), "s"},
 			{"waited", waited.Seconds(), "s"},
 		},
-		Change: "take the upstream that fails out of forward, or let it be found out sooner: forward { max_fails 1; health_check 500ms }",
+		Change: "take the upstream that fails out of forward, or let it be found out sooner: forward { max_fails 1; " +
+			"health_check 500ms }",
 	}})
 }
 
@@ -185,7 +197,8 @@ func (j *judge) instances() {
 				f.ids = append(f.ids, l.TraceID)
 			}
 		}
-		f.median, f.p99 = quantile(append([]time.Duration(nil), f.times...), 0.5), quantile(append([]time.Duration(nil), f.times...), 0.99)
+		f.median, f.p99 = quantile(append([]time.Duration(nil), f.times...), 0.5),
+			quantile(append([]time.Duration(nil), f.times...), 0.99)
 		of[name], all = f, all+f.n
 	}
 	if len(names) < 2 || all < enough {
@@ -209,18 +222,24 @@ func (j *judge) instances() {
 			}
 			found = append(found, Finding{
 				Who: name, Lookups: len(f.times), Queries: len(f.times), Waited: over.Seconds(), Evidence: evidence(f.ids),
-				Text: fmt.Sprintf("%s is slower than the others: what it answers out of itself takes it %s for half of the lookups, another %s",
+				Text: fmt.Sprintf("%s is slower than the others: what it answers out of itself takes it %s for half of the "+
+					"lookups, another %s",
 					name, duration(f.median), duration(best)),
-				Numbers: []Number{{"lookups", float64(f.n), ""}, {"p50", f.median.Seconds(), "s"}, {"p99", f.p99.Seconds(), "s"}, {"best p50", best.Seconds(), "s"}},
-				Change:  fmt.Sprintf("look at the CPU limit of %s and at its node; a restart on another node tells which of them it is", name),
+				Numbers: []Number{{"lookups", float64(f.n), ""}, {"p50", f.median.Seconds(), "s"}, {"p99", f.p99.Seconds(), "s"},
+					{"best p50", best.Seconds(), "s"}},
+				Change: fmt.Sprintf("look at the CPU limit of %s and at its node; a restart on another node tells which of "+
+					"them it is", name),
 			})
 		}
 		if even := 1 / float64(len(names)); all >= enoughEven && share(f.n, all) >= uneven*even {
 			found = append(found, Finding{
 				Who: name, Lookups: f.n, Queries: f.n, Evidence: evidence(f.ids),
-				Text:    fmt.Sprintf("%s answers %s of the lookups; an even share of %d servers is %s", name, percent(share(f.n, all)), len(names), percent(even)),
-				Numbers: []Number{{"lookups", float64(f.n), ""}, {"share", share(f.n, all), "share"}, {"even share", even, "share"}},
-				Change: "clients that keep one port stay with one server as long as connection tracking remembers them; see the finding on ports, " +
+				Text: fmt.Sprintf("%s answers %s of the lookups; an even share of %d servers is %s", name,
+					percent(share(f.n, all)), len(names), percent(even)),
+				Numbers: []Number{{"lookups", float64(f.n), ""}, {"share", share(f.n, all), "share"},
+					{"even share", even, "share"}},
+				Change: "clients that keep one port stay with one server as long as connection tracking remembers them; see " +
+					"the finding on ports, " +
 					"and whether all servers are endpoints of the service",
 			})
 		}
@@ -259,9 +278,11 @@ func (j *judge) queue() {
 		}
 		found = append(found, Finding{
 			Who: name, Lookups: len(ids), Queries: len(ids), Waited: waited.Seconds(), Evidence: evidence(ids),
-			Text: fmt.Sprintf("%s leaves queries lying in its socket: %d of %d (%s) for %s or longer", name, len(ids), len(list), percent(share(len(ids), len(list))), duration(inQueue)),
+			Text: fmt.Sprintf("%s leaves queries lying in its socket: %d of %d (%s) for %s or longer", name, len(ids), len(list),
+				percent(share(len(ids), len(list))), duration(inQueue)),
 			Numbers: []Number{
-				{"lookups", float64(len(list)), ""}, {"late", float64(len(ids)), ""}, {"late share", share(len(ids), len(list)), "share"},
+				{"lookups", float64(len(list)), ""}, {"late", float64(len(ids)), ""}, {"late share", share(len(ids), len(list)),
+					"share"},
 				{"p50", quantile(times, 0.5).Seconds(), "s"}, {"p99", quantile(times, 0.99).Seconds(), "s"},
 			},
 			Change: fmt.Sprintf("%s does not get the CPU that it needs: raise its CPU limit, or run more replicas", name),

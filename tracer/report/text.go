@@ -92,7 +92,8 @@ func (r *Report) WriteText(w io.Writer, width int) error {
 		t.say("", "", plural(r.Untold, "further lookup was", "further lookups were")+" not looked at: too many")
 	}
 	if r.EventsLost > 0 {
-		t.say("", "", fmt.Sprintf("%d kernel events were lost meanwhile: some lookups are missing or look lost", r.EventsLost))
+		t.say("", "", fmt.Sprintf("%d kernel events were lost meanwhile: some lookups are missing or look lost",
+			r.EventsLost))
 	}
 	for i := range r.Findings {
 		t.finding(i+1, &r.Findings[i])

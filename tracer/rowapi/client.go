@@ -57,7 +57,8 @@ func (c *Client) String() string { return c.what }
 
 // Lookups gives each row that the filter takes: the last n of the past (0: all, negative: none), and with follow those
 // that come, until ctx ends. An error names who was asked.
-func (c *Client) Lookups(ctx context.Context, f *output.Filter, n int, follow bool, give func(*output.Row) error) error {
+func (c *Client) Lookups(ctx context.Context, f *output.Filter, n int, follow bool,
+	give func(*output.Row) error) error {
 	body, err := json.Marshal(f)
 	if err != nil {
 		return err
@@ -88,7 +89,8 @@ func (c *Client) Lookups(ctx context.Context, f *output.Filter, n int, follow bo
 			return fmt.Errorf("reading from %s: %w", c.what, err)
 		}
 		if row.Schema != output.SchemaVersion {
-			return fmt.Errorf("%s speaks schema %d, this program %d: use the same version of both", c.what, row.Schema, output.SchemaVersion)
+			return fmt.Errorf("%s speaks schema %d, this program %d: use the same version of both", c.what, row.Schema,
+				output.SchemaVersion)
 		}
 		if err := give(&row); err != nil {
 			return err
@@ -137,5 +139,6 @@ func (c *Client) do(ctx context.Context, method, path string, q url.Values, body
 
 // stranger says that what answered is none of ours.
 func (c *Client) stranger(resp *http.Response) error {
-	return fmt.Errorf("%s answers (%s), but gives no rows: it is no dnstrail store or agent of this version; of a Jaeger, ask single traces: dnstrail explain --jaeger URL", c.what, resp.Status)
+	return fmt.Errorf("%s answers (%s), but gives no rows: it is no dnstrail store or agent of this version; of a "+
+		"Jaeger, ask single traces: dnstrail explain --jaeger URL", c.what, resp.Status)
 }

@@ -37,9 +37,10 @@ type Source interface {
 // Handler answers from s, and with what stats gives.
 func Handler(s Source, stats func() any) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("POST "+PathLookups, access.AtOnce(maxReaders, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		serveLookups(s, w, r)
-	})))
+	mux.Handle("POST "+PathLookups,
+		access.AtOnce(maxReaders, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			serveLookups(s, w, r)
+		})))
 	mux.HandleFunc("GET "+PathStats, func(w http.ResponseWriter, _ *http.Request) {
 		body, err := json.Marshal(stats())
 		if err != nil {

@@ -16,7 +16,8 @@ import (
 // rows is a source that gives itself and has nothing more.
 type rows []*output.Row
 
-func (r rows) Lookups(_ context.Context, f *output.Filter, _ int, _ bool, give func(*output.Row) error, idle func()) error {
+func (r rows) Lookups(_ context.Context, f *output.Filter, _ int, _ bool, give func(*output.Row) error,
+	idle func()) error {
 	for _, row := range r {
 		if !f.Takes(row) {
 			continue
@@ -30,14 +31,17 @@ func (r rows) Lookups(_ context.Context, f *output.Filter, _ int, _ bool, give f
 }
 
 func TestRowsAndCountsComeThrough(t *testing.T) {
-	s := httptest.NewServer(Handler(rows{{Schema: output.SchemaVersion, Name: "a."}, {Schema: output.SchemaVersion, Name: "b."}}, func() any { return map[string]int{"x": 7} }))
+	s := httptest.NewServer(Handler(
+		rows{{Schema: output.SchemaVersion, Name: "a."},
+			{Schema: output.SchemaVersion, Name: "b."}}, func() any { return map[string]int{"x": 7} }))
 	defer s.Close()
 	c, err := NewStoreClient(strings.TrimPrefix(s.URL, "http://"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := ""
-	if err := c.Lookups(t.Context(), &output.Filter{Names: []string{"b"}}, 0, false, func(r *output.Row) error { got += r.Name; return nil }); err != nil || got != "b." {
+	if err := c.Lookups(t.Context(), &output.Filter{Names: []string{"b"}}, 0, false,
+		func(r *output.Row) error { got += r.Name; return nil }); err != nil || got != "b." {
 		t.Errorf("%q, %v", got, err)
 	}
 	var counts map[string]int
@@ -45,21 +49,26 @@ func TestRowsAndCountsComeThrough(t *testing.T) {
 		t.Errorf("%v, %v", counts, err)
 	}
 	full := errors.New("full")
-	if err := c.Lookups(t.Context(), &output.Filter{}, 0, false, func(*output.Row) error { return full }); !errors.Is(err, full) {
+	if err := c.Lookups(t.Context(), &output.Filter{}, 0, false, func(*output.Row) error { return full }); !errors.Is(
+		err, full) {
 		t.Errorf("error %v, want the reader's own", err)
 	}
-	if err := c.Lookups(t.Context(), &output.Filter{}, 0, true, func(*output.Row) error { return nil }); err == nil || !strings.Contains(err.Error(), "has gone") {
+	if err := c.Lookups(t.Context(), &output.Filter{}, 0, true, func(*output.Row) error { return nil }); err == nil ||
+		!strings.Contains(err.Error(), "has gone") {
 		t.Errorf("error %v of a source that ends while it is followed", err)
 	}
-	if err := c.Lookups(t.Context(), &output.Filter{Names: []string{"["}}, 0, false, nil); err == nil || !strings.Contains(err.Error(), "pattern") {
+	if err := c.Lookups(t.Context(), &output.Filter{Names: []string{"["}}, 0, false, nil); err == nil ||
+		!strings.Contains(err.Error(), "pattern") {
 		t.Errorf("error %v of a broken filter", err)
 	}
-	resp, err := http.Post(s.URL+PathLookups+"?last=0&follow=false", "application/json", strings.NewReader(`{"Nome":["x"]}`))
+	resp, err := http.Post(s.URL+PathLookups+"?last=0&follow=false", "application/json",
+		strings.NewReader(`{"Nome":["x"]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if body, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusBadRequest || !strings.Contains(string(body), `unknown field "Nome"`) {
+	if body, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusBadRequest ||
+		!strings.Contains(string(body), `unknown field "Nome"`) {
 		t.Errorf("%s: %s", resp.Status, body)
 	}
 }

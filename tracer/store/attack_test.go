@@ -346,7 +346,8 @@ func TestWhoSpeaksForWhom(t *testing.T) {
 	of := func(node string) ptrace.Traces {
 		sp := span(1, len(node)+1, 0)
 		sp.Resource = &trace.Resource{Attributes: trace.Attributes{
-			{Key: semconv.K8SNodeName, Value: node}, {Key: semconv.SenderAddress, Value: "192.168.100.11"}, {Key: semconv.SenderName, Value: "node/node-1"},
+			{Key: semconv.K8SNodeName, Value: node}, {Key: semconv.SenderAddress,
+				Value: "192.168.100.11"}, {Key: semconv.SenderName, Value: "node/node-1"},
 		}}
 		return otlp(sp)
 	}
@@ -355,7 +356,8 @@ func TestWhoSpeaksForWhom(t *testing.T) {
 		t.Fatal(err)
 	}
 	node2.Address = netip.MustParseAddr("10.244.1.66")
-	if refused := s.Receive(of("node-1"), node2); refused != 1 || s.Stats().SpansForeign != 1 || s.Trace(traceID(1)) != nil {
+	if refused := s.Receive(of("node-1"), node2); refused != 1 || s.Stats().SpansForeign != 1 ||
+		s.Trace(traceID(1)) != nil {
 		t.Errorf("refused %d: %+v", refused, s.Stats())
 	}
 	if refused := s.Receive(of("node-2"), node2); refused != 0 {
@@ -364,7 +366,8 @@ func TestWhoSpeaksForWhom(t *testing.T) {
 	s.Receive(of(""), caller("10.244.1.67"))
 	for _, sp := range s.Trace(traceID(1)).Spans {
 		address, name := sp.String(semconv.SenderAddress), sp.String(semconv.SenderName)
-		if node := sp.String(semconv.K8SNodeName); node == "node-2" && (address != "10.244.1.66" || name != "node/node-2") || node == "" && (address != "10.244.1.67" || name != "") {
+		if node := sp.String(semconv.K8SNodeName); node == "node-2" && (address != "10.244.1.66" || name != "node/node-2") ||
+			node == "" && (address != "10.244.1.67" || name != "") {
 			t.Errorf("node %q: said to be sent by %q, %q", node, address, name)
 		}
 	}
@@ -442,7 +445,8 @@ func TestCredentials(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		post, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+h.Addr().String()+HTTPPath, bytes.NewReader(body))
+		post, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+h.Addr().String()+HTTPPath,
+			bytes.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -513,7 +517,8 @@ func TestHalfRequestsEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	if _, err := ptraceotlp.NewGRPCClient(conn).Export(t.Context(), ptraceotlp.NewExportRequestFromTraces(otlp(span(1, 1, 0)))); err != nil {
+	if _, err := ptraceotlp.NewGRPCClient(conn).Export(t.Context(), ptraceotlp.NewExportRequestFromTraces(
+		otlp(span(1, 1, 0)))); err != nil {
 		t.Errorf("afterwards: %v", err)
 	}
 	// The server hears of a connection's end after its client did.

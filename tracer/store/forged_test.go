@@ -25,7 +25,8 @@ func TestForgedSpansOverturnNothing(t *testing.T) {
 	clientSpan := func(where string, attributes ...trace.Attribute) *trace.Span {
 		r, scope := claim()
 		return &trace.Span{
-			TraceID: id, SpanID: id.ClientSpanID(), Kind: trace.KindClient, Name: "DNS A", Start: at, End: at.Add(time.Second), Resource: r, Scope: scope,
+			TraceID: id, SpanID: id.ClientSpanID(), Kind: trace.KindClient, Name: "DNS A", Start: at, End: at.Add(
+				time.Second), Resource: r, Scope: scope,
 			Attributes: append(trace.Attributes{
 				{Key: semconv.VerdictWhere, Value: where}, {Key: semconv.VerdictCertainty, Value: trace.Certain},
 				{Key: semconv.ProcessPID, Value: int64(4711)}, {Key: semconv.NetworkTransport, Value: "udp"},
@@ -42,11 +43,13 @@ func TestForgedSpansOverturnNothing(t *testing.T) {
 	early.Start = at.Add(-time.Hour)
 	correction := trace.Attribute{Key: semconv.VerdictCorrection, Value: true}
 	for name, forged := range map[string]*trace.Span{
-		"a verdict":             clientSpan(string(verdict.Node), trace.Attribute{Key: semconv.VerdictText, Value: "forged"}),
-		"an earlier one":        early,
-		"a correction":          below(verdict.LateAnswer, string(verdict.Node), correction),
-		"a try over TCP":        below("x", string(verdict.Node), trace.Attribute{Key: semconv.NetworkTransport, Value: "tcp"}),
-		"a drop":                below(verdict.Dropped, string(verdict.Node), trace.Attribute{Key: semconv.DropReason, Value: "NETFILTER_DROP"}),
+		"a verdict":      clientSpan(string(verdict.Node), trace.Attribute{Key: semconv.VerdictText, Value: "forged"}),
+		"an earlier one": early,
+		"a correction":   below(verdict.LateAnswer, string(verdict.Node), correction),
+		"a try over TCP": below("x", string(verdict.Node), trace.Attribute{Key: semconv.NetworkTransport,
+			Value: "tcp"}),
+		"a drop": below(verdict.Dropped, string(verdict.Node),
+			trace.Attribute{Key: semconv.DropReason, Value: "NETFILTER_DROP"}),
 		"its own sender's name": clientSpan(string(verdict.Node), trace.Attribute{Key: semconv.SenderAddress, Value: agent}),
 	} {
 		t.Run(name, func(t *testing.T) {

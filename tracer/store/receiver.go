@@ -272,7 +272,8 @@ func (r *Receiver) HTTPHandler() http.Handler {
 			err = req.UnmarshalProto(body)
 		}
 		if err != nil {
-			refuse(w, contentType, http.StatusBadRequest, codes.InvalidArgument, "not an ExportTraceServiceRequest: "+err.Error())
+			refuse(w, contentType, http.StatusBadRequest, codes.InvalidArgument, "not an ExportTraceServiceRequest: "+
+				err.Error())
 			return
 		}
 		resp := r.export(request.Context(), req)
@@ -292,7 +293,8 @@ func (r *Receiver) HTTPHandler() http.Handler {
 
 // readBody gives the body decompressed; else the HTTP status for the error. done is to be called when the body is not
 // needed any more.
-func (r *Receiver) readBody(w http.ResponseWriter, request *http.Request) (body []byte, done func(), code int, err error) {
+func (r *Receiver) readBody(w http.ResponseWriter, request *http.Request) (body []byte, done func(), code int,
+	err error) {
 	none := func() {}
 	var in io.Reader = http.MaxBytesReader(w, request.Body, maxBody)
 	switch encoding := request.Header.Get("Content-Encoding"); encoding {

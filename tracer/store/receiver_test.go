@@ -56,7 +56,8 @@ func TestGRPC(t *testing.T) {
 	for name, option := range map[string][]grpc.CallOption{"plain": nil, "gzip": {grpc.UseCompressor(grpcgzip.Name)}} {
 		t.Run(name, func(t *testing.T) {
 			s.Clear()
-			req := ptraceotlp.NewExportRequestFromTraces(trace.ToOTLP([]*trace.Span{span(1, 1, 0), span(1, 2, 1), span(1, 3, 1)}))
+			req := ptraceotlp.NewExportRequestFromTraces(
+				trace.ToOTLP([]*trace.Span{span(1, 1, 0), span(1, 2, 1), span(1, 3, 1)}))
 			resp, err := ptraceotlp.NewGRPCClient(conn).Export(context.Background(), req, option...)
 			if err != nil {
 				t.Fatal(err)

@@ -43,7 +43,8 @@ func TestOldestTraceGoesFirstAndIsCounted(t *testing.T) {
 			t.Errorf("trace %d: %v, want 3 spans", n, got)
 		}
 	}
-	if got, want := s.Stats(), (Stats{Traces: 3, Spans: 9, Bytes: s.Stats().Bytes, SpansReceived: 12, TracesEvicted: 1, SpansEvicted: 3}); got != want {
+	if got, want := s.Stats(), (Stats{Traces: 3, Spans: 9, Bytes: s.Stats().Bytes, SpansReceived: 12, TracesEvicted: 1,
+		SpansEvicted: 3}); got != want {
 		t.Errorf("stats %+v, want %+v", got, want)
 	}
 }
@@ -95,7 +96,8 @@ func TestAwait(t *testing.T) {
 
 	short, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancel()
-	if _, err := s.Await(short, trace.Filter{}, func(*trace.Trace) bool { return false }); !errors.Is(err, ErrTimeout) || !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := s.Await(short, trace.Filter{}, func(*trace.Trace) bool { return false }); !errors.Is(err, ErrTimeout) ||
+		!errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v", err)
 	}
 }

@@ -21,8 +21,10 @@ func some() []*output.Row {
 	var rows []*output.Row
 	add := func(i int, change func(*output.Row)) {
 		r := &output.Row{
-			Time: at.Add(time.Duration(i) * 100 * time.Millisecond), TraceID: fmt.Sprintf("%032x", len(rows)), Server: "10.96.0.10:53",
-			Client: output.Client{Namespace: "shop", Workload: "cart", Pod: "cart-1", Address: "10.244.1.1:1000", Node: "node-1"}, Attempts: 1,
+			Time: at.Add(time.Duration(i) * 100 * time.Millisecond), TraceID: fmt.Sprintf(
+				"%032x", len(rows)), Server: "10.96.0.10:53",
+			Client: output.Client{Namespace: "shop", Workload: "cart", Pod: "cart-1", Address: "10.244.1.1:1000",
+				Node: "node-1"}, Attempts: 1,
 			Name: "web.shop.svc.cluster.local.", Type: "A", Result: "NOERROR", Total: int64(400 * time.Microsecond),
 			Verdict:  output.Verdict{Where: "answered", Cause: "answered"},
 			Instance: &output.Instance{Namespace: "kube-system", Pod: "coredns-1"},
@@ -91,7 +93,8 @@ func TestLines(t *testing.T) {
 		}
 	}
 	l := Lines(some(), Client, Failures, at, 20*time.Second)[0]
-	if l.Lookups != 100 || l.Rate != 5 || l.Failed != 20 || l.Lost != 20 || l.Again != 20 || l.P50 != 30*time.Millisecond || l.P99 != 5*time.Second ||
+	if l.Lookups != 100 || l.Rate != 5 || l.Failed != 20 || l.Lost != 20 || l.Again != 20 ||
+		l.P50 != 30*time.Millisecond || l.P99 != 5*time.Second ||
 		l.Waited != 20*5*time.Second+80*30*time.Millisecond {
 		t.Errorf("%+v", l)
 	}
@@ -102,7 +105,8 @@ func TestLines(t *testing.T) {
 	if sum != l.Lookups || l.Spark[0] != 5 || l.Spark[Slices-1] != 5 {
 		t.Errorf("over the time: %v", l.Spark)
 	}
-	if up := Lines(some(), Upstream, Rate, at, 20*time.Second); len(up) != 1 || up[0].Key != "192.0.2.1" || up[0].Lookups != 80 || up[0].P50 != 29*time.Millisecond {
+	if up := Lines(some(), Upstream, Rate, at, 20*time.Second); len(up) != 1 || up[0].Key != "192.0.2.1" ||
+		up[0].Lookups != 80 || up[0].P50 != 29*time.Millisecond {
 		t.Errorf("upstreams: %+v", up)
 	}
 }

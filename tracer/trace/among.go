@@ -128,10 +128,12 @@ func (t *Trace) watched(node string, others *Others) (before, after int) {
 		}
 		// Spans end when the tracer saw something, or when it called the lookup lost.
 		n := len(o.at)
-		if i := sort.Search(n, func(i int) bool { return o.at[i].After(first) }); i > 0 && first.Sub(o.at[i-1]) <= watchedWithin {
+		if i := sort.Search(n, func(i int) bool { return o.at[i].After(first) }); i > 0 &&
+			first.Sub(o.at[i-1]) <= watchedWithin {
 			before++
 		}
-		if i := sort.Search(n, func(i int) bool { return o.at[i].After(since) }); i < n && o.at[i].Sub(last) <= watchedWithin {
+		if i := sort.Search(n, func(i int) bool { return o.at[i].After(since) }); i < n &&
+			o.at[i].Sub(last) <= watchedWithin {
 			after++
 		}
 	}

@@ -21,7 +21,8 @@ func TestNothingGrowsMoreThanLinearly(t *testing.T) {
 	one := &Resource{Attributes: Attributes{{semconv.K8SNodeName, "node-1"}}}
 	make1 := func(i int, kind Kind, scope *Scope) *Span {
 		return &Span{
-			TraceID: id, SpanID: number(i), Parent: id.ClientSpanID(), Kind: kind, Name: fmt.Sprint(i), Scope: scope, Resource: one,
+			TraceID: id, SpanID: number(i), Parent: id.ClientSpanID(), Kind: kind, Name: fmt.Sprint(
+				i), Scope: scope, Resource: one,
 			Start: at.Add(time.Duration(i) * time.Microsecond), End: at.Add(time.Duration(i+1) * time.Microsecond),
 		}
 	}
@@ -49,7 +50,8 @@ func TestNothingGrowsMoreThanLinearly(t *testing.T) {
 		"servers, each of a pod and node of its own": func(i, _ int) *Span {
 			s := make1(i, KindServer, plugin)
 			s.Resource = &Resource{Attributes: Attributes{
-				{semconv.K8SPodName, fmt.Sprint("p", i)}, {semconv.K8SNodeName, fmt.Sprint("n", i)}, {semconv.HostIP, fmt.Sprintf("10.1.%d.%d", i>>8, i&0xff)},
+				{semconv.K8SPodName, fmt.Sprint("p", i)}, {semconv.K8SNodeName, fmt.Sprint("n", i)}, {semconv.HostIP,
+					fmt.Sprintf("10.1.%d.%d", i>>8, i&0xff)},
 			}}
 			return s
 		},

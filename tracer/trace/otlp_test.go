@@ -9,7 +9,8 @@ import (
 func everything() *Span {
 	s := span(3, 1, 2)
 	s.TraceState, s.Name, s.Kind, s.Status, s.Message = "a=b", "DNS A", KindClient, StatusError, "timeout"
-	s.Attributes = Attributes{{"s", "x"}, {"i", int64(-1)}, {"f", 0.5}, {"b", true}, {"l", []any{"a", int64(1)}}, {"m", map[string]any{"k": "v"}}}
+	s.Attributes = Attributes{{"s", "x"}, {"i", int64(-1)}, {"f", 0.5}, {"b", true}, {"l", []any{"a", int64(1)}},
+		{"m", map[string]any{"k": "v"}}}
 	s.Links = []Link{{TraceID: traceID(1), SpanID: s.SpanID, TraceState: "c=d", Attributes: Attributes{{"n", int64(2)}}}}
 	s.Events = []Event{{Time: at, Name: "drop", Attributes: Attributes{{"why", "x"}}}}
 	s.Resource = &Resource{SchemaURL: "https://r", Attributes: Attributes{{"service.name", "cart"}}}

@@ -249,7 +249,8 @@ func clientGone(s *sight) (Verdict, bool) {
 	v = s.said
 	if a := s.attempts(server); len(a) > 0 {
 		last := a[len(a)-1]
-		v.Evidence = append(slices.Clone(v.Evidence), fmt.Sprintf("CoreDNS waited %s for its upstream %s", short(last.Duration()), peer(last)))
+		v.Evidence = append(slices.Clone(v.Evidence), fmt.Sprintf("CoreDNS waited %s for its upstream %s",
+			short(last.Duration()), peer(last)))
 		v.Joined = true
 	}
 	return v, true
@@ -309,7 +310,8 @@ func droppedElsewhere(s *sight) (Verdict, bool) {
 	}
 	node := cmp.Or(sp.Node(), "another node")
 	return Verdict{
-		Where: where, Cause: string(cause), Certainty: Certain, Joined: true, Node: sp.Node(), Drop: reason, DropAt: sp.Finish(),
+		Where: where, Cause: string(
+			cause), Certainty: Certain, Joined: true, Node: sp.Node(), Drop: reason, DropAt: sp.Finish(),
 		Text:     fmt.Sprintf("on %s, the %s was lost: %s", node, what, text),
 		Evidence: append([]string{sp.Finish().Evidence("as seen on "+node, reason)}, s.said.Evidence...),
 	}, true
@@ -358,7 +360,8 @@ func takenLate(s *sight) (Verdict, bool) {
 	if other, ok := s.lastWord(false); ok {
 		v = other
 	}
-	waited := fmt.Sprintf("CoreDNS's own span: it took the query %s after the client had asked", short(first.Start.Sub(s.client.Start)))
+	waited := fmt.Sprintf("CoreDNS's own span: it took the query %s after the client had asked",
+		short(first.Start.Sub(s.client.Start)))
 	if v.Where == string(verdict.CoreDNSSocket) {
 		v.Evidence = append(slices.Clone(v.Evidence), waited)
 		return v, true
@@ -441,7 +444,8 @@ func busy(s *sight) (Verdict, bool) {
 		return Verdict{}, false
 	}
 	took := server.Duration()
-	text := fmt.Sprintf("CoreDNS answered %s after %s; the client had stopped waiting", server.String(semconv.ResponseCode), short(took))
+	text := fmt.Sprintf("CoreDNS answered %s after %s; the client had stopped waiting",
+		server.String(semconv.ResponseCode), short(took))
 	evidence := append(slices.Clone(s.said.Evidence), "CoreDNS's own span: it ended after the client's")
 	v := s.blame(server, "")
 	switch upstream := time.Duration(server.Attributes.Float(semconv.UpstreamDuration) * float64(time.Second)); {
@@ -449,12 +453,14 @@ func busy(s *sight) (Verdict, bool) {
 		v.Text = text + ": " + v.Text
 	case upstream > took/2:
 		v = Verdict{Where: string(verdict.Upstream), Cause: string(verdict.CauseTimeout), Certainty: Certain, Joined: true}
-		v.Text = fmt.Sprintf("%s; %d upstream attempts took %s", text, server.Attributes.Int(semconv.UpstreamAttempts), short(upstream))
+		v.Text = fmt.Sprintf("%s; %d upstream attempts took %s", text, server.Attributes.Int(semconv.UpstreamAttempts),
+			short(upstream))
 		for _, a := range s.attempts(server) {
 			v.Evidence = append(v.Evidence, fmt.Sprintf("CoreDNS waited %s for its upstream %s", short(a.Duration()), peer(a)))
 		}
 	default:
-		v = Verdict{Where: string(verdict.CoreDNS), Cause: string(verdict.CauseTimeout), Certainty: Certain, Joined: true, Text: text}
+		v = Verdict{Where: string(verdict.CoreDNS), Cause: string(verdict.CauseTimeout), Certainty: Certain, Joined: true,
+			Text: text}
 	}
 	v.Evidence = append(v.Evidence, evidence...)
 	return v, true
@@ -491,8 +497,10 @@ func leftTowardsClient(s *sight) (Verdict, bool) {
 		return v, true
 	}
 	return Verdict{
-		Where: string(verdict.ReturnPath), Cause: string(verdict.CauseVanished), Certainty: Inferred, Joined: true, Node: v.Node,
-		Text:     "the answer left " + cmp.Or(v.Node, "the server's node") + " towards the client and did not come back to it",
+		Where: string(verdict.ReturnPath), Cause: string(
+			verdict.CauseVanished), Certainty: Inferred, Joined: true, Node: v.Node,
+		Text: "the answer left " + cmp.Or(v.Node, "the server's node") +
+			" towards the client and did not come back to it",
 		Evidence: append(slices.Clone(s.said.Evidence), v.Evidence...),
 	}, true
 }

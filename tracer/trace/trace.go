@@ -198,13 +198,15 @@ func (s *Span) SameSender(other *Span) bool {
 	if s.Resource == other.Resource && s.Scope == other.Scope {
 		return true
 	}
-	if s.Resource == nil || other.Resource == nil || s.Scope == nil || other.Scope == nil || s.Scope.Name != other.Scope.Name {
+	if s.Resource == nil || other.Resource == nil || s.Scope == nil || other.Scope == nil ||
+		s.Scope.Name != other.Scope.Name {
 		return false
 	}
 	if !s.sameOrigin(other) {
 		return false // whatever both say of themselves
 	}
-	for _, key := range []string{semconv.ServiceName, semconv.K8SNodeName, semconv.K8SPodName, semconv.K8SPodUID, semconv.HostName} {
+	for _, key := range []string{semconv.ServiceName, semconv.K8SNodeName, semconv.K8SPodName, semconv.K8SPodUID,
+		semconv.HostName} {
 		if s.Resource.Attributes.String(key) != other.Resource.Attributes.String(key) {
 			return false
 		}
@@ -230,7 +232,8 @@ func (t *Trace) findClient(home string) *Span {
 	want := t.ID.ClientSpanID()
 	var found *Span
 	for _, s := range t.Spans {
-		if s.Kind == KindClient && s.SpanID == want && s.From(semconv.ScopeTracer) && (found == nil || better(s, found, home)) {
+		if s.Kind == KindClient && s.SpanID == want && s.From(semconv.ScopeTracer) &&
+			(found == nil || better(s, found, home)) {
 			found = s
 		}
 	}
@@ -454,7 +457,8 @@ func (p Party) String() string {
 }
 
 var workloads = []struct{ kind, key string }{
-	{"Deployment", semconv.K8SDeploymentName}, {"StatefulSet", semconv.K8SStatefulSetName}, {"DaemonSet", semconv.K8SDaemonSetName},
+	{"Deployment", semconv.K8SDeploymentName}, {"StatefulSet", semconv.K8SStatefulSetName}, {"DaemonSet",
+		semconv.K8SDaemonSetName},
 	{"CronJob", semconv.K8SCronJobName}, {"Job", semconv.K8SJobName}, {"ReplicaSet", semconv.K8SReplicaSetName},
 }
 

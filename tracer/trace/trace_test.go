@@ -84,7 +84,8 @@ func TestParentsInACircleStillEnd(t *testing.T) {
 func lookup(n int, linked, isCopy bool) *Trace {
 	id := traceID(n)
 	c := &Span{
-		TraceID: id, SpanID: id.ClientSpanID(), Kind: KindClient, Scope: &Scope{Name: semconv.ScopeTracer}, Start: at, End: at.Add(time.Millisecond),
+		TraceID: id, SpanID: id.ClientSpanID(), Kind: KindClient, Scope: &Scope{Name: semconv.ScopeTracer}, Start: at,
+		End:        at.Add(time.Millisecond),
 		Attributes: Attributes{{semconv.ClientPort, int64(5353)}, {semconv.DNSID, int64(1)}, {semconv.QuestionName, "a."}},
 	}
 	if isCopy {
@@ -125,7 +126,8 @@ func TestVerdictOverSeveralPrograms(t *testing.T) {
 	}
 	id := traceID(9)
 	client := func(a Attributes) *Span {
-		return &Span{TraceID: id, SpanID: id.ClientSpanID(), Kind: KindClient, Scope: tracer, Start: at, End: at.Add(5 * time.Second), Attributes: a}
+		return &Span{TraceID: id, SpanID: id.ClientSpanID(), Kind: KindClient, Scope: tracer, Start: at,
+			End: at.Add(5 * time.Second), Attributes: a}
 	}
 	agent := func(a Attributes) *Span {
 		s := span(9, 20, 0)
@@ -166,26 +168,50 @@ func TestVerdictOverSeveralPrograms(t *testing.T) {
 		joined           bool
 	}{
 		{"answered", []*Span{client(said("answered", "", "certain")), server(true)}, "answered", Certain, false},
-		{"truncated, and TCP blocked", []*Span{client(append(said("answered", "answered", Certain), Attribute{semconv.NetworkTransport, "udp"})), agent(append(said("node", "policy-drop", Certain), Attribute{semconv.NetworkTransport, "tcp"})), server(true)}, "node", Certain, false},
-		{"a drop that was seen stands", []*Span{client(append(said("node", "policy-drop", Certain), Attribute{semconv.DropReason, "NETFILTER_DROP"})), server(true)}, "node", Certain, false},
-		{"left the node and nobody else watched", []*Span{client(said("between-nodes", "not-seen", Inferred))}, "between-nodes", Inferred, false},
-		{"the other node saw it dropped", []*Span{client(said("between-nodes", "not-seen", Inferred)), agent(said("coredns-socket", "no-listener", Certain))}, "coredns-socket", Certain, true},
-		{"the other node saw more", []*Span{client(said("between-nodes", "not-seen", Inferred)), agent(said("coredns", "no-answer", Inferred))}, "coredns", Inferred, true},
-		{"the other node knows less", []*Span{client(said("coredns", "no-answer", Inferred)), agent(said("node", "x", Inferred))}, "coredns", Inferred, false},
-		{"CoreDNS answered, so it was lost on its way back", []*Span{client(said("between-nodes", "not-seen", Inferred)), server(true)}, "return-path", Inferred, true},
-		{"CoreDNS dropped it", []*Span{client(said("between-nodes", "not-seen", Inferred)), server(false)}, "coredns", Certain, true},
-		{"CoreDNS knows which plugin", []*Span{client(said("coredns", "no-answer", Certain)), server(false)}, "coredns", Certain, true},
-		{"CoreDNS took longer than the client waited", []*Span{client(said("coredns", "no-answer", Certain)), slow(server(true))}, "coredns", Certain, true},
-		{"its upstreams did", []*Span{client(said("coredns", "no-answer", Certain)), slow(server(true), Attribute{semconv.UpstreamAttempts, int64(3)}, Attribute{semconv.UpstreamDuration, 5.5})}, "upstream", Certain, true},
-		{"CoreDNS wrote what nobody saw leave", []*Span{client(said("coredns", "no-answer", Inferred)), server(true)}, "return-path", Inferred, true},
-		{"the answer left the other node", []*Span{client(said("between-nodes", "no-reply-seen", Inferred)), agent(said("answered", "answered", Certain))}, "return-path", Inferred, true},
-		{"a query of CoreDNS's own is another matter", []*Span{client(said("between-nodes", "no-reply-seen", Inferred)), agent(append(said("return-path", "dropped", Certain), Attribute{semconv.Segment, "upstream"}))}, "between-nodes", Inferred, false},
-		{"SERVFAIL is an answer", []*Span{client(append(said("upstream", "timeout", Inferred), Attribute{semconv.VerdictAnswered, true})), server(true)}, "upstream", Inferred, false},
-		{"called lost, and corrected", []*Span{client(said("coredns-socket", "not-read", Certain)), late(said("client", "answer-too-late", Certain))}, "client", Certain, false},
-		{"the client was gone", []*Span{client(said("client", "socket-closed", Inferred)), server(true)}, "client", Inferred, false},
+		{"truncated, and TCP blocked",
+			[]*Span{client(append(said("answered", "answered", Certain), Attribute{semconv.NetworkTransport, "udp"})),
+				agent(append(said("node", "policy-drop", Certain), Attribute{semconv.NetworkTransport, "tcp"})), server(
+					true)}, "node", Certain, false},
+		{"a drop that was seen stands",
+			[]*Span{client(append(said("node", "policy-drop", Certain), Attribute{semconv.DropReason, "NETFILTER_DROP"})),
+				server(true)}, "node", Certain, false},
+		{"left the node and nobody else watched", []*Span{client(said("between-nodes", "not-seen", Inferred))},
+			"between-nodes", Inferred, false},
+		{"the other node saw it dropped", []*Span{client(said("between-nodes", "not-seen", Inferred)),
+			agent(said("coredns-socket", "no-listener", Certain))}, "coredns-socket", Certain, true},
+		{"the other node saw more", []*Span{client(said("between-nodes", "not-seen", Inferred)),
+			agent(said("coredns", "no-answer", Inferred))}, "coredns", Inferred, true},
+		{"the other node knows less", []*Span{client(said("coredns", "no-answer", Inferred)),
+			agent(said("node", "x", Inferred))}, "coredns", Inferred, false},
+		{"CoreDNS answered, so it was lost on its way back", []*Span{client(said("between-nodes", "not-seen", Inferred)),
+			server(true)}, "return-path", Inferred, true},
+		{"CoreDNS dropped it", []*Span{client(said("between-nodes", "not-seen", Inferred)), server(false)}, "coredns",
+			Certain, true},
+		{"CoreDNS knows which plugin", []*Span{client(said("coredns", "no-answer", Certain)), server(false)}, "coredns",
+			Certain, true},
+		{"CoreDNS took longer than the client waited", []*Span{client(said("coredns", "no-answer", Certain)),
+			slow(server(true))}, "coredns", Certain, true},
+		{"its upstreams did", []*Span{client(said("coredns", "no-answer", Certain)),
+			slow(server(true), Attribute{semconv.UpstreamAttempts, int64(3)},
+				Attribute{semconv.UpstreamDuration, 5.5})}, "upstream", Certain, true},
+		{"CoreDNS wrote what nobody saw leave", []*Span{client(said("coredns", "no-answer", Inferred)), server(true)},
+			"return-path", Inferred, true},
+		{"the answer left the other node", []*Span{client(said("between-nodes", "no-reply-seen", Inferred)),
+			agent(said("answered", "answered", Certain))}, "return-path", Inferred, true},
+		{"a query of CoreDNS's own is another matter", []*Span{client(said("between-nodes", "no-reply-seen", Inferred)),
+			agent(append(said("return-path", "dropped", Certain),
+				Attribute{semconv.Segment, "upstream"}))}, "between-nodes", Inferred, false},
+		{"SERVFAIL is an answer", []*Span{client(
+			append(said("upstream", "timeout", Inferred), Attribute{semconv.VerdictAnswered, true})), server(
+			true)}, "upstream", Inferred, false},
+		{"called lost, and corrected", []*Span{client(said("coredns-socket", "not-read", Certain)),
+			late(said("client", "answer-too-late", Certain))}, "client", Certain, false},
+		{"the client was gone", []*Span{client(said("client", "socket-closed", Inferred)), server(true)}, "client", Inferred,
+			false},
 		{"no tracer", []*Span{server(true)}, "answered", Inferred, true},
 		{"no tracer, dropped", []*Span{server(false)}, "coredns", Certain, true},
-		{"one attempt dropped, one answered", []*Span{client(said("coredns", "no-answer", Inferred)), server(true), server(false)}, "return-path", Inferred, true},
+		{"one attempt dropped, one answered", []*Span{client(said("coredns", "no-answer", Inferred)), server(true),
+			server(false)}, "return-path", Inferred, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got := New(tc.spans).Verdict()
@@ -201,7 +227,8 @@ func TestParseID(t *testing.T) {
 	if id, err := ParseID("4BF92F3577B34DA6A3CE929D0E0E4736"); err != nil || id.String() != want {
 		t.Errorf("%v, %v", id, err)
 	}
-	for _, bad := range []string{"", "4bf9", want + "00", "00000000000000000000000000000000", "xyz92f3577b34da6a3ce929d0e0e4736"} {
+	for _, bad := range []string{"", "4bf9", want + "00", "00000000000000000000000000000000",
+		"xyz92f3577b34da6a3ce929d0e0e4736"} {
 		if _, err := ParseID(bad); err == nil {
 			t.Errorf("%q was taken", bad)
 		}
@@ -216,8 +243,10 @@ func TestVerdictAmong(t *testing.T) {
 	lost := func() *Trace {
 		id := traceID(1)
 		return New([]*Span{{
-			TraceID: id, SpanID: id.ClientSpanID(), Kind: KindClient, Scope: tracer, Resource: on("node-1"), Start: at, End: at.Add(5 * time.Second),
-			Attributes: Attributes{{semconv.VerdictWhere, "between-nodes"}, {semconv.VerdictCause, "no-reply-seen"}, {semconv.VerdictCertainty, Inferred}, translated},
+			TraceID: id, SpanID: id.ClientSpanID(), Kind: KindClient, Scope: tracer, Resource: on(
+				"node-1"), Start: at, End: at.Add(5 * time.Second),
+			Attributes: Attributes{{semconv.VerdictWhere, "between-nodes"}, {semconv.VerdictCause, "no-reply-seen"},
+				{semconv.VerdictCertainty, Inferred}, translated},
 		}})
 	}
 	number := 1
@@ -225,11 +254,14 @@ func TestVerdictAmong(t *testing.T) {
 		number++
 		id := traceID(number)
 		spans := []*Span{
-			{TraceID: id, SpanID: id.ClientSpanID(), Kind: KindClient, Scope: tracer, Resource: on("node-1"), Start: when, End: when.Add(time.Millisecond), Attributes: Attributes{translated}},
-			{TraceID: id, SpanID: link.SpanID{1}, Parent: id.ClientSpanID(), Kind: KindServer, Scope: plugin, Resource: on("node-2"), Start: when, End: when.Add(time.Millisecond)},
+			{TraceID: id, SpanID: id.ClientSpanID(), Kind: KindClient, Scope: tracer, Resource: on("node-1"), Start: when,
+				End: when.Add(time.Millisecond), Attributes: Attributes{translated}},
+			{TraceID: id, SpanID: link.SpanID{1}, Parent: id.ClientSpanID(), Kind: KindServer, Scope: plugin,
+				Resource: on("node-2"), Start: when, End: when.Add(time.Millisecond)},
 		}
 		if withAgent {
-			spans = append(spans, &Span{TraceID: id, SpanID: link.SpanID{2}, Parent: id.ClientSpanID(), Kind: KindInternal, Scope: tracer, Resource: on("node-2"), Start: when, End: when})
+			spans = append(spans, &Span{TraceID: id, SpanID: link.SpanID{2}, Parent: id.ClientSpanID(), Kind: KindInternal,
+				Scope: tracer, Resource: on("node-2"), Start: when, End: when})
 		}
 		return New(spans)
 	}

@@ -123,7 +123,8 @@ func TestAnAgentElsewhereThatIsNotSure(t *testing.T) {
 	client := &Span{
 		TraceID: id, SpanID: id.ClientSpanID(), Kind: KindClient, Scope: tracer, Start: at, End: at.Add(5 * time.Second),
 		Attributes: Attributes{
-			{semconv.VerdictWhere, "between-nodes"}, {semconv.VerdictCause, "no-reply-seen"}, {semconv.VerdictCertainty, Inferred},
+			{semconv.VerdictWhere, "between-nodes"}, {semconv.VerdictCause, "no-reply-seen"}, {semconv.VerdictCertainty,
+				Inferred},
 		},
 	}
 	other := span(9, 20, 0)
@@ -191,7 +192,8 @@ func TestServersInARowThatNameEachOther(t *testing.T) {
 	var spans []*Span
 	for n := 1; n <= 400; n++ {
 		c, up := queryOf(n, link.TraceID{}), upstreamIn(n, 1000+n, traceID(n+1))
-		c.Attributes = append(c.Attributes, Attribute{semconv.VerdictWhere, "upstream"}, Attribute{semconv.VerdictCause, "timeout"})
+		c.Attributes = append(c.Attributes, Attribute{semconv.VerdictWhere, "upstream"},
+			Attribute{semconv.VerdictCause, "timeout"})
 		up.Attributes = append(up.Attributes, Attribute{semconv.VerdictWhere, "upstream"})
 		if n > 1 {
 			c.Parent = spans[len(spans)-1].SpanID

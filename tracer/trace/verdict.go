@@ -10,7 +10,8 @@ const Answered = string(verdict.Answered)
 
 // Stages are the other words of [semconv.VerdictWhere], in the order in which a lookup passes them.
 var Stages = []string{
-	string(verdict.Client), string(verdict.PodLink), string(verdict.Service), string(verdict.Node), string(verdict.BetweenNodes),
+	string(verdict.Client), string(verdict.PodLink), string(verdict.Service), string(verdict.Node), string(
+		verdict.BetweenNodes),
 	string(verdict.CoreDNSSocket), string(verdict.CoreDNS), string(verdict.Upstream), string(verdict.ReturnPath),
 }
 
@@ -87,7 +88,9 @@ func (t *Trace) askedAgain(client *Span) Verdict {
 		return Verdict{}
 	}
 	for _, s := range t.Spans {
-		if s.Parent == client.SpanID && s.From(semconv.ScopeTracer) && s.SameSender(client) && s.Attributes.String(semconv.Segment) != string(verdict.Upstream) && s.Attributes.String(semconv.NetworkTransport) == "tcp" {
+		if s.Parent == client.SpanID && s.From(semconv.ScopeTracer) && s.SameSender(client) &&
+			s.Attributes.String(semconv.Segment) != string(verdict.Upstream) &&
+			s.Attributes.String(semconv.NetworkTransport) == "tcp" {
 			return verdictOf(s)
 		}
 	}

@@ -105,7 +105,8 @@ func (c *Client) All(ctx context.Context, service string, from, to time.Time) ([
 	return traces, nil
 }
 
-func (c *Client) all(ctx context.Context, service string, from, to time.Time, into map[link.TraceID]*trace.Trace) error {
+func (c *Client) all(ctx context.Context, service string, from, to time.Time,
+	into map[link.TraceID]*trace.Trace) error {
 	traces, err := c.Newest(ctx, service, from, to, Page)
 	if err != nil {
 		return err

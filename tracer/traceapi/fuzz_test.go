@@ -18,11 +18,14 @@ import (
 func FuzzQuery(f *testing.F) {
 	s := store.New(store.Limits{})
 	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
-	s.Add(&trace.Span{TraceID: link.TraceID{1}, SpanID: link.SpanID{1}, Name: "DNS A", Start: at, End: at.Add(time.Millisecond)})
+	s.Add(&trace.Span{TraceID: link.TraceID{1}, SpanID: link.SpanID{1}, Name: "DNS A", Start: at,
+		End: at.Add(time.Millisecond)})
 	h := Handler(s)
 	for _, target := range []string{
-		tracesPath + "?query.service_name=x&query.num_traces=1", tracesPath + "/01000000000000000000000000000000", servicesPath,
-		tracesPath + "?query.start_time_min=2026-11-21T12:00:00Z&query.start_time_max=9999-12-31T23:59:59Z&query.duration_min=1us",
+		tracesPath + "?query.service_name=x&query.num_traces=1", tracesPath +
+			"/01000000000000000000000000000000", servicesPath,
+		tracesPath +
+			"?query.start_time_min=2026-11-21T12:00:00Z&query.start_time_max=9999-12-31T23:59:59Z&query.duration_min=1us",
 	} {
 		path, query, _ := strings.Cut(target, "?")
 		f.Add(path, query)
@@ -51,7 +54,8 @@ func FuzzAnswer(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add([]byte(`{"result":{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"01000000000000000000000000000000"}]}]}]}}`))
+	f.Add(
+		[]byte(`{"result":{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"01000000000000000000000000000000"}]}]}]}}`))
 	f.Add([]byte(`{"result":{}}{"result":null}`))
 	f.Add([]byte(`{"services":["a"]}`))
 	f.Fuzz(func(t *testing.T, body []byte) {

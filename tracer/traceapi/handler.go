@@ -101,7 +101,8 @@ func Handler(s *store.Store) http.Handler {
 		slices.Sort(names)
 		sendJSON(w, http.StatusOK, map[string][]string{"services": names})
 	})
-	mux.HandleFunc("GET "+StatsPath, func(w http.ResponseWriter, _ *http.Request) { sendJSON(w, http.StatusOK, s.Stats()) })
+	mux.HandleFunc("GET "+StatsPath,
+		func(w http.ResponseWriter, _ *http.Request) { sendJSON(w, http.StatusOK, s.Stats()) })
 	return mux
 }
 
@@ -133,7 +134,8 @@ func parse(q url.Values) (match func(*trace.Trace) bool, limit int, err error) {
 			}
 		case paramRaw: // traces are always given as they came
 		default:
-			return nil, 0, fmt.Errorf("unknown parameter %s: want %s, %s, %s, %s or %s", key, paramService, paramTimeMin, paramTimeMax, paramNumTraces, paramRaw)
+			return nil, 0, fmt.Errorf("unknown parameter %s: want %s, %s, %s, %s or %s", key, paramService, paramTimeMin,
+				paramTimeMax, paramNumTraces, paramRaw)
 		}
 		if err != nil {
 			return nil, 0, fmt.Errorf("malformed parameter %s: %w", key, err)
@@ -141,7 +143,8 @@ func parse(q url.Values) (match func(*trace.Trace) bool, limit int, err error) {
 	}
 	return func(t *trace.Trace) bool {
 		return slices.ContainsFunc(t.Spans, func(s *trace.Span) bool {
-			return (name == "" || service(s) == name) && (from.IsZero() || !s.Start.Before(from)) && (to.IsZero() || !s.Start.After(to))
+			return (name == "" || service(s) == name) && (from.IsZero() || !s.Start.Before(from)) &&
+				(to.IsZero() || !s.Start.After(to))
 		})
 	}, limit, nil
 }

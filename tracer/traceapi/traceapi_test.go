@@ -75,7 +75,8 @@ func TestMoreThanAPageAtOneInstant(t *testing.T) {
 	at := time.Now().Add(-time.Minute)
 	resource := &trace.Resource{Attributes: trace.Attributes{{Key: semconv.ServiceName, Value: "cart"}}}
 	for i := range Page + 1 {
-		mine.Add(&trace.Span{TraceID: link.TraceID{0: byte(i >> 8), 1: byte(i), 15: 1}, SpanID: link.SpanID{1}, Start: at, End: at, Resource: resource})
+		mine.Add(&trace.Span{TraceID: link.TraceID{0: byte(i >> 8), 1: byte(i), 15: 1}, SpanID: link.SpanID{1}, Start: at,
+			End: at, Resource: resource})
 	}
 	s := httptest.NewServer(Handler(mine))
 	defer s.Close()
@@ -83,7 +84,8 @@ func TestMoreThanAPageAtOneInstant(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.All(context.Background(), "cart", at.Add(-time.Second), at.Add(time.Second)); err == nil || !strings.Contains(err.Error(), "within a microsecond") {
+	if _, err := c.All(context.Background(), "cart", at.Add(-time.Second), at.Add(time.Second)); err == nil ||
+		!strings.Contains(err.Error(), "within a microsecond") {
 		t.Errorf("error %v", err)
 	}
 }

@@ -53,7 +53,8 @@ func raceEvidence(l *lookup.Lookup, drop *hop.Hop) []string {
 	if c.Conntrack.OrigSrc == drop.Conntrack.OrigSrc && c.Conntrack.OrigDst == drop.Conntrack.OrigDst {
 		way = "the same original direction"
 	}
-	return append(e, fmt.Sprintf("the other query of the same port, %s, sent %s %s it: conntrack %s, %s", dnswire.TypeString(c.Type), gap.Round(time.Microsecond), order, c.Conntrack.String(), way))
+	return append(e, fmt.Sprintf("the other query of the same port, %s, sent %s %s it: conntrack %s, %s",
+		dnswire.TypeString(c.Type), gap.Round(time.Microsecond), order, c.Conntrack.String(), way))
 }
 
 // conntrackFull says whether a packet without a conntrack entry was dropped because there was no room for one, and
@@ -64,7 +65,8 @@ func (j *Judge) conntrackFull(l *lookup.Lookup, drop *hop.Hop, v *Verdict) bool 
 	if j.Conntrack != nil {
 		var count, limit int
 		if count, limit, known = j.Conntrack(drop.NetNS, drop.Time); known {
-			v.Evidence = append(v.Evidence, fmt.Sprintf("conntrack held %d of %d connections then, %s", count, limit, j.whose(l, drop.NetNS)))
+			v.Evidence = append(v.Evidence, fmt.Sprintf("conntrack held %d of %d connections then, %s", count, limit,
+				j.whose(l, drop.NetNS)))
 			if limit == 0 || count < limit-limit/10 {
 				return false
 			}
@@ -79,6 +81,7 @@ func (j *Judge) conntrackFull(l *lookup.Lookup, drop *hop.Hop, v *Verdict) bool 
 		return false
 	}
 	v.Where, v.Cause, v.Certain = Service, CauseConntrack, false
-	v.Text = fmt.Sprintf("the query was lost at %s before it had a conntrack entry: the conntrack table is full, or a rule in the raw table dropped it (%s)", at(drop), drop.Reason)
+	v.Text = fmt.Sprintf("the query was lost at %s before it had a conntrack entry: the conntrack table is full, or a "+
+		"rule in the raw table dropped it (%s)", at(drop), drop.Reason)
 	return true
 }

@@ -38,11 +38,13 @@ func TestInsertRaceIsToldFromARule(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			ct := hop.Conntrack{OrigSrc: pod, OrigDst: vip, ReplySrc: alive, ReplyDst: pod, Status: c.status}
 			l := &lookup.Lookup{
-				Transport: link.UDP, Client: pod, Server: vip, ClientNetNS: podNS, Attempts: 1, Ending: lookup.Dropped, Paired: true,
+				Transport: link.UDP, Client: pod, Server: vip, ClientNetNS: podNS, Attempts: 1, Ending: lookup.Dropped,
+				Paired: true,
 				Hops: []hop.Hop{
 					{Kind: hop.Out, Local: true, NetNS: podNS, IfIndex: 2, SKB: 1, Src: pod, Dst: vip},
 					{Kind: hop.In, NetNS: nodeNS, IfIndex: 3, SKB: 1, Src: pod, Dst: vip},
-					{Kind: hop.Drop, NetNS: nodeNS, IfIndex: c.device, SKB: 1, Src: pod, Dst: alive, Tracked: true, Conntrack: ct, Reason: reason(t, "NETFILTER_DROP"), Location: function(t, c.function)},
+					{Kind: hop.Drop, NetNS: nodeNS, IfIndex: c.device, SKB: 1, Src: pod, Dst: alive, Tracked: true, Conntrack: ct,
+						Reason: reason(t, "NETFILTER_DROP"), Location: function(t, c.function)},
 				},
 			}
 			if c.clash {
@@ -51,7 +53,8 @@ func TestInsertRaceIsToldFromARule(t *testing.T) {
 			var j Judge
 			j.Forwards(nodeNS)
 			if v := j.Of(l); v.Where != c.where || v.Cause != c.cause || v.Certain != c.certain {
-				t.Errorf("judged %s/%s, certain %v (%s), want %s/%s, certain %v", v.Where, v.Cause, v.Certain, v.Text, c.where, c.cause, c.certain)
+				t.Errorf("judged %s/%s, certain %v (%s), want %s/%s, certain %v", v.Where, v.Cause, v.Certain, v.Text, c.where,
+					c.cause, c.certain)
 			}
 		})
 	}
@@ -78,7 +81,8 @@ func TestConntrackFullIsToldFromARule(t *testing.T) {
 				Hops: []hop.Hop{
 					{Kind: hop.Out, Local: true, NetNS: podNS, IfIndex: 2, SKB: 1, Src: pod, Dst: vip},
 					{Kind: hop.In, NetNS: nodeNS, IfIndex: 3, SKB: 1, Src: pod, Dst: vip},
-					{Kind: hop.Drop, NetNS: nodeNS, IfIndex: 3, SKB: 1, Src: pod, Dst: vip, Reason: reason(t, "NETFILTER_DROP"), Location: function(t, c.function), Time: 7},
+					{Kind: hop.Drop, NetNS: nodeNS, IfIndex: 3, SKB: 1, Src: pod, Dst: vip, Reason: reason(t, "NETFILTER_DROP"),
+						Location: function(t, c.function), Time: 7},
 				},
 			}
 			j := Judge{Conntrack: func(netns uint32, after int64) (int, int, bool) {
@@ -90,7 +94,8 @@ func TestConntrackFullIsToldFromARule(t *testing.T) {
 			j.Forwards(nodeNS)
 			j.tracks[nodeNS] = true
 			if v := j.Of(l); v.Where != c.where || v.Cause != c.cause || v.Certain != c.certain {
-				t.Errorf("judged %s/%s, certain %v (%s), want %s/%s, certain %v", v.Where, v.Cause, v.Certain, v.Text, c.where, c.cause, c.certain)
+				t.Errorf("judged %s/%s, certain %v (%s), want %s/%s, certain %v", v.Where, v.Cause, v.Certain, v.Text, c.where,
+					c.cause, c.certain)
 			}
 		})
 	}
@@ -108,7 +113,8 @@ func TestTheRouteOfADropTellsANode(t *testing.T) {
 				{Kind: hop.In, NetNS: nodeNS, IfIndex: 3, SKB: 1, Src: pod, Dst: vip},
 				{Kind: hop.Out, NetNS: nodeNS, IfIndex: 4, SKB: 1, Src: pod, Dst: alive},
 				{Kind: hop.In, NetNS: farNS, IfIndex: 3, SKB: 1, Src: pod, Dst: alive},
-				{Kind: hop.Drop, NetNS: farNS, IfIndex: 3, SKB: 1, Src: pod, Dst: alive, Reason: reason(t, "NETFILTER_DROP"), Route: c.route},
+				{Kind: hop.Drop, NetNS: farNS, IfIndex: 3, SKB: 1, Src: pod, Dst: alive, Reason: reason(t, "NETFILTER_DROP"),
+					Route: c.route},
 			},
 		}
 		var j Judge // the first lookup that it sees

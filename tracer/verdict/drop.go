@@ -102,15 +102,18 @@ var classes = []class{
 		"the socket's receive buffer was full", true},
 	{[]string{"__udp4_lib_rcv", "__udp6_lib_rcv", "udp_rcv", "udpv6_rcv", "tcp_v4_rcv", "tcp_v6_rcv"}, CauseNoListener,
 		"no socket listens there", true},
-	{[]string{"*_destruct", "*_destruct_sock", "*_destruct_common", "skb_queue_purge", "__skb_queue_purge", "udp_destroy", "udp_v4_destroy", "udpv6_destroy"},
+	{[]string{"*_destruct", "*_destruct_sock", "*_destruct_common", "skb_queue_purge", "__skb_queue_purge", "udp_destroy",
+		"udp_v4_destroy", "udpv6_destroy"},
 		CauseSocketClosed, "the socket was closed with the packet unread", false},
-	{[]string{"vxlan_", "geneve_", "ip_tunnel_", "ip6_tnl_", "ip6_tunnel_", "iptunnel_", "ipip_", "gre_", "sit_", "udp_tunnel_"}, CauseTunnel,
+	{[]string{"vxlan_", "geneve_", "ip_tunnel_", "ip6_tnl_", "ip6_tunnel_", "iptunnel_", "ipip_", "gre_", "sit_",
+		"udp_tunnel_"}, CauseTunnel,
 		"the tunnel could not take it", true},
 	{[]string{"ip_defrag", "ip_frag", "ip6_frag", "inet_frag", "nf_ct_frag"}, CauseFragment,
 		"its fragments were not put together", true},
 	{[]string{"pfifo_", "fq_", "sch_", "qdisc_", "__qdisc", "__dev_xmit_skb", "enqueue_to_backlog"}, CauseQueueFull,
 		"dropped by the device's queue", true},
-	{[]string{"veth_xmit", "macvlan_", "ipvlan_", "dev_hard_start_xmit", "__dev_queue_xmit", "validate_xmit"}, CauseDropped,
+	{[]string{"veth_xmit", "macvlan_", "ipvlan_", "dev_hard_start_xmit", "__dev_queue_xmit", "validate_xmit"},
+		CauseDropped,
 		"the device could not send it: it, or its other end, is down or gone", true},
 }
 
@@ -201,7 +204,8 @@ func (v *view) sayDropped(out *Verdict) {
 		if l.Transport == link.TCP && !l.Connect && out.Cause == CauseNoListener && out.Where == CoreDNSSocket {
 			// What was asked on it had a connection once: a listener is of no use to it.
 			out.Cause = CauseClosed
-			out.Text = fmt.Sprintf("the query was lost at %s%s: there is no such connection any more (%s)", at(drop), inside(drop), reason)
+			out.Text = fmt.Sprintf("the query was lost at %s%s: there is no such connection any more (%s)", at(drop),
+				inside(drop), reason)
 		}
 	case Node, Client, BetweenNodes:
 		v.service(out, text)
@@ -319,7 +323,8 @@ func (v *view) nobodyTook(out *Verdict) {
 	// It had its answer, and did not want it: glibc closes its socket so when the answer for the other family was
 	// truncated. That is no outage.
 	// So it had where an answer came before it asked again.
-	out.Replied = (closedUnread || l.GivenUp || l.AnsweredBefore) && (drop.Src == l.Server || translatesBack(drop, l.Server))
+	out.Replied = (closedUnread || l.GivenUp || l.AnsweredBefore) && (drop.Src == l.Server ||
+		translatesBack(drop, l.Server))
 	if l.GivenUp && !closedUnread {
 		out.Text += ": another answer to it was truncated, and it asks over TCP"
 	}
@@ -327,7 +332,8 @@ func (v *view) nobodyTook(out *Verdict) {
 	switch {
 	case drop.Src != l.Server && !translatesBack(drop, l.Server):
 		out.Cause = CauseWrongSource
-		out.Text = fmt.Sprintf("an answer came from %s, but the client had asked %s: its socket does not take it (%s)", drop.Src, l.Server, drop.Reason)
+		out.Text = fmt.Sprintf("an answer came from %s, but the client had asked %s: its socket does not take it (%s)",
+			drop.Src, l.Server, drop.Reason)
 		out.Text += v.whyUntranslated(out)
 	case up != nil:
 		out.Where, out.Cause, out.Certain = Upstream, cause, false
@@ -373,11 +379,13 @@ func whyUntranslated(l *lookup.Lookup, node uint32, out *Verdict) string {
 		switch {
 		case h.Tracked && h.Conntrack.OrigSrc == h.Src:
 			after := time.Duration(h.Time - sent).Round(time.Millisecond)
-			out.Evidence = append(out.Evidence, fmt.Sprintf("after %s conntrack took the answer for a new connection, %s: the entry of the query was gone",
-				after, h.Conntrack.String()))
+			out.Evidence = append(out.Evidence,
+				fmt.Sprintf("after %s conntrack took the answer for a new connection, %s: the entry of the query was gone",
+					after, h.Conntrack.String()))
 			return ": its conntrack entry was gone, expired or deleted"
 		case !h.Tracked && h.NetNS == node && !routed(l, h):
-			out.Evidence = append(out.Evidence, "the answer crossed "+at(h)+" as a frame of a bridge, past connection tracking: bridge-nf-call-iptables is off")
+			out.Evidence = append(out.Evidence, "the answer crossed "+at(h)+" as a frame of a bridge, past connection "+
+				"tracking: bridge-nf-call-iptables is off")
 			return ": it came over the bridge, past the translation (bridge-nf-call-iptables)"
 		}
 	}
@@ -399,7 +407,8 @@ func (v *view) passedUntranslated() bool {
 	l := v.l
 	for i := range l.Hops {
 		h := &l.Hops[i]
-		if h.Kind == hop.Out && !h.Answer && !h.Local && h.Attempt == v.drop.Attempt && h.Dst == l.Server && h.NetNS != l.ClientNetNS && v.isNode(h.NetNS) {
+		if h.Kind == hop.Out && !h.Answer && !h.Local && h.Attempt == v.drop.Attempt && h.Dst == l.Server &&
+			h.NetNS != l.ClientNetNS && v.isNode(h.NetNS) {
 			return true
 		}
 	}
@@ -421,19 +430,24 @@ func (v *view) service(out *Verdict, text string) {
 	case out.Cause == CausePolicyDrop && refused != nil && !translated && !rejects:
 		// Kube-proxy rejects so for a service without endpoints, and so may a firewall where nothing translates.
 		out.Where, out.Cause, out.Certain = Service, CauseNoEndpoints, false
-		out.Text = fmt.Sprintf("the service address %s was rejected (%s): it has no endpoints", l.Server, icmpName(refused.ICMP))
+		out.Text = fmt.Sprintf("the service address %s was rejected (%s): it has no endpoints", l.Server,
+			icmpName(refused.ICMP))
 	case out.Cause == CausePolicyDrop && refused != nil:
 		out.Cause, out.Certain = CauseRejected, out.Certain && (translated || known)
-		out.Text = fmt.Sprintf("the query was rejected at %s by a firewall rule or network policy (%s)", at(drop), icmpName(refused.ICMP))
-	case out.Cause == CausePolicyDrop && !translated && service && drop.Tracked && drop.Route == hop.RouteOn && v.translates(drop.NetNS):
+		out.Text = fmt.Sprintf("the query was rejected at %s by a firewall rule or network policy (%s)", at(drop),
+			icmpName(refused.ICMP))
+	case out.Cause == CausePolicyDrop && !translated && service && drop.Tracked && drop.Route == hop.RouteOn &&
+		v.translates(drop.NetNS):
 		// A firewall's rules come after the translation (netfilter's forward and output hooks): what meets them untranslated
 		// has no endpoint here.
 		out.Where, out.Cause, out.Certain = Service, CauseNoEndpoints, false
-		out.Text = fmt.Sprintf("the service address %s was dropped untranslated at %s %s: the service has no local endpoints there (internalTrafficPolicy: Local); "+
+		out.Text = fmt.Sprintf("the service address %s was dropped untranslated at %s %s: the service has no local "+
+			"endpoints there (internalTrafficPolicy: Local); "+
 			"elsewhere it is translated (%s)", l.Server, at(drop), v.whose(l, drop.NetNS), drop.Reason)
 	case unplacedDrop && l.Clash != nil:
 		out.Where, out.Cause = Service, CauseInsertRace
-		out.Text = fmt.Sprintf("the query was lost at %s: its conntrack entry clashed with that of another query sent at the same time from the same port (%s)",
+		out.Text = fmt.Sprintf("the query was lost at %s: its conntrack entry clashed with that of another query sent at "+
+			"the same time from the same port (%s)",
 			at(drop), drop.Reason)
 		out.Certain = hop.FunctionAt(drop.Location) == hookFunction
 		out.Evidence = append(out.Evidence, raceEvidence(l, drop)...)
@@ -446,16 +460,20 @@ func (v *view) service(out *Verdict, text string) {
 		out.Evidence = append(out.Evidence, "dropped on its way out of "+at(drop)+
 			" by no rule of nf_tables: by one of ip_tables, or because its conntrack entry clashed with another's")
 	case out.Cause == CausePolicyDrop && !drop.Tracked && !byRule(drop) && v.conntrackFull(l, drop, out):
-	case !translated && service && (out.Cause == CauseNoRoute || out.Cause == CauseNeighbour || v.passedUntranslated()) && drop.NetNS != l.ClientNetNS:
+	case !translated && service && (out.Cause == CauseNoRoute || out.Cause == CauseNeighbour || v.passedUntranslated()) &&
+		drop.NetNS != l.ClientNetNS:
 		out.Where, out.Cause, out.Certain = Service, CauseUntranslated, false
-		out.Text = fmt.Sprintf("the service address %s was not translated to a server's, and the query lost at %s (%s)", l.Server, at(drop), drop.Reason)
-	case translated && out.Cause == CauseNeighbour && (drop.NetNS != v.clientNode(l) || v.podSide[device{drop.NetNS, drop.IfIndex}]):
+		out.Text = fmt.Sprintf("the service address %s was not translated to a server's, and the query lost at %s (%s)",
+			l.Server, at(drop), drop.Reason)
+	case translated && out.Cause == CauseNeighbour && (drop.NetNS != v.clientNode(l) ||
+		v.podSide[device{drop.NetNS, drop.IfIndex}]):
 		v.sayDeadEndpoint(out, drop.Dst, "nobody has that address: "+text)
 	case translated && out.Cause == CauseNoRoute && l.EntryOlder:
 		v.sayDeadEndpoint(out, drop.Dst, text)
 	case !translated && service && atSocket(out.Cause):
 		out.Where, out.Cause, out.Certain = Service, CauseUntranslated, false
-		out.Text = fmt.Sprintf("the service address %s was not translated at %s %s, whose own it is (%s)", l.Server, at(drop), v.whose(l, drop.NetNS), drop.Reason)
+		out.Text = fmt.Sprintf("the service address %s was not translated at %s %s, whose own it is (%s)", l.Server, at(drop),
+			v.whose(l, drop.NetNS), drop.Reason)
 	}
 }
 
@@ -477,7 +495,8 @@ func (v *view) translates(netns uint32) bool { return v.isNode(netns) || v.track
 // bridgedBetween says whether a drop was neither on the client's node nor routed where it happened (its hop limit was
 // not lowered): a switch between the nodes.
 func (j *Judge) bridgedBetween(l *lookup.Lookup, last, drop *hop.Hop) bool {
-	return l.ClientNetNS != 0 && drop.NetNS == last.NetNS && drop.NetNS != j.clientNode(l) && drop.IfIndex != last.IfIndex &&
+	return l.ClientNetNS != 0 && drop.NetNS == last.NetNS && drop.NetNS != j.clientNode(l) &&
+		drop.IfIndex != last.IfIndex &&
 		last.Kind == hop.In && drop.TTL == last.TTL && drop.TTL != 0 && !drop.Tracked
 }
 

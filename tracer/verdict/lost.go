@@ -110,7 +110,8 @@ func lastHops(l *lookup.Lookup) (last, drop, refused *hop.Hop) {
 			if drop != nil && h.Answer && !drop.Answer && !l.Connect {
 				drop = nil // what was dropped was asked again, or came by another way: it is the answer now
 			}
-			if drop != nil && (drop.Fragment.Offset == 0 || drop.Attempt != h.Attempt) && (drop.Attempt == h.Attempt || h.Answer) &&
+			if drop != nil && (drop.Fragment.Offset == 0 || drop.Attempt != h.Attempt) && (drop.Attempt == h.Attempt ||
+				h.Answer) &&
 				drop.Answer == h.Answer {
 				drop = nil
 			}
@@ -148,7 +149,8 @@ func (v *view) sayAnother(out *Verdict) {
 	// since may have met another fate.
 	out.Certain = (m.Read || m.Arrived && v.ReadsSeen) && !v.askedSince(m.Time)
 	if m.ID != l.ID {
-		out.Text = fmt.Sprintf("what came from %s was no answer to the question: ID 0x%04x was asked, 0x%04x answered", m.Source, l.ID, m.ID)
+		out.Text = fmt.Sprintf("what came from %s was no answer to the question: ID 0x%04x was asked, 0x%04x answered",
+			m.Source, l.ID, m.ID)
 	} else {
 		out.Text = fmt.Sprintf("what came from %s was no answer to the question: asked %s %s, answered %s %s", m.Source,
 			l.Question(), dnswire.TypeString(l.Type), l.Show(m.Name), dnswire.TypeString(m.Type))
@@ -175,7 +177,8 @@ func (v *view) askedSince(t int64) bool {
 
 func (v *view) closed() bool {
 	c := v.l.Close
-	return c != nil && (v.l.Connect || v.l.Ending == lookup.Closed || v.l.Ending == lookup.GaveUp) && (v.drop == nil || v.drop.Answer || v.l.Connect)
+	return c != nil && (v.l.Connect || v.l.Ending == lookup.Closed || v.l.Ending == lookup.GaveUp) && (v.drop == nil ||
+		v.drop.Answer || v.l.Connect)
 }
 
 func (v *view) sayClosed(out *Verdict) {
@@ -200,7 +203,8 @@ func (v *view) sayClosed(out *Verdict) {
 		}
 		return
 	case !c.ByServer:
-		out.Where, out.Cause, out.Certain = Client, CauseClientGone, c.Process != nil || c.NetNS != 0 && c.NetNS == l.ClientNetNS
+		out.Where, out.Cause, out.Certain = Client, CauseClientGone, c.Process != nil ||
+			c.NetNS != 0 && c.NetNS == l.ClientNetNS
 		out.Text = fmt.Sprintf("the client %s the connection before the answer came", how)
 		if !out.Certain {
 			out.Text += ", or a firewall did in its name"
@@ -228,7 +232,8 @@ func (v *view) sayClosed(out *Verdict) {
 func (v *view) sayRefused(out *Verdict) {
 	l, last, icmp := v.l, v.last, v.refused
 	sender := hop.Endpoint{Addr: icmp.ICMPSender}.AddrPort().Addr()
-	out.Evidence = append([]string{fmt.Sprintf("ICMP %s from %s, seen %s", icmpName(icmp.ICMP), sender, v.spot(l, icmp))}, out.Evidence...)
+	out.Evidence = append([]string{fmt.Sprintf("ICMP %s from %s, seen %s", icmpName(icmp.ICMP), sender, v.spot(l, icmp))},
+		out.Evidence...)
 	target := last.Dst.AddrPort().Addr()
 	switch {
 	case sender == target && portUnreachable(icmp.ICMP) && v.leftBehind(last.Dst):
@@ -307,7 +312,8 @@ func (v *view) wentPast() bool {
 
 func (v *view) sayWentPast(out *Verdict) {
 	out.Where, out.Cause = Service, CauseUntranslated
-	out.Text = fmt.Sprintf("the query left %s by %s, the parent of the client's own device, past the translation there: the service address %s was not translated",
+	out.Text = fmt.Sprintf("the query left %s by %s, the parent of the client's own device, past the translation "+
+		"there: the service address %s was not translated",
 		v.whose(v.l, v.last.NetNS), v.last.Device(), v.l.Server)
 }
 
@@ -335,7 +341,8 @@ func (v *view) sayLeftNode(out *Verdict) {
 	if v.bypassed(v.l, v.last) {
 		past = ", the parent of the client's own device,"
 	}
-	out.Text = fmt.Sprintf("left this node at %s%s towards %s%s, and nothing came back; what lies beyond is not watched here",
+	out.Text = fmt.Sprintf("left this node at %s%s towards %s%s, and nothing came back; what lies beyond is not "+
+		"watched here",
 		v.last.Device(), past, v.last.Dst, inside(v.last))
 }
 

@@ -59,7 +59,8 @@ func TestSpot(t *testing.T) {
 // TestDropIsToldWithItsOwner: the verdict has the place and its owner as facts, and tells them in its evidence.
 func TestDropIsToldWithItsOwner(t *testing.T) {
 	j := Judge{Namespace: func(uint32) Owner { return Owner{semconv.OwnerNode, "node-1"} }}
-	drop := hop.Hop{Kind: hop.Drop, NetNS: nodeNS, IfIndex: 3, SKB: 1, Src: pod, Dst: vip, Reason: reason(t, "NETFILTER_DROP")}
+	drop := hop.Hop{Kind: hop.Drop, NetNS: nodeNS, IfIndex: 3, SKB: 1, Src: pod, Dst: vip,
+		Reason: reason(t, "NETFILTER_DROP")}
 	copy(drop.Dev[:], "cbr0")
 	v := j.Of(&lookup.Lookup{
 		Transport: link.UDP, Client: pod, Server: vip, ClientNetNS: podNS, Attempts: 1, Ending: lookup.Dropped,

@@ -76,16 +76,26 @@ func TestServiceFaults(t *testing.T) {
 		where    Where
 		cause    Cause
 	}{
-		{"rejected before translation", []hop.Hop{sent, atNode}, drop(nodeNS, vip, "NETFILTER_DROP", true), 3<<8 | 3, Service, CauseNoEndpoints},
-		{"rejected after translation", []hop.Hop{sent, atNode}, drop(nodeNS, alive, "NETFILTER_DROP", true), 3<<8 | 3, Node, CauseRejected},
-		{"connection tracking full", []hop.Hop{sent, atNode}, drop(nodeNS, vip, "NETFILTER_DROP", false), 0, Service, CauseConntrack},
-		{"no rule, lost further on", []hop.Hop{sent, atNode, untranslatedOut}, drop(farNS, vip, "NOT_SPECIFIED", false), 0, Service, CauseUntranslated},
-		{"no rule, no route", []hop.Hop{sent, atNode}, drop(nodeNS, vip, "IP_INNOROUTES", true), 0, Service, CauseUntranslated},
-		{"translated to nobody", []hop.Hop{sent, atNode}, drop(farNS, dead, "NEIGH_FAILED", true), 0, Service, CauseDeadEndpoint},
-		{"translated, neighbor gone", []hop.Hop{sent, atNode}, drop(nodeNS, alive, "NEIGH_FAILED", true), 0, Node, CauseNeighbour},
-		{"translated, policy", []hop.Hop{sent, atNode}, drop(nodeNS, alive, "NETFILTER_DROP", true), 0, Node, CausePolicyDrop},
-		{"prohibited, untranslated", []hop.Hop{sent, atNode}, drop(nodeNS, vip, "NETFILTER_DROP", true), 3<<8 | 10, Node, CauseRejected},
-		{"rejected by the pod itself", []hop.Hop{}, drop(podNS, vip, "NETFILTER_DROP", true), 3<<8 | 3, Client, CauseRejected},
+		{"rejected before translation", []hop.Hop{sent, atNode}, drop(nodeNS, vip, "NETFILTER_DROP", true), 3<<8 | 3, Service,
+			CauseNoEndpoints},
+		{"rejected after translation", []hop.Hop{sent, atNode}, drop(nodeNS, alive, "NETFILTER_DROP", true), 3<<8 | 3, Node,
+			CauseRejected},
+		{"connection tracking full", []hop.Hop{sent, atNode}, drop(nodeNS, vip, "NETFILTER_DROP", false), 0, Service,
+			CauseConntrack},
+		{"no rule, lost further on", []hop.Hop{sent, atNode, untranslatedOut}, drop(farNS, vip, "NOT_SPECIFIED", false), 0,
+			Service, CauseUntranslated},
+		{"no rule, no route", []hop.Hop{sent, atNode}, drop(nodeNS, vip, "IP_INNOROUTES", true), 0, Service,
+			CauseUntranslated},
+		{"translated to nobody", []hop.Hop{sent, atNode}, drop(farNS, dead, "NEIGH_FAILED", true), 0, Service,
+			CauseDeadEndpoint},
+		{"translated, neighbor gone", []hop.Hop{sent, atNode}, drop(nodeNS, alive, "NEIGH_FAILED", true), 0, Node,
+			CauseNeighbour},
+		{"translated, policy", []hop.Hop{sent, atNode}, drop(nodeNS, alive, "NETFILTER_DROP", true), 0, Node,
+			CausePolicyDrop},
+		{"prohibited, untranslated", []hop.Hop{sent, atNode}, drop(nodeNS, vip, "NETFILTER_DROP", true), 3<<8 | 10, Node,
+			CauseRejected},
+		{"rejected by the pod itself", []hop.Hop{}, drop(podNS, vip, "NETFILTER_DROP", true), 3<<8 | 3, Client,
+			CauseRejected},
 		{"own output", []hop.Hop{}, drop(podNS, vip, "NETFILTER_DROP", false), 0, Client, CausePolicyDrop},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -101,7 +111,8 @@ func TestServiceFaults(t *testing.T) {
 					return Owner{}
 				},
 			}
-			l := &lookup.Lookup{Transport: link.UDP, Client: pod, Server: vip, ClientNetNS: podNS, Attempts: 1, Ending: lookup.Dropped, Hops: append(slices.Clone(c.hops), c.drop(t))}
+			l := &lookup.Lookup{Transport: link.UDP, Client: pod, Server: vip, ClientNetNS: podNS, Attempts: 1,
+				Ending: lookup.Dropped, Hops: append(slices.Clone(c.hops), c.drop(t))}
 			if c.rejected != 0 {
 				l.Hops = append(l.Hops, hop.Hop{Kind: hop.Unreachable, NetNS: nodeNS, IfIndex: 3, ICMP: c.rejected})
 			}
@@ -114,7 +125,8 @@ func TestServiceFaults(t *testing.T) {
 }
 
 func TestAnswerThatNobodyTakes(t *testing.T) {
-	gone := hop.Hop{Kind: hop.Drop, Answer: true, NetNS: podNS, IfIndex: 2, Src: vip, Dst: pod, Reason: reason(t, "NO_SOCKET"), Time: 2e8}
+	gone := hop.Hop{Kind: hop.Drop, Answer: true, NetNS: podNS, IfIndex: 2, Src: vip, Dst: pod,
+		Reason: reason(t, "NO_SOCKET"), Time: 2e8}
 	odd := gone
 	odd.Src = alive
 	late := gone
@@ -129,11 +141,13 @@ func TestAnswerThatNobodyTakes(t *testing.T) {
 		{"client gone", gone, nil, Client, CauseClientGone},
 		{"from whom it had not asked", odd, nil, Client, CauseWrongSource},
 		{"upstream silent", gone, []*lookup.Upstream{{Server: endpoint("192.168.100.53:53")}}, Upstream, CauseTimeout},
-		{"upstream slow", late, []*lookup.Upstream{{Server: endpoint("192.168.100.53:53"), Answered: true}}, Client, CauseTooLate},
+		{"upstream slow", late, []*lookup.Upstream{{Server: endpoint("192.168.100.53:53"), Answered: true}}, Client,
+			CauseTooLate},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := &lookup.Lookup{
-				Transport: link.UDP, Client: pod, Server: vip, ClientNetNS: podNS, Attempts: 1, Ending: lookup.Dropped, AnswerSeen: true, Upstreams: c.upstreams,
+				Transport: link.UDP, Client: pod, Server: vip, ClientNetNS: podNS, Attempts: 1, Ending: lookup.Dropped,
+				AnswerSeen: true, Upstreams: c.upstreams,
 				Hops: []hop.Hop{{Kind: hop.Out, Local: true, NetNS: podNS, IfIndex: 2, Src: pod, Dst: vip}, c.drop},
 			}
 			if v := new(Judge).Of(l); v.Where != c.where || v.Cause != c.cause {
@@ -200,10 +214,12 @@ func TestRejectedBeyondTheClientsNode(t *testing.T) {
 func TestAQueryOnAConnectionThatIsGone(t *testing.T) {
 	for connect, want := range map[bool]Cause{true: CauseNoListener, false: CauseClosed} {
 		v := new(Judge).Of(&lookup.Lookup{
-			Transport: link.TCP, Connect: connect, Client: pod, Server: alive, ClientNetNS: podNS, Attempts: 1, Ending: lookup.Dropped,
+			Transport: link.TCP, Connect: connect, Client: pod, Server: alive, ClientNetNS: podNS, Attempts: 1,
+			Ending: lookup.Dropped,
 			Hops: []hop.Hop{
 				{Kind: hop.Out, Local: true, NetNS: podNS, IfIndex: 2, Src: pod, Dst: alive},
-				{Kind: hop.Drop, NetNS: farNS, IfIndex: 2, Src: pod, Dst: alive, Route: hop.RouteLocal, Reason: reason(t, "NO_SOCKET")},
+				{Kind: hop.Drop, NetNS: farNS, IfIndex: 2, Src: pod, Dst: alive, Route: hop.RouteLocal,
+					Reason: reason(t, "NO_SOCKET")},
 			},
 		})
 		if v.Where != CoreDNSSocket || v.Cause != want {

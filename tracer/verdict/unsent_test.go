@@ -17,14 +17,15 @@ func TestWhatIsNotSent(t *testing.T) {
 		cause   Cause
 		certain bool
 	}{
-		"connect, no route":          {lookup.Unsent{Connect: true, Error: int(unix.ENETUNREACH)}, CauseNoRoute, true},
-		"connect, no port":           {lookup.Unsent{Connect: true, Error: int(unix.EAGAIN)}, CauseNoPort, true},
-		"connect, no port, TCP":      {lookup.Unsent{Connect: true, Error: int(unix.EADDRNOTAVAIL)}, CauseNoPort, true},
-		"connect, prohibited":        {lookup.Unsent{Connect: true, Error: int(unix.EACCES)}, CauseNoRoute, false},
-		"connect, not permitted":     {lookup.Unsent{Connect: true, Error: int(unix.EPERM)}, CauseUnsent, false},
-		"send, no route":             {lookup.Unsent{Error: int(unix.ENETUNREACH)}, CauseNoRoute, false},
-		"send, blackhole":            {lookup.Unsent{Error: int(unix.EINVAL)}, CauseNoRoute, false},
-		"closed, port given":         {lookup.Unsent{Connect: true, Route: hop.RouteNone, HadPort: true}, CauseNoRoute, false},
+		"connect, no route":      {lookup.Unsent{Connect: true, Error: int(unix.ENETUNREACH)}, CauseNoRoute, true},
+		"connect, no port":       {lookup.Unsent{Connect: true, Error: int(unix.EAGAIN)}, CauseNoPort, true},
+		"connect, no port, TCP":  {lookup.Unsent{Connect: true, Error: int(unix.EADDRNOTAVAIL)}, CauseNoPort, true},
+		"connect, prohibited":    {lookup.Unsent{Connect: true, Error: int(unix.EACCES)}, CauseNoRoute, false},
+		"connect, not permitted": {lookup.Unsent{Connect: true, Error: int(unix.EPERM)}, CauseUnsent, false},
+		"send, no route":         {lookup.Unsent{Error: int(unix.ENETUNREACH)}, CauseNoRoute, false},
+		"send, blackhole":        {lookup.Unsent{Error: int(unix.EINVAL)}, CauseNoRoute, false},
+		"closed, port given": {lookup.Unsent{Connect: true, Route: hop.RouteNone, HadPort: true}, CauseNoRoute,
+			false},
 		"closed, port of its own":    {lookup.Unsent{Connect: true, HadPort: true}, CauseNoRoute, false},
 		"closed, past the route":     {lookup.Unsent{Connect: true, Route: hop.RouteOn}, CauseNoPort, false},
 		"closed, UDP without a port": {lookup.Unsent{Connect: true, Unbound: true}, CauseUnsent, false},

@@ -84,9 +84,12 @@ const (
 
 // Causes are all of them.
 var Causes = []Cause{
-	CauseAnswered, CauseCorrected, CauseTooLate, CausePolicyDrop, CauseNoRoute, CauseNeighbour, CauseRPFilter, CauseTooBig, CauseFragment, CauseNoListener, CauseBufferFull,
-	CauseSocketClosed, CauseClientGone, CauseQueueFull, CauseDropped, CauseNotRead, CauseNoAnswer, CauseRefused, CauseServerError, CauseTimeout, CauseNoReply,
-	CauseVanished, CauseUntranslated, CauseNoEndpoints, CauseDeadEndpoint, CauseInsertRace, CauseConntrack, CauseRejected, CauseWrongSource, CauseTunnel, CauseChecksum, CauseEvicted,
+	CauseAnswered, CauseCorrected, CauseTooLate, CausePolicyDrop, CauseNoRoute, CauseNeighbour, CauseRPFilter, CauseTooBig,
+	CauseFragment, CauseNoListener, CauseBufferFull,
+	CauseSocketClosed, CauseClientGone, CauseQueueFull, CauseDropped, CauseNotRead, CauseNoAnswer, CauseRefused,
+	CauseServerError, CauseTimeout, CauseNoReply,
+	CauseVanished, CauseUntranslated, CauseNoEndpoints, CauseDeadEndpoint, CauseInsertRace, CauseConntrack, CauseRejected,
+	CauseWrongSource, CauseTunnel, CauseChecksum, CauseEvicted,
 	CauseUnexpectedAnswer, CauseClosed, CausePortExhausted, CauseNoPort, CauseUnsent,
 }
 
@@ -232,7 +235,8 @@ func (j *Judge) learn(l *lookup.Lookup) {
 			node, seen = b.NetNS, true
 		}
 		// What was to be sent on when it was dropped is forwarded, too: its route says so.
-		if b.Kind == hop.Drop && b.Route == hop.RouteOn && !b.Answer && !b.Local && b.NetNS != l.ClientNetNS && b.NetNS != 0 && len(j.nodes) < maxNodes {
+		if b.Kind == hop.Drop && b.Route == hop.RouteOn && !b.Answer && !b.Local && b.NetNS != l.ClientNetNS &&
+			b.NetNS != 0 && len(j.nodes) < maxNodes {
 			j.nodes[b.NetNS] = true
 		}
 		if i == 0 {
@@ -243,7 +247,8 @@ func (j *Judge) learn(l *lookup.Lookup) {
 			continue
 		}
 		// What comes in by one device and leaves by another is forwarded: a pod does not.
-		if a.Kind == hop.In && b.Kind == hop.Out && !b.Local && a.IfIndex != b.IfIndex && !j.settled(a, b, node) && len(j.nodes) < maxNodes {
+		if a.Kind == hop.In && b.Kind == hop.Out && !b.Local && a.IfIndex != b.IfIndex && !j.settled(a, b, node) &&
+			len(j.nodes) < maxNodes {
 			j.nodes[a.NetNS] = true
 			if b.Tracked {
 				j.tracks[a.NetNS] = true
@@ -343,9 +348,12 @@ func eventsLost(l *lookup.Lookup) string {
 }
 
 func (j *Judge) answered(l *lookup.Lookup) Verdict {
-	if l.ClientNetNS != 0 && !l.ReadByClient && l.AnswerSource != l.Server && l.AnswerSource != l.Hops[0].Dst && !l.AnswerSource.IsZero() {
-		v := Verdict{Where: Client, Cause: CauseWrongSource, Evidence: []string{"answer from " + l.AnswerSource.String() + " at the client"}}
-		v.Text = fmt.Sprintf("the answer came from %s, and the client had asked %s: it takes no answer from others", l.AnswerSource, l.Server)
+	if l.ClientNetNS != 0 && !l.ReadByClient && l.AnswerSource != l.Server && l.AnswerSource != l.Hops[0].Dst &&
+		!l.AnswerSource.IsZero() {
+		v := Verdict{Where: Client, Cause: CauseWrongSource, Evidence: []string{"answer from " + l.AnswerSource.String() +
+			" at the client"}}
+		v.Text = fmt.Sprintf("the answer came from %s, and the client had asked %s: it takes no answer from others",
+			l.AnswerSource, l.Server)
 		v.Text += whyUntranslated(l, j.clientNode(l), &v)
 		return v
 	}
@@ -422,7 +430,8 @@ func upstreamFate(up *lookup.Upstream) string {
 func upstreamEvidence(l *lookup.Lookup) []string {
 	var e []string
 	for _, up := range l.Upstreams {
-		e = append(e, fmt.Sprintf("upstream %s asked after %s: %s", up.Server, time.Duration(up.Start-l.Start()).Round(time.Microsecond), upstreamFate(up)))
+		e = append(e, fmt.Sprintf("upstream %s asked after %s: %s", up.Server, time.Duration(up.Start-l.Start()).Round(
+			time.Microsecond), upstreamFate(up)))
 	}
 	return e
 }

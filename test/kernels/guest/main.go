@@ -241,7 +241,8 @@ func complaints() (lines []string) {
 		return nil
 	}
 	for l := range strings.Lines(string(buf[:n])) {
-		for _, sign := range []string{"BUG:", "WARNING:", "Oops", "general protection", "soft lockup", "Call Trace", "panic"} {
+		for _, sign := range []string{"BUG:", "WARNING:", "Oops", "general protection", "soft lockup", "Call Trace",
+			"panic"} {
 			if strings.Contains(l, sign) {
 				lines = append(lines, strings.TrimSpace(l))
 				break

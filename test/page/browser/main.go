@@ -162,13 +162,16 @@ func check(file, shots string) ([]string, error) {
 	}
 	if hasNear {
 		var bars []bar
-		if err := chromedp.Run(ctx, chromedp.Click("#near", chromedp.ByQuery), chromedp.Evaluate(measure, &bars)); err != nil {
+		if err := chromedp.Run(ctx, chromedp.Click("#near", chromedp.ByQuery),
+			chromedp.Evaluate(measure, &bars)); err != nil {
 			return nil, fmt.Errorf("choosing the second scale: %w", err)
 		}
 		judge(&c, "the packet's way", bars)
 	}
 	var shown bool
-	if err := chromedp.Run(ctx, chromedp.Click("details summary", chromedp.ByQuery), chromedp.Evaluate(`document.querySelector('details').open && document.querySelector('.attributes').getBoundingClientRect().height > 0`, &shown)); err != nil {
+	if err := chromedp.Run(ctx, chromedp.Click("details summary", chromedp.ByQuery),
+		chromedp.Evaluate(
+			`document.querySelector('details').open && document.querySelector('.attributes').getBoundingClientRect().height > 0`, &shown)); err != nil {
 		return nil, fmt.Errorf("opening a line: %w", err)
 	}
 	if !shown {

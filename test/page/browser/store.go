@@ -156,7 +156,8 @@ func store(url, shots string) error {
 	// A client chosen by a click filters all; a link has the filter; the command line, too.
 	err = chromedp.Run(ctx,
 		chromedp.Click("#tab-who", chromedp.ByQuery),
-		chromedp.Evaluate(`delete document.body.dataset.ready; document.querySelector('#clients tr[data-key] [data-pick]').click()`, nil),
+		chromedp.Evaluate(
+			`delete document.body.dataset.ready; document.querySelector('#clients tr[data-key] [data-pick]').click()`, nil),
 		chromedp.WaitReady(`body[data-ready]`, chromedp.ByQuery), read(&s.Chosen),
 		chromedp.Evaluate(`command()`, &s.Command),
 		chromedp.Reload(), chromedp.WaitReady(`body[data-ready]`, chromedp.ByQuery),

@@ -52,11 +52,14 @@ spans, which are counted, and nothing else.`,
 	}
 	fs := cmd.Flags()
 	f.watch.register(fs)
-	fs.StringVar(&f.sample, "sample", "1", "share of lookups to send, 0 to 1, by trace ID: the plugin with the same share keeps the same ones")
+	fs.StringVar(&f.sample, "sample", "1", "share of lookups to send, 0 to 1, by trace ID: the plugin with the same "+
+		"share keeps the same ones")
 	fs.DurationVar(&f.slow, "slow", time.Second, "send lookups that took this long whatever --sample says; 0: do not")
-	fs.StringVar(&f.endpoint, "endpoint", "", "where spans go, before OTEL_EXPORTER_OTLP_ENDPOINT: grpc://, grpcs://, http:// or https://; none: nowhere")
+	fs.StringVar(&f.endpoint, "endpoint", "", "where spans go, before OTEL_EXPORTER_OTLP_ENDPOINT: grpc://, grpcs://, "+
+		"http:// or https://; none: nowhere")
 	fs.StringVar(&f.metrics, "metrics-address", "", "address for /metrics, for example 127.0.0.1:9154; none if empty")
-	fs.IntVar(&f.maxClients, "metrics-clients", metrics.DefaultMaxClients, "how many workloads get series of their own; the rest is counted under ~other")
+	fs.IntVar(&f.maxClients, "metrics-clients", metrics.DefaultMaxClients, "how many workloads get series of their "+
+		"own; the rest is counted under ~other")
 	fs.StringVar(&f.socket, "socket", "", "Unix socket on which observe asks for the past and follows; none if empty")
 	fs.IntVar(&f.past, "past", past.DefaultAll, "how many lookups are kept for observe --socket")
 	fs.IntVar(&f.pastLost, "past-lost", past.DefaultLost, "how many lost lookups are kept apart from those")
@@ -82,7 +85,8 @@ func (f *agentFlags) client(stderr io.Writer) (otlptrace.Client, otlpenv.Batchin
 	}
 	if !target.Sends() {
 		if !target.Off && target.Warning == "" {
-			fmt.Fprintln(stderr, "dnstrail: spans go nowhere: no endpoint is given, neither by --endpoint nor by OTEL_EXPORTER_OTLP_ENDPOINT")
+			fmt.Fprintln(stderr, "dnstrail: spans go nowhere: no endpoint is given, neither by --endpoint nor by "+
+				"OTEL_EXPORTER_OTLP_ENDPOINT")
 		}
 		return nil, batching, nil
 	}
@@ -144,7 +148,8 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 		if err := exporter.LastError(); err != nil && s.Failed > 0 {
 			why = fmt.Sprintf("; the last failure: %v", err)
 		}
-		fmt.Fprintf(cmd.ErrOrStderr(), "dnstrail: spans: %d made, %d sent, %d dropped, %d failed%s\n", s.Made, s.Sent, s.Dropped, s.Failed, why)
+		fmt.Fprintf(cmd.ErrOrStderr(), "dnstrail: spans: %d made, %d sent, %d dropped, %d failed%s\n", s.Made, s.Sent,
+			s.Dropped, s.Failed, why)
 	}()
 	counts := metrics.New(f.maxClients, version())
 	var p *pipeline.Pipeline

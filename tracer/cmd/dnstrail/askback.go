@@ -34,10 +34,12 @@ func (f *askBackFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.listen, "ask-back", "", "UDP address on which others ask what this agent saw of a lookup, and from "+
 		fmt.Sprintf("which it asks them, for example :%d; none if empty", askback.DefaultPort))
 	fs.StringVar(&f.key, "ask-back-key", "", "file of the key that all who ask share: a line of 32 characters or more")
-	fs.StringArrayVar(&f.peers, "ask-back-peer", nil, "whom to ask, NAME=ADDRESS:PORT: NAME is the node whose agent it is, "+
+	fs.StringArrayVar(&f.peers, "ask-back-peer", nil, "whom to ask, NAME=ADDRESS:PORT: NAME is the node whose agent "+
+		"it is, "+
 		"or the address of a DNS server (repeatable)")
-	fs.Uint16Var(&f.serverPort, "ask-back-server-port", askback.DefaultPort, "UDP port at which a cluster's DNS server that no "+
-		"--ask-back-peer names is asked; 0: it is not")
+	fs.Uint16Var(&f.serverPort, "ask-back-server-port", askback.DefaultPort,
+		"UDP port at which a cluster's DNS server that no "+
+			"--ask-back-peer names is asked; 0: it is not")
 	fs.DurationVar(&f.past, "ask-back-past", hindsight.DefaultPast, "how long lookups are remembered for those who ask")
 }
 

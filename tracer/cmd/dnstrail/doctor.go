@@ -39,7 +39,8 @@ DNS servers that it names, over UDP and TCP), for this host or for a pod. Each l
 	fs := cmd.Flags()
 	fs.UintSliceVar(&f.watch.ports, "port", []uint{53}, "DNS ports, at most 8")
 	f.watch.registerIdentity(fs)
-	fs.StringVar(&f.from, "from", "", "whose resolv.conf and network: NAMESPACE/POD, POD, an address or pid:PID; this host if empty")
+	fs.StringVar(&f.from, "from", "", "whose resolv.conf and network: NAMESPACE/POD, POD, an address or pid:PID; this "+
+		"host if empty")
 	fs.StringVar(&f.endpoint, "endpoint", "", "OTLP endpoint to try, as a URL, before OTEL_EXPORTER_OTLP_ENDPOINT")
 	fs.DurationVar(&f.timeout, "timeout", 2*time.Second, "how long to wait for each answer")
 	return cmd

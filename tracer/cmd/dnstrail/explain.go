@@ -97,7 +97,8 @@ Without a trace ID the last lookup is told that the filters take, which are thos
 	fs.StringVar(&f.jaeger, "store", defaultAPI, "the same as --jaeger")
 	fs.StringVar(&f.tokenFile, "token-file", "", "file of the token to show to the store or Jaeger")
 	fs.StringVar(&f.file, "file", "", "read OTLP JSON from this file instead, - for standard input")
-	fs.StringVar(&f.socket, "socket", "", "ask the agent that listens at this Unix socket instead: its own past, without CoreDNS's side")
+	fs.StringVar(&f.socket, "socket", "", "ask the agent that listens at this Unix socket instead: its own past, "+
+		"without CoreDNS's side")
 	fs.StringVar(&f.context, "context", "", "context of the kubeconfig whose cluster is asked")
 	f.filter.register(fs)
 	fs.IntVar(&f.last, "last", 1, "how many lookups that the filters take are told, the last first")
@@ -296,7 +297,8 @@ const (
 func (f *explainFlags) prefixed(cmd *cobra.Command, digits string) (found, others []*trace.Trace, err error) {
 	digits = strings.ToLower(digits)
 	if len(digits) < fewestDigits || strings.Trim(digits, "0123456789abcdef") != "" {
-		return nil, nil, fmt.Errorf("%q is no trace ID: want 32 hexadecimal digits, or the first of them, at least %d", digits, fewestDigits)
+		return nil, nil, fmt.Errorf("%q is no trace ID: want 32 hexadecimal digits, or the first of them, at least %d",
+			digits, fewestDigits)
 	}
 	others, err = f.recent(cmd)
 	if err != nil {
@@ -311,7 +313,8 @@ func (f *explainFlags) prefixed(cmd *cobra.Command, digits string) (found, other
 	}
 	switch len(found) {
 	case 0:
-		return nil, nil, fmt.Errorf("no trace ID begins with %s among the %d lookups looked through; --since looks further back, all 32 digits find any", digits, len(others))
+		return nil, nil, fmt.Errorf("no trace ID begins with %s among the %d lookups looked through; --since looks "+
+			"further back, all 32 digits find any", digits, len(others))
 	case 1:
 		return []*trace.Trace{linkedAmong(found[0], others).Whole(among(others))}, others, nil
 	}
@@ -407,7 +410,8 @@ func (f *explainFlags) api() (*traceapi.Client, error) {
 // unanswered says what to do where nothing answers.
 func (f *explainFlags) unanswered(err error) error {
 	if errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("%w: no store and no Jaeger there; name yours with --store URL or --jaeger URL, or ask an agent with --socket PATH", err)
+		return fmt.Errorf("%w: no store and no Jaeger there; name yours with --store URL or --jaeger URL, or ask an "+
+			"agent with --socket PATH", err)
 	}
 	return err
 }

@@ -79,10 +79,12 @@ func TestExplainFromFileAndFromStore(t *testing.T) {
 	go func() { _ = http.Serve(l, traceapi.Handler(s)) }()
 
 	const id = "7cf92f3577b34da6a3ce929d0e0e4736"
-	for name, source := range map[string][]string{"file": {"--file", all}, "store": {"--store", l.Addr().String()}, "jaeger": {"--jaeger", l.Addr().String()}} {
+	for name, source := range map[string][]string{"file": {"--file", all}, "store": {"--store", l.Addr().String()},
+		"jaeger": {"--jaeger", l.Addr().String()}} {
 		t.Run(name, func(t *testing.T) {
 			out, err := run(append([]string{"explain", id}, source...)...)
-			if err != nil || !strings.Contains(out, "LOST  db.shop.svc.cluster.local. A") || !strings.Contains(out, "What to look at next") {
+			if err != nil || !strings.Contains(out, "LOST  db.shop.svc.cluster.local. A") ||
+				!strings.Contains(out, "What to look at next") {
 				t.Errorf("%v\n%s", err, out)
 			}
 			out, err = run(append([]string{"explain", "7CF92f35", "--since", "10000h"}, source...)...)
@@ -105,7 +107,8 @@ func TestExplainFromFileAndFromStore(t *testing.T) {
 					t.Errorf("by %v: %v\n%s", filters, err, out)
 				}
 			}
-			if err != nil || json.Unmarshal([]byte(out), &story) != nil || story.TraceID != id || !story.Lost || story.Where != "between-nodes" {
+			if err != nil || json.Unmarshal([]byte(out), &story) != nil || story.TraceID != id || !story.Lost ||
+				story.Where != "between-nodes" {
 				t.Errorf("%v: %+v\n%s", err, story, out)
 			}
 		})
@@ -137,7 +140,8 @@ func TestExplainRefuses(t *testing.T) {
 		{"no such file", []string{id, "--file", "/does/not/exist"}},
 		{"not OTLP JSON", []string{id, "--file", jsonFile(t, `{"resourceSpans": 3}`)}},
 		{"document 1", []string{id, "--file", jsonFile(t, `{`)}},
-		{"asking 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused: no store and no Jaeger there", []string{id, "--jaeger", "http://127.0.0.1:1"}},
+		{"asking 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused: no store and no Jaeger there",
+			[]string{id, "--jaeger", "http://127.0.0.1:1"}},
 		{"unknown flag", []string{id, "--jager", "x"}},
 	} {
 		t.Run(tc.want, func(t *testing.T) {

@@ -31,8 +31,10 @@ func (f *filterFlags) register(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.clients, "client", nil, "only of this client: namespace/pod, pod, workload, node or address")
 	fs.StringSliceVarP(&f.namespaces, "namespace", "n", nil, "only of pods in this namespace")
 	fs.StringSliceVar(&f.processes, "process", nil, "only of processes with this name")
-	fs.StringSliceVar(&f.wheres, "where", nil, "only those that ended at this stage: answered, client, node, between-nodes, ...")
-	fs.StringSliceVar(&f.causes, "cause", nil, "only those that ended for this cause: policy-drop, no-listener, timeout, ...")
+	fs.StringSliceVar(&f.wheres, "where", nil, "only those that ended at this stage: answered, client, node, "+
+		"between-nodes, ...")
+	fs.StringSliceVar(&f.causes, "cause", nil, "only those that ended for this cause: policy-drop, no-listener, "+
+		"timeout, ...")
 }
 
 // filterNames are the flags that choose rows.
@@ -75,7 +77,8 @@ func (f *filterFlags) complete(cmd *cobra.Command) {
 
 // offer sets what the shell completes a flag's value with.
 func offer(cmd *cobra.Command, flag string, values ...string) {
-	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+	if err := cmd.RegisterFlagCompletionFunc(
+		flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // no such flag
 	}
 }
@@ -103,8 +106,9 @@ func known(flag string, values []string, words []string) error {
 
 func (f *filterFlags) filter(cmd *cobra.Command) (*output.Filter, error) {
 	o := &output.Filter{
-		Slow: f.slow, Rcodes: f.rcodes, Types: f.types, Names: f.names, Clients: f.clients, Namespaces: f.namespaces, Processes: f.processes,
-		Wheres: f.wheres, Causes: f.causes,
+		Slow: f.slow, Rcodes: f.rcodes, Types: f.types, Names: f.names, Clients: f.clients, Namespaces: f.namespaces,
+		Processes: f.processes,
+		Wheres:    f.wheres, Causes: f.causes,
 	}
 	if cmd.Flags().Changed("lost") {
 		o.Lost = &f.lost
@@ -116,7 +120,8 @@ func (f *filterFlags) filter(cmd *cobra.Command) (*output.Filter, error) {
 		flag string
 		list []string
 	}{
-		{"rcode", f.rcodes}, {"type", f.types}, {"name", f.names}, {"client", f.clients}, {"namespace", f.namespaces}, {"process", f.processes},
+		{"rcode", f.rcodes}, {"type", f.types}, {"name", f.names}, {"client", f.clients}, {"namespace",
+			f.namespaces}, {"process", f.processes},
 		{"where", f.wheres}, {"cause", f.causes},
 	} {
 		if err := (&output.Filter{Names: c.list}).Check(); err != nil {

@@ -30,8 +30,10 @@ func foldHelp(root *cobra.Command) {
 	}
 	cobra.AddTemplateFunc("flags", func(fs *pflag.FlagSet) string { return fs.FlagUsagesWrapped(width) })
 	cobra.AddTemplateFunc("fold", func(text string) string { return fold(text, width) })
-	root.SetUsageTemplate(strings.NewReplacer(".LocalFlags.FlagUsages", "flags .LocalFlags", ".InheritedFlags.FlagUsages", "flags .InheritedFlags").Replace(root.UsageTemplate()))
-	root.SetHelpTemplate(strings.Replace(root.HelpTemplate(), "trimTrailingWhitespaces}}", "trimTrailingWhitespaces | fold}}", 1))
+	root.SetUsageTemplate(strings.NewReplacer(".LocalFlags.FlagUsages", "flags .LocalFlags", ".InheritedFlags.FlagUsages",
+		"flags .InheritedFlags").Replace(root.UsageTemplate()))
+	root.SetHelpTemplate(strings.Replace(root.HelpTemplate(), "trimTrailingWhitespaces}}",
+		"trimTrailingWhitespaces | fold}}", 1))
 }
 
 // fold breaks paragraphs, which an empty line parts, into lines of at most width cells. A paragraph that is indented

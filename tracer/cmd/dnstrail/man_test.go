@@ -68,7 +68,8 @@ func commandPages(t *testing.T, c *cobra.Command, pages map[string][]byte) {
 	var b bytes.Buffer
 	var noDate time.Time
 	name := strings.ReplaceAll(c.CommandPath(), " ", "-")
-	header := doc.GenManHeader{Title: strings.ToUpper(name), Section: "1", Date: &noDate, Source: "dnstrail", Manual: "dnstrail"}
+	header := doc.GenManHeader{Title: strings.ToUpper(name), Section: "1", Date: &noDate, Source: "dnstrail",
+		Manual: "dnstrail"}
 	if err := doc.GenMan(c, &header, &b); err != nil {
 		t.Fatal(err)
 	}

@@ -85,15 +85,18 @@ A correction of a row that was shown is shown, whatever the filters say of it.`,
 	fs := cmd.Flags()
 	f.watch.register(fs)
 	f.filter.register(fs)
-	fs.StringVarP(&f.output, "output", "o", "text", "text (fits the terminal), wide (cuts nothing) or jsonl (json is the same: one object a line)")
+	fs.StringVarP(&f.output, "output", "o", "text", "text (fits the terminal), wide (cuts nothing) or jsonl (json is "+
+		"the same: one object a line)")
 	fs.StringVar(&f.socket, "socket", "", "ask the agent that listens on this Unix socket, instead of watching the kernel")
 	fs.StringVar(&f.tokenFile, "token-file", "", "file of the token to show to the store")
-	fs.StringVar(&f.store, "store", "", "ask the dnstrail store at this URL for the lookups of the whole cluster, instead of watching the kernel")
+	fs.StringVar(&f.store, "store", "", "ask the dnstrail store at this URL for the lookups of the whole cluster, "+
+		"instead of watching the kernel")
 	fs.BoolVar(&f.here, "here", false, "watch this host, even where a kubeconfig names a cluster")
 	fs.StringVar(&f.context, "context", "", "context of the kubeconfig whose cluster is asked")
 	fs.DurationVar(&f.since, "since", 0, "of an agent or a store: the past from this long ago on")
 	fs.IntVar(&f.last, "last", 0, "of an agent or a store: the last so many of the past")
-	fs.BoolVarP(&f.follow, "follow", "f", false, "of an agent or a store: go on with what comes (default unless --since or --last is given)")
+	fs.BoolVarP(&f.follow, "follow", "f", false, "of an agent or a store: go on with what comes (default unless "+
+		"--since or --last is given)")
 	offer(cmd, "output", "text", "wide", "jsonl", "json")
 	f.filter.complete(cmd)
 	return cmd
@@ -199,7 +202,8 @@ func (f *observeFlags) ask(cmd *cobra.Command, filter *output.Filter, write func
 		}
 		footer(cmd.ErrOrStderr(), s.Stats)
 		if s.RowsMissed > 0 {
-			fmt.Fprintf(cmd.ErrOrStderr(), "dnstrail: %d rows were not shown: they came faster than their readers took them\n", s.RowsMissed)
+			fmt.Fprintf(cmd.ErrOrStderr(), "dnstrail: %d rows were not shown: they came faster than their readers took them\n",
+				s.RowsMissed)
 		}
 		return nil
 	}
@@ -207,7 +211,8 @@ func (f *observeFlags) ask(cmd *cobra.Command, filter *output.Filter, write func
 	if err := client.Stats(context.WithoutCancel(cmd.Context()), &s); err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "dnstrail: rows: %d, of agents on %s; lost: %d kernel events while these were in flight, %d rows that the store let go too early; the store: %d spans received, %d refused, %d traces evicted\n",
+	fmt.Fprintf(cmd.ErrOrStderr(), "dnstrail: rows: %d, of agents on %s; lost: %d kernel events while these were in "+
+		"flight, %d rows that the store let go too early; the store: %d spans received, %d refused, %d traces evicted\n",
 		shown.Load(), places(s.Nodes), eventsLost, s.RowsMissed, s.SpansReceived, s.SpansRefused, s.TracesEvicted)
 	return nil
 }
@@ -222,9 +227,11 @@ func (f *observeFlags) waiting(ctx context.Context, client *rowapi.Client) strin
 		return fmt.Sprintf("dnstrail: nothing to show yet, and %v does not tell why", client)
 	}
 	if s.SpansReceived == 0 {
-		return fmt.Sprintf("dnstrail: nothing to show yet: %v has received no span: do the agents and CoreDNS send to it (OTEL_EXPORTER_OTLP_ENDPOINT)?", client)
+		return fmt.Sprintf("dnstrail: nothing to show yet: %v has received no span: do the agents and CoreDNS send to it "+
+			"(OTEL_EXPORTER_OTLP_ENDPOINT)?", client)
 	}
-	return fmt.Sprintf("dnstrail: nothing to show yet: %v has had no lookup since that the filters take; it keeps %d traces, of agents on %s", client, s.Traces, places(s.Nodes))
+	return fmt.Sprintf("dnstrail: nothing to show yet: %v has had no lookup since that the filters take; it keeps %d "+
+		"traces, of agents on %s", client, s.Traces, places(s.Nodes))
 }
 
 func places(nodes []string) string {
@@ -266,7 +273,8 @@ func (f *observeFlags) watchKernel(cmd *cobra.Command, filter *output.Filter, wr
 		if shown == 0 && now.After(remind) {
 			remind = now.Add(time.Hour)
 			s := p.Stats()
-			fmt.Fprintf(cmd.ErrOrStderr(), "dnstrail: nothing to show yet: %d kernel events and %d lookups so far, none that the filters take and that has ended\n", s.Events, s.Lookup.Lookups)
+			fmt.Fprintf(cmd.ErrOrStderr(), "dnstrail: nothing to show yet: %d kernel events and %d lookups so far, none "+
+				"that the filters take and that has ended\n", s.Events, s.Lookup.Lookups)
 		}
 	}
 	if p, err = pipeline.Open(o); err != nil {

@@ -51,7 +51,8 @@ that its first name answered is taken to stay as it is.`,
 	f.source.register(cmd)
 	fs := cmd.Flags()
 	fs.DurationVar(&f.since, "since", time.Hour, "of an agent or a store: the past from this long ago on")
-	fs.DurationVar(&f.during, "for", 0, "how long to watch: this host (1m if not given), or what comes from an agent or a store")
+	fs.DurationVar(&f.during, "for", 0, "how long to watch: this host (1m if not given), or what comes from an agent "+
+		"or a store")
 	fs.StringVarP(&f.output, "output", "o", "text", "text or json")
 	offer(cmd, "output", "text", "json")
 	return cmd

@@ -18,6 +18,7 @@ translation, to the DNS server and back, and says in words where a lookup was lo
 	root.AddCommand(newAgentCommand(), newObserveCommand())
 	root.AddCommand(newReportCommand(), newTopCommand())
 	root.AddCommand(newStoreCommand(), newExplainCommand(), newWalkCommand(), newDoctorCommand(), newVersionCommand())
-	root.AddCommand(newInstallCommand(), newUpgradeCommand(), newUninstallCommand(), newStatusCommand(), newLookupCommand())
+	root.AddCommand(newInstallCommand(), newUpgradeCommand(), newUninstallCommand(), newStatusCommand(),
+		newLookupCommand())
 	return root
 }

@@ -135,7 +135,8 @@ func readRows(cmd *cobra.Command, name string, filter *output.Filter, give func(
 }
 
 // watchRows gives each row of this host's lookups that the filter takes, and now and then nil, until ctx ends.
-func (f *sourceFlags) watchRows(ctx context.Context, cmd *cobra.Command, filter *output.Filter, give func(*output.Row)) error {
+func (f *sourceFlags) watchRows(ctx context.Context, cmd *cobra.Command, filter *output.Filter,
+	give func(*output.Row)) error {
 	o, closeAll, err := f.watch.options()
 	if err != nil {
 		return err

@@ -77,15 +77,21 @@ says), and need the right to "create" /v1/traces. A token file has a line for ea
 	f.StringVar(&flags.http, "http", "127.0.0.1:4318", "address to receive OTLP over HTTP at; empty for none")
 	f.StringVar(&flags.api, "api", "127.0.0.1:16686", "address to answer queries at; empty for none")
 	f.IntVar(&flags.limits.Spans, "spans", store.DefaultSpans, "how many spans are kept at most")
-	f.Var(&flags.memory, "memory", "memory to stay within, half of it for spans; what the cgroup allows if not given, or else 256MiB")
-	f.StringVar(&flags.otlpTokens, "otlp-token-file", "", "file of the tokens of those who may send; an OTEL_EXPORTER_OTLP_HEADERS sends one")
+	f.Var(&flags.memory, "memory", "memory to stay within, half of it for spans; what the cgroup allows if not given, "+
+		"or else 256MiB")
+	f.StringVar(&flags.otlpTokens, "otlp-token-file", "", "file of the tokens of those who may send; an "+
+		"OTEL_EXPORTER_OTLP_HEADERS sends one")
 	f.StringVar(&flags.apiTokens, "api-token-file", "", "file of the tokens of those who may read")
-	f.StringVar(&flags.otlpAudience, "otlp-audience", "", "ask the API server of the cluster about the tokens of those who send, which must be for this audience")
-	f.BoolVar(&flags.reviews, "reviews", false, "ask the API server of the cluster about the tokens of both (TokenReview, SubjectAccessReview)")
-	f.StringArrayVar(&flags.apiHosts, "api-host", nil, "a further name that the query API is asked by, where no token is needed (repeatable)")
+	f.StringVar(&flags.otlpAudience, "otlp-audience", "", "ask the API server of the cluster about the tokens of "+
+		"those who send, which must be for this audience")
+	f.BoolVar(&flags.reviews, "reviews", false, "ask the API server of the cluster about the tokens of both "+
+		"(TokenReview, SubjectAccessReview)")
+	f.StringArrayVar(&flags.apiHosts, "api-host", nil, "a further name that the query API is asked by, where no token "+
+		"is needed (repeatable)")
 	f.StringVar(&flags.certificate, "tls-cert", "", "certificate of the store, for all that listens")
 	f.StringVar(&flags.key, "tls-key", "", "its key")
-	f.StringVar(&flags.clientCA, "tls-client-ca", "", "certificates that issue those of senders; a common name is a subject as in a token file")
+	f.StringVar(&flags.clientCA, "tls-client-ca", "", "certificates that issue those of senders; a common name is a "+
+		"subject as in a token file")
 	return c
 }
 

@@ -199,7 +199,8 @@ func (f *topFlags) file(cmd *cobra.Command, filter *output.Filter, w *tally.Wind
 	return f.print(cmd.OutOrStdout(), rows, first, last.Sub(first), columns(cmd), cmp.Or(f.lines, topLines), dropped)
 }
 
-func (f *topFlags) print(w io.Writer, rows []*output.Row, from time.Time, long time.Duration, width, lines int, dropped uint64) error {
+func (f *topFlags) print(w io.Writer, rows []*output.Row, from time.Time, long time.Duration, width, lines int,
+	dropped uint64) error {
 	_, err := io.WriteString(w, f.table(rows, from, long, width, lines, dropped))
 	if errors.Is(err, syscall.EPIPE) {
 		return nil
@@ -208,7 +209,8 @@ func (f *topFlags) print(w io.Writer, rows []*output.Row, from time.Time, long t
 }
 
 // table writes the head and the table of rows.
-func (f *topFlags) table(rows []*output.Row, from time.Time, long time.Duration, width, lines int, dropped uint64) string {
+func (f *topFlags) table(rows []*output.Row, from time.Time, long time.Duration, width, lines int,
+	dropped uint64) string {
 	n, failed := 0, 0
 	for _, r := range rows {
 		if r.Own || r.Connect {
@@ -219,11 +221,13 @@ func (f *topFlags) table(rows []*output.Row, from time.Time, long time.Duration,
 			failed++
 		}
 	}
-	head := fmt.Sprintf("%d lookups in %s, %d failed; by %s, the most %s first", n, long.Round(100*time.Millisecond), failed, f.by, f.sort)
+	head := fmt.Sprintf("%d lookups in %s, %d failed; by %s, the most %s first", n, long.Round(100*time.Millisecond),
+		failed, f.by, f.sort)
 	if dropped > 0 {
 		head += fmt.Sprintf("; %d further ones do not count: too many", dropped)
 	}
-	return head + "\n\n" + tally.Table(tally.Lines(rows, tally.By(f.by), tally.Sort(f.sort), from, long), tally.By(f.by), width, lines)
+	return head + "\n\n" + tally.Table(tally.Lines(rows, tally.By(f.by), tally.Sort(f.sort), from, long), tally.By(f.by),
+		width, lines)
 }
 
 // What a terminal is told (ECMA-48): to the upper left corner; clear to the end of the line, of the screen.

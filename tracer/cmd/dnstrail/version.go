@@ -27,7 +27,8 @@ func newVersionCommand() *cobra.Command {
 		Use: "version", Short: "Print the version", Args: noArgs,
 		Long: "version prints the version of dnstrail, of Go, and the platform that it was built for.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "dnstrail %s, %s, %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "dnstrail %s, %s, %s/%s\n", version(), runtime.Version(), runtime.GOOS,
+				runtime.GOARCH)
 			return err
 		},
 	}

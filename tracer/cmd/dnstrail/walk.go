@@ -83,7 +83,8 @@ interfaces. The name is asked as it stands: the pod's search list is not applied
 		panic(err)
 	}
 	fs.StringVar(&f.from, "from", "", "as whom: NAMESPACE/POD, POD, an address or pid:PID; this host if empty")
-	fs.StringVar(&f.server, "server", "", "address to ask, with a port if it is not 53; the first of the pod's resolv.conf if empty")
+	fs.StringVar(&f.server, "server", "", "address to ask, with a port if it is not 53; the first of the pod's "+
+		"resolv.conf if empty")
 	fs.BoolVar(&f.tcp, "tcp", false, "ask over TCP")
 	fs.DurationVar(&f.timeout, "timeout", 5*time.Second, "how long to wait for the answer")
 	fs.StringVar(&f.jaeger, "jaeger", "", "URL of a Jaeger or a dnstrail store: CoreDNS's own spans are drawn, too")
@@ -162,7 +163,8 @@ func (f *walkFlags) run(cmd *cobra.Command, args []string) error {
 	}
 	defer p.Close()
 
-	if err := w.out.Line(fmt.Sprintf("%s %s, as %s, of %s", w.query.Question[0].Name, dns.TypeToString[w.query.Question[0].Qtype], w.place.Name, w.server)); err != nil {
+	if err := w.out.Line(fmt.Sprintf("%s %s, as %s, of %s", w.query.Question[0].Name,
+		dns.TypeToString[w.query.Question[0].Qtype], w.place.Name, w.server)); err != nil {
 		return err
 	}
 	sendErr := w.watch(cmd.Context(), p, f.timeout)
@@ -177,7 +179,8 @@ func (f *walkFlags) run(cmd *cobra.Command, args []string) error {
 	t := w.results.Trace(w.trace)
 	if t == nil {
 		footer(cmd.ErrOrStderr(), p.Stats())
-		return fmt.Errorf("nothing was seen of the query: is port %d among --port, and the pod's namespace among --netns?", w.server.Port())
+		return fmt.Errorf("nothing was seen of the query: is port %d among --port, and the pod's namespace among --netns?",
+			w.server.Port())
 	}
 	if api != nil {
 		t = join(cmd.Context(), api, t)
@@ -207,7 +210,8 @@ func (f *walkFlags) prepare(args []string, index *identity.Index) (*walk, error)
 		}
 		qtype = t
 	}
-	w := &walk{servers: map[netip.AddrPort]bool{}, tcp: f.tcp, results: store.New(store.Limits{}), final: make(chan struct{})}
+	w := &walk{servers: map[netip.AddrPort]bool{}, tcp: f.tcp, results: store.New(store.Limits{}),
+		final: make(chan struct{})}
 	w.query = new(dns.Msg).SetQuestion(dns.Fqdn(args[0]), qtype)
 	w.query.SetEdns0(1232, false)
 	var err error
@@ -294,7 +298,8 @@ func (w *walk) dial(ctx context.Context, timeout time.Duration) (conn net.Conn, 
 		network = "tcp"
 	}
 	err = w.place.Do(func() error {
-		conn, err = (&net.Dialer{Timeout: timeout, Resolver: &net.Resolver{PreferGo: true}}).DialContext(ctx, network, w.server.String())
+		conn, err = (&net.Dialer{Timeout: timeout, Resolver: &net.Resolver{PreferGo: true}}).DialContext(
+			ctx, network, w.server.String())
 		return err
 	})
 	return conn, err
@@ -323,14 +328,16 @@ func (w *walk) packet(p *hop.Packet) {
 	if !ours && (w.servers[src] || w.servers[dst]) {
 		return // somebody else asks the same
 	}
-	if !ours && !question || w.outErr != nil || p.Time < w.sent.UnixNano()-int64(walkClock) || (p.Kind == hop.Drop && p.Reason.Harmless()) {
+	if !ours && !question || w.outErr != nil || p.Time < w.sent.UnixNano()-int64(walkClock) ||
+		(p.Kind == hop.Drop && p.Reason.Harmless()) {
 		return
 	}
 	if w.first == 0 {
 		w.first = p.Time
 	}
 	s := render.Seen{
-		At: time.Duration(p.Time - w.first), Namespace: fmt.Sprintf("netns %d", p.NetNS), Other: !ours, Failed: p.Kind == hop.Drop,
+		At: time.Duration(p.Time - w.first), Namespace: fmt.Sprintf(
+			"netns %d", p.NetNS), Other: !ours, Failed: p.Kind == hop.Drop,
 		Answer: p.Answer || ours && dst.Port() == w.local.Port(), // a segment of TCP does not say
 		Place:  strings.TrimSpace(p.Device() + " " + p.Kind.String()),
 	}

@@ -46,17 +46,20 @@ const (
 
 func (f *watchFlags) register(fs *pflag.FlagSet) {
 	fs.UintSliceVar(&f.ports, "port", []uint{53}, "DNS ports, at most 8")
-	fs.StringArrayVar(&f.netns, "netns", nil, "watch only this network namespace: an inode number as in /proc/PID/ns/net, a path, or pid:PID (repeatable)")
+	fs.StringArrayVar(&f.netns, "netns", nil, "watch only this network namespace: an inode number as in "+
+		"/proc/PID/ns/net, a path, or pid:PID (repeatable)")
 	f.registerIdentity(fs)
 	fs.StringArrayVar(&f.names, "names", nil, "show less of names, as the plugin's property of the same name: "+
 		"\"redact 2\", \"hash 0 ZONE\", \"file FILE\" (repeatable)")
-	fs.DurationVar(&f.guard, "clock-guard", link.DefaultGuard, "how far apart this host's clock and the DNS server's may be")
+	fs.DurationVar(&f.guard, "clock-guard", link.DefaultGuard, "how far apart this host's clock and the DNS server's "+
+		"may be")
 	fs.DurationVar(&f.giveUp, "give-up", lookup.DefaultGiveUp, "how long after its last attempt a lookup counts as lost")
 	fs.UintVar(&f.ring, "ring-size", 0, "size of the buffer of kernel events in MiB, a power of two; "+
 		"a quarter of --memory, 64 at most, if not given")
 	fs.Var(&f.memory, "memory", "memory to stay within, the kernel's for it included; what the cgroup allows if "+
 		"not given, or else what is kept is for 256MiB")
-	fs.IntVar(&f.maxInFlight, "max-in-flight", lookup.DefaultMaxInFlight, "how many lookups are held at most; the oldest is reported early when there are more")
+	fs.IntVar(&f.maxInFlight, "max-in-flight", lookup.DefaultMaxInFlight, "how many lookups are held at most; the "+
+		"oldest is reported early when there are more")
 }
 
 // changed gives the first of these flags that was given; "" if none was.
@@ -74,8 +77,10 @@ func (f *watchFlags) changed(fs *pflag.FlagSet) string {
 
 // registerIdentity adds the flags that say who tells whose addresses are whose.
 func (f *watchFlags) registerIdentity(fs *pflag.FlagSet) {
-	fs.StringVar(&f.identityFile, "identity-file", "", "YAML file that says whose addresses and pod UIDs are whose, instead of Kubernetes")
-	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig of the cluster whose pods are told; in a pod its own cluster is asked without it")
+	fs.StringVar(&f.identityFile, "identity-file", "", "YAML file that says whose addresses and pod UIDs are whose, "+
+		"instead of Kubernetes")
+	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig of the cluster whose pods are told; in a pod its own "+
+		"cluster is asked without it")
 	fs.StringSliceVar(&f.labels, "label", nil, "pod labels to tell (repeatable)")
 	fs.StringVar(&f.node, "node", os.Getenv("NODE_NAME"), "name of the node ($NODE_NAME)")
 }
@@ -161,7 +166,8 @@ func (f *watchFlags) identities() (*identity.Index, func(), error) {
 		}
 		return file.Index(), file.Close, nil
 	case f.kubeconfig != "" || inPod:
-		source, err := identity.AcquireKubernetes(identity.KubernetesConfig{Kubeconfig: f.kubeconfig, Node: f.node, Labels: f.labels})
+		source, err := identity.AcquireKubernetes(identity.KubernetesConfig{Kubeconfig: f.kubeconfig, Node: f.node,
+			Labels: f.labels})
 		if err != nil && f.kubeconfig != "" {
 			return nil, nil, fmt.Errorf("--kubeconfig: %w", err)
 		}

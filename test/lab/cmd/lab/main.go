@@ -47,8 +47,10 @@ func run(args []string) error {
 func up(args []string) error {
 	flags := flag.NewFlagSet("up", flag.ContinueOnError)
 	coredns := flags.String("coredns", "", "the CoreDNS binary to run in a pod on node-2")
-	corefile := flags.String("conf", "", "its Corefile; without one it answers cluster.local by template and forwards the rest")
-	collector := flags.String("collector", "", "an OTLP/gRPC collector on the host, reachable for pods at their node's address, port 4317")
+	corefile := flags.String("conf", "", "its Corefile; without one it answers cluster.local by template and forwards "+
+		"the rest")
+	collector := flags.String("collector", "", "an OTLP/gRPC collector on the host, reachable for pods at their "+
+		"node's address, port 4317")
 	identities := flags.String("identities", "", "write the identity file to this path")
 	overlay := flags.String("overlay", "", "how packets go from node to node: vxlan, or routed if empty")
 	if err := flags.Parse(args); err != nil {
@@ -65,9 +67,12 @@ func up(args []string) error {
 
 func serve(ctx context.Context, l *lab.Lab, coredns, corefile, collector, identities string) error {
 	for _, spec := range []lab.PodSpec{
-		{Node: "node-2", Namespace: "kube-system", Name: "coredns-5d78c9869d-q4x9z", Workload: lab.Workload{Kind: "Deployment", Name: "coredns"}},
-		{Node: "node-1", Namespace: "shop", Name: "cart-7f9c5d4b8-x2x7k", Workload: lab.Workload{Kind: "Deployment", Name: "cart"}},
-		{Node: "node-2", Namespace: "shop", Name: "checkout-6b8f9c7d5-m2lqp", Workload: lab.Workload{Kind: "Deployment", Name: "checkout"}},
+		{Node: "node-2", Namespace: "kube-system", Name: "coredns-5d78c9869d-q4x9z",
+			Workload: lab.Workload{Kind: "Deployment", Name: "coredns"}},
+		{Node: "node-1", Namespace: "shop", Name: "cart-7f9c5d4b8-x2x7k",
+			Workload: lab.Workload{Kind: "Deployment", Name: "cart"}},
+		{Node: "node-2", Namespace: "shop", Name: "checkout-6b8f9c7d5-m2lqp",
+			Workload: lab.Workload{Kind: "Deployment", Name: "checkout"}},
 	} {
 		if _, err := l.AddPod(spec); err != nil {
 			return err
@@ -105,7 +110,8 @@ func serve(ctx context.Context, l *lab.Lab, coredns, corefile, collector, identi
 				return err
 			}
 		}
-		process, err = server.Start(lab.Command{Path: coredns, Args: []string{"-conf", corefile}, Stdout: os.Stdout, Stderr: os.Stderr})
+		process, err = server.Start(lab.Command{Path: coredns, Args: []string{"-conf", corefile}, Stdout: os.Stdout,
+			Stderr: os.Stderr})
 		if err != nil {
 			return err
 		}
@@ -117,7 +123,8 @@ func serve(ctx context.Context, l *lab.Lab, coredns, corefile, collector, identi
 		return err
 	}
 	defer stopControl()
-	fmt.Println("\nup: `lab exec POD CMD ...`, `lab node NODE CMD ...`, `lab drop PLACE HOOK` from another terminal; Ctrl-C ends it")
+	fmt.Println("\nup: `lab exec POD CMD ...`, `lab node NODE CMD ...`, `lab drop PLACE HOOK` from another terminal; " +
+		"Ctrl-C ends it")
 	select {
 	case <-ctx.Done():
 		return nil
