@@ -97,7 +97,7 @@ test-system: build need-system $(BIN)/jaeger ## The lab, end to end, as root
 
 KERNELS ?=
 .PHONY: test-kernels
-test-kernels: build need-kernels ## Other kernels under QEMU, 5.10 to the newest: doctor, the demo, a core of the fault matrix; writes docs/kernels.md. KERNELS=6.1,6.12 boots only these, and writes nothing. Not part of make test
+test-kernels: build need-kernels need-kernels-all ## Other kernels under QEMU, 5.10 to the newest: doctor, the demo, a core of the fault matrix; writes docs/kernels.md. KERNELS=6.1,6.12 boots only these, and writes nothing. Not part of make test
 	@go build -o $(BIN)/kernels ./test/kernels && $(BIN)/kernels -bin $(BIN) -cache $(CACHE)/kernels $(if $(KERNELS),-only $(KERNELS),-write docs/kernels.md)
 
 .PHONY: test-kernel
@@ -222,7 +222,7 @@ $(BIN)/jaeger:
 	@test -x $@ || echo "==> building Jaeger from its Go module (about five minutes, once)"
 	@test/progress.sh test/jaeger/build.sh $@
 
-.PHONY: need-cluster need-demo need-system need-clients need-faults need-bench need-images need-clang need-kernels
+.PHONY: need-cluster need-demo need-system need-clients need-faults need-bench need-images need-clang need-kernels need-kernels-all
 need-demo:
 	@test/need.sh dig=bind9-dnsutils
 need-system:
@@ -238,6 +238,8 @@ need-kernels:
 	@test/need.sh qemu-system-x86_64=qemu-system-x86 busybox=busybox-static xz=xz-utils zstd=zstd dig=bind9-dnsutils
 	@test -e /usr/share/seabios/bios-256k.bin || test/need.sh bios=seabios
 	@test -e /usr/share/keyrings/debian-archive-keyring.gpg || test/need.sh keyring=debian-archive-keyring
+need-kernels-all:
+	@test/need.sh qemu-system-aarch64=qemu-system-arm
 need-faults: need-system
 	@test/need.sh nft=nftables unbound=unbound dnsmasq=dnsmasq-base
 need-bench:

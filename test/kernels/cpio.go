@@ -45,6 +45,9 @@ func (c *cpio) file(name string, mode int, data []byte) { c.add(name, cpioRegula
 
 func (c *cpio) link(name, target string) { c.add(name, cpioLink|0o777, []byte(target)) }
 
+// open gives the archive without its end: more may follow in another.
+func (c *cpio) open() []byte { return bytes.Clone(c.b.Bytes()) }
+
 // bytes ends the archive and gives it.
 func (c *cpio) bytes() []byte {
 	c.add("TRAILER!!!", 0, nil)

@@ -14,23 +14,63 @@ import (
 	"github.com/dnstrail/dnstrail/test/kernels/job"
 )
 
-// kept gives what the last boot of each kernel found out, of those that were booted.
+// kept gives what the boots of each kernel found out, of those that were booted.
 func kept(cache string) (results []*result, err error) {
 	for _, k := range kernels {
-		text, err := os.ReadFile(filepath.Join(cache, k.name+".json")) // #nosec G304 -- ours
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+		records, err := recorded(k, cache)
 		if err != nil {
 			return nil, err
 		}
-		r := &result{kernel: k}
-		if err := json.Unmarshal(text, &r.records); err != nil {
-			return nil, fmt.Errorf("what is kept of %s: %w", k.name, err)
+		if records != nil {
+			results = append(results, &result{kernel: k, records: records})
 		}
-		results = append(results, r)
 	}
 	return results, nil
+}
+
+// recorded gives what is kept of a kernel's boots; nil if nothing is.
+func recorded(k kernel, cache string) (records []job.Record, err error) {
+	text, err := os.ReadFile(filepath.Join(cache, k.name+".json")) // #nosec G304 -- ours
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(text, &records); err != nil {
+		return nil, fmt.Errorf("what is kept of %s: %w", k.name, err)
+	}
+	return records, nil
+}
+
+// merged adds to what a boot found out what earlier ones of the same release did, of rows and the demo that this one had
+// none of: on an emulated processor one boot for everything takes long.
+func merged(before, now []job.Record) []job.Record {
+	release := func(of []job.Record) string {
+		for _, r := range of {
+			if r.Boot != nil {
+				return r.Boot.Release
+			}
+		}
+		return ""
+	}
+	all := slices.Clone(now)
+	if release(before) != release(now) {
+		return all
+	}
+	for _, old := range before {
+		if old.Row == nil && old.Demo == nil && old.Doctor == nil {
+			continue
+		}
+		again := slices.ContainsFunc(now, func(r job.Record) bool {
+			return old.Demo != nil && r.Demo != nil || old.Doctor != nil && r.Doctor != nil || old.Row != nil &&
+				r.Row != nil && old.Row.Fault == r.Row.Fault && old.Row.Family == r.Row.Family
+		})
+		if !again {
+			all = append(all, old)
+		}
+	}
+	return all
 }
 
 //go:embed preface.md
@@ -132,7 +172,7 @@ func (r *result) line() []string {
 			cells[2] = "all right"
 		case rec.Demo != nil:
 			cells[2] = "not right"
-		case rec.Row != nil:
+		case rec.Row != nil && rec.Row.Absent == "":
 			all++
 			if rec.Row.Right {
 				right++
@@ -152,8 +192,11 @@ func (r *result) cell(name string) string {
 		if row == nil || row.Fault+", "+row.Family != name {
 			continue
 		}
-		if row.Right {
+		switch {
+		case row.Right:
 			return ""
+		case row.Absent != "":
+			return row.Absent
 		}
 		return strings.ReplaceAll(row.Problem, "|", "/")
 	}

@@ -16,19 +16,27 @@ import (
 	"github.com/dnstrail/dnstrail/test/kernels/job"
 )
 
-// programs are what is tried and what tries it: package, and name in /p. CoreDNS and dnstrail are taken as they were
-// built.
-var programs = []struct{ pkg, name string }{
-	{"./test/kernels/guest", "guest"},
-	{"./test/faults", "faults"},
-	{"./test/kernels/paths", "paths"},
-	{"./test/demo", "demo"},
-	{"./test/demo/lookup", "lookup"},
+// programs are what is tried and what tries it: package, name in /p, and which jobs need it. CoreDNS and dnstrail are
+// taken as they were built.
+var programs = []struct {
+	pkg, name string
+	needed    func(job.Job) bool
+}{
+	{"./test/kernels/guest", "guest", func(job.Job) bool { return true }},
+	{"./test/faults", "faults", func(j job.Job) bool { return len(j.Faults) > 0 }},
+	{"./test/kernels/paths", "paths", func(j job.Job) bool { return j.Paths != "" }},
+	{"./test/demo", "demo", func(j job.Job) bool { return j.Demo }},
+	{"./test/demo/lookup", "lookup", func(j job.Job) bool { return j.Demo }},
 }
 
-// base makes the part of the machine's file system that does not depend on the kernel.
-func base(ctx context.Context, bin, dir string) ([]byte, error) {
+// base makes the part of the machine's file system that does not depend on the kernel, but on its architecture. CoreDNS
+// and dnstrail are in bin; those of another architecture in bin/ARCH, where they are built if they are not there.
+func base(ctx context.Context, bin, dir string, img *image, j job.Job) ([]byte, error) {
 	var c cpio
+	env := append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+img.arch)
+	if img.userland != "" {
+		bin = filepath.Join(bin, img.arch)
+	}
 	for _, d := range []string{"bin", "dev", "etc", "p", "proc", "root", "run", "sys", "tmp", "usr", "usr/bin", "var"} {
 		c.directory(d)
 	}
@@ -46,16 +54,33 @@ func base(ctx context.Context, bin, dir string) ([]byte, error) {
 	}
 	// The demo builds a program of its own; here it is built already: go build -o FILE PACKAGE.
 	c.file("bin/go", 0o755, []byte("#!/bin/sh\nexec cp /p/lookup \"$3\"\n"))
-	for _, name := range []string{"coredns", "dnstrail"} {
+	built := []string{"dnstrail"}
+	if j.Demo || len(j.Faults) > 0 {
+		built = append(built, "coredns")
+	}
+	for _, name := range built {
+		if img.userland != "" {
+			progress("building %s for %s", name, img.arch)
+			args := append([]string{"build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(bin, name)},
+				commands[name]...)
+			build := exec.CommandContext(ctx, "go", args...) // #nosec G204 -- ours
+			build.Env = env
+			if text, err := build.CombinedOutput(); err != nil {
+				return nil, fmt.Errorf("building %s: %w: %s", name, err, text)
+			}
+		}
 		if err := c.copy("p/"+name, filepath.Join(bin, name)); err != nil {
 			return nil, err
 		}
 	}
 	for _, p := range programs {
+		if !p.needed(j) {
+			continue
+		}
 		out := filepath.Join(dir, p.name)
 		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out,
 			p.pkg) // #nosec G204 -- ours
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		build.Env = env
 		if text, err := build.CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("building %s: %w: %s", p.pkg, err, text)
 		}
@@ -64,19 +89,23 @@ func base(ctx context.Context, bin, dir string) ([]byte, error) {
 		}
 	}
 	c.link("init", "/p/guest")
-	if err := c.userland(ctx); err != nil {
+	if err := c.userland(ctx, img); err != nil {
 		return nil, err
 	}
 	return c.bytes(), nil
 }
 
-// userland adds busybox, and this machine's own dig and getent with their libraries: the lab runs them.
-func (c *cpio) userland(ctx context.Context) error {
+// commands are what the Makefile builds for this machine's own architecture.
+var commands = map[string][]string{
+	"coredns":  {"-tags", "grpcnotrace", "./build/coredns"},
+	"dnstrail": {"./tracer/cmd/dnstrail"},
+}
+
+// userland adds busybox, and this machine's own dig and getent with their libraries, or another architecture's: the lab
+// runs them.
+func (c *cpio) userland(ctx context.Context, img *image) error {
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
-		return err
-	}
-	if err := c.copy("bin/busybox", busybox); err != nil {
 		return err
 	}
 	applets, err := exec.CommandContext(ctx, busybox, "--list").Output() // #nosec G204 -- busybox
@@ -87,6 +116,17 @@ func (c *cpio) userland(ctx context.Context) error {
 		if a != "busybox" {
 			c.link("bin/"+a, "busybox")
 		}
+	}
+	if img.userland != "" {
+		archive, err := os.ReadFile(img.userland)
+		if err != nil {
+			return err
+		}
+		c.b.Write(archive)
+		return nil
+	}
+	if err := c.copy("bin/busybox", busybox); err != nil {
+		return err
 	}
 	var files []string
 	for _, name := range []string{"dig", "getent"} {

@@ -13,6 +13,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -30,6 +31,7 @@ var kernels = []kernel{
 	{"6.1", "bookworm", "amd64"},
 	{"6.12", "trixie", "amd64"},
 	{"newest", "sid", "amd64"},
+	{"6.1-arm64", "bookworm", "arm64"},
 }
 
 const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -40,6 +42,8 @@ type image struct {
 	release string // as uname(2) gives it
 	bzImage string // path
 	modules string // path of a cpio archive with the modules in /modules, and their order of loading in /modules/list
+	// userland is the path of a cpio archive with what the machine runs of Debian's; "" where this machine's own does.
+	userland string
 }
 
 // apt is a directory of package lists of its own: the machine's sources stay as they are.
@@ -94,6 +98,9 @@ func prepare(ctx context.Context, k kernel, dir string) (*image, error) {
 	}
 	kept := filepath.Join(dir, "release")
 	img := &image{kernel: k, bzImage: filepath.Join(dir, "vmlinuz"), modules: filepath.Join(dir, "modules.cpio")}
+	if k.arch != runtime.GOARCH {
+		img.userland = filepath.Join(dir, "userland.cpio")
+	}
 	if b, err := os.ReadFile(kept); err == nil {
 		img.release = string(b)
 		return img, nil
@@ -137,6 +144,11 @@ func prepare(ctx context.Context, k kernel, dir string) (*image, error) {
 	}
 	if err := img.build(ctx, files); err != nil {
 		return nil, err
+	}
+	if img.userland != "" {
+		if err := getUserland(ctx, a, k, img.userland); err != nil {
+			return nil, err
+		}
 	}
 	if err := os.RemoveAll(a.dir); err != nil {
 		return nil, err
@@ -222,12 +234,13 @@ func (img *image) build(ctx context.Context, files map[string][]byte) error {
 	return os.WriteFile(img.modules, archive.bytes(), 0o644)
 }
 
-// modules are what the lab needs of the kernel.
-var modules = strings.Fields(
-	`virtio_pci ipv6 veth bridge br_netfilter nf_conntrack nf_nat nf_tables nft_chain_nat nft_ct nft_nat nft_masq nft_redir
-	nft_reject nft_reject_inet nft_reject_ipv4 nft_reject_ipv6 nft_reject_bridge nft_meta_bridge nft_numgen nft_counter nft_log nft_fib nft_fib_inet
-	nft_exthdr nft_limit nf_conntrack_netlink nfnetlink nf_conntrack_bridge vxlan geneve ipip sit ip6_tunnel tun dummy macvlan ipvlan 8021q wireguard
-	sch_netem sch_ingress cls_bpf ip_vs ip_vs_rr`)
+// modules are what the lab and the data paths need of the kernel.
+var modules = strings.Fields(`
+	virtio_pci ipv6 veth bridge br_netfilter nf_conntrack nf_nat nf_tables nft_chain_nat nft_ct nft_nat nft_masq nft_redir
+	nft_reject nft_reject_inet nft_reject_ipv4 nft_reject_ipv6 nft_reject_bridge nft_meta_bridge nft_numgen nft_counter
+	nft_log nft_fib nft_fib_inet nft_exthdr nft_limit nf_conntrack_netlink nfnetlink nf_conntrack_bridge vxlan geneve ipip
+	sit ip6_tunnel tun dummy macvlan ipvlan 8021q wireguard sch_netem sch_ingress cls_bpf ip_vs ip_vs_rr
+	nf_flow_table nf_flow_table_inet nf_flow_table_ipv4 nft_flow_offload nfnetlink_queue nft_queue nft_tproxy nft_socket`)
 
 // dependencies gives the modules that a module's .modinfo section says it needs.
 func dependencies(module []byte) []string {

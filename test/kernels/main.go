@@ -13,7 +13,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -68,6 +67,9 @@ var coreJob = job.Job{
 	},
 }
 
+// foreignJob is for a machine of another architecture: that the program loads there, and what it sees is right.
+var foreignJob = job.Job{Doctor: true, Demo: true, Paths: "two nodes|VLAN|GENEVE"}
+
 // faultRows gives the arguments by which test/faults makes the rows of these names, over one family: "-4" or "-6".
 // A name that it does not have is an error there.
 func faultRows(family string, names ...string) []string {
@@ -100,6 +102,12 @@ func run(ctx context.Context) error {
 	paths := flag.String("paths", "", "try instead the data paths whose names match")
 	flag.Parse()
 	j := coreJob
+	jobOf := func(img *image, j job.Job) job.Job {
+		if img.userland != "" && *paths == "" && *faults == "" {
+			return foreignJob
+		}
+		return j
+	}
 	switch {
 	case *paths != "":
 		j = job.Job{Paths: *paths}
@@ -127,19 +135,35 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(work) }()
-	progress("building what the machines run")
-	files, err := base(ctx, *bin, work)
-	if err != nil {
-		return err
-	}
-	if err := check(ctx, filepath.Join(work, "faults"), j); err != nil {
-		return err
-	}
-	var results []*result
+	var images []*image
 	for _, k := range chosen {
-		r, err := try(ctx, k, files, j, *kvm, *cache, work)
+		img, err := prepare(ctx, k, *cache)
 		if err != nil {
 			return fmt.Errorf("%s: %w", k.name, err)
+		}
+		images = append(images, img)
+	}
+	progress("building what the machines run")
+	files := map[string][]byte{}
+	for _, img := range images {
+		if files[img.arch] != nil {
+			continue
+		}
+		if files[img.arch], err = base(ctx, *bin, work, img, jobOf(img, j)); err != nil {
+			return err
+		}
+		if img.userland != "" {
+			continue
+		}
+		if err := check(ctx, filepath.Join(work, "faults"), j); err != nil {
+			return err
+		}
+	}
+	var results []*result
+	for _, img := range images {
+		r, err := try(ctx, img, files[img.arch], jobOf(img, j), *kvm, *cache, work)
+		if err != nil {
+			return fmt.Errorf("%s: %w", img.name, err)
 		}
 		results = append(results, r)
 		fmt.Print(r.summary())
@@ -161,34 +185,31 @@ func run(ctx context.Context) error {
 }
 
 // try boots one kernel with the job. The error says that it could not be tried; what was found wrong is in the result.
-func try(ctx context.Context, k kernel, base []byte, j job.Job, kvm bool, cache, work string) (*result, error) {
-	img, err := prepare(ctx, k, cache)
-	if err != nil {
-		return nil, err
-	}
+func try(ctx context.Context, img *image, base []byte, j job.Job, kvm bool, cache, work string) (*result, error) {
 	initrd := filepath.Join(work, "initrd")
 	if err := write(initrd, base, img, j); err != nil {
 		return nil, err
 	}
-	name := filepath.Join(cache, k.name)
+	name := filepath.Join(cache, img.name)
 	console, err := os.Create(name + ".console") // #nosec G304 -- ours
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Remove(name + ".json"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	before, err := recorded(img.kernel, cache)
+	if err != nil {
 		return nil, err
 	}
-	progress("%s: booting %s; its console is in %s", k.name, img.release, console.Name())
+	progress("%s: booting %s; its console is in %s", img.name, img.release, console.Name())
 	begin := time.Now()
 	records, err := boot(ctx, img, initrd, kvm, console)
 	err = errors.Join(err, console.Close())
-	progress("%s: %d records in %v", k.name, len(records), time.Since(begin).Round(time.Second))
+	progress("%s: %d records in %v", img.name, len(records), time.Since(begin).Round(time.Second))
 	if err != nil {
 		return nil, err
 	}
-	text, err := json.MarshalIndent(records, "", "\t")
+	text, err := json.MarshalIndent(merged(before, records), "", "\t")
 	if err != nil {
 		return nil, err
 	}
-	return &result{kernel: k, records: records, took: time.Since(begin)}, os.WriteFile(name+".json", text, 0o644)
+	return &result{kernel: img.kernel, records: records, took: time.Since(begin)}, os.WriteFile(name+".json", text, 0o644)
 }

@@ -23,22 +23,33 @@ const silence = 6 * time.Minute
 // errHung says that the machine printed nothing for so long that nothing more was to be expected.
 var errHung = errors.New("the machine hangs")
 
+// machines are what QEMU emulates, by architecture. Of five-level page tables and of true pointer signatures a processor
+// that is emulated only gets slower.
+var machines = map[string]struct{ program, kind, cpu, console string }{
+	"amd64": {"qemu-system-x86_64", "q35", "max,la57=off", "ttyS0"},
+	"arm64": {"qemu-system-aarch64", "virt", "max,pauth-impdef=on", "ttyAMA0"},
+}
+
 // boot boots a kernel with a file system, and gives what the machine found out. Its processor is emulated unless kvm:
 // of a /dev/kvm in a virtual machine nobody knows whether it works. Its console goes to w.
 func boot(ctx context.Context, img *image, initrd string, kvm bool, w io.Writer) ([]job.Record, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	m, ok := machines[img.arch]
+	if !ok {
+		return nil, fmt.Errorf("no machine is known for %s", img.arch)
+	}
 	args := []string{
-		"-machine", "q35", "-m", "3G", "-smp", "2", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
+		"-machine", m.kind, "-m", "3G", "-smp", "2", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
 		"-kernel", img.bzImage, "-initrd", initrd,
 	}
 	if kvm {
 		args = append(args, "-cpu", "host", "-accel", "kvm")
 	} else {
-		args = append(args, "-cpu", "max,la57=off", "-accel", "tcg,thread=multi")
+		args = append(args, "-cpu", m.cpu, "-accel", "tcg,thread=multi")
 	}
-	args = append(args, "-append", "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off")
-	c := exec.CommandContext(ctx, "qemu-system-x86_64", args...) // #nosec G204 -- ours
+	args = append(args, "-append", "console="+m.console+" quiet loglevel=1 panic=-1 mitigations=off")
+	c := exec.CommandContext(ctx, m.program, args...) // #nosec G204 -- one of those
 	c.Stderr = os.Stderr
 	out, err := c.StdoutPipe()
 	if err != nil {

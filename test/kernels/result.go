@@ -31,7 +31,7 @@ func (r *result) wrong() (errs []error) {
 			loaded = true
 		case rec.Demo != nil && !rec.Demo.OK:
 			fail("demo: %s", rec.Demo.Last)
-		case rec.Row != nil && !rec.Row.Right:
+		case rec.Row != nil && !rec.Row.Right && rec.Row.Absent == "":
 			w := rec.Row
 			fail("%s, %s: expected %s, observed %s, traced %s, explained %s: %s%s", w.Fault, w.Family, w.Expected, w.Observed,
 				w.Traced, w.Explained, w.Text, w.Problem)
@@ -60,7 +60,7 @@ func (r *result) summary() string {
 			}
 		case rec.Demo != nil:
 			fmt.Fprintf(&b, "  demo: %v: %s\n", rec.Demo.OK, rec.Demo.Last)
-		case rec.Row != nil:
+		case rec.Row != nil && rec.Row.Absent == "":
 			rows++
 			if rec.Row.Right {
 				right++

@@ -297,6 +297,8 @@ func TestFunctionThatDropsWithoutAReason(t *testing.T) {
 		{"neigh_invalidate", CauseNeighbour, true},
 		{"nf_hook_slow", CausePolicyDrop, false},
 		{"nft_do_chain", CausePolicyDrop, false},
+		{"nfqnl_reinject", CausePolicyDrop, false},
+		{"do_xdp_generic", CausePolicyDrop, false}, // a packet that cannot be redirected ends there, too
 		{"udp_queue_rcv_one_skb", CauseBufferFull, false},
 		{"__udp4_lib_rcv", CauseNoListener, false},
 		{"tcp_v4_rcv", CauseNoListener, false},

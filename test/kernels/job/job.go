@@ -86,6 +86,8 @@ type Row struct {
 	Right     bool    `json:"right"`
 	Seconds   float64 `json:"seconds"` // until the right verdict; 0 if it never came
 	Problem   string  `json:"problem,omitempty"`
+	Absent    string  `json:"absent,omitempty"` // why it could not be tried: the kernel has no such thing
+	Way       string  `json:"way,omitempty"`    // the hops of one lookup, in words
 }
 
 // Kernel is what the kernel complained of while the job ran.

@@ -15,9 +15,11 @@ const (
 	ipvsNewService = 1
 	ipvsNewDest    = 5
 	ipvsDelDest    = 7
+	ipvsSetConfig  = 12
 
-	ipvsAttrService = 1
-	ipvsAttrDest    = 2
+	ipvsAttrService    = 1
+	ipvsAttrDest       = 2
+	ipvsAttrTimeoutUDP = 6
 
 	serviceFamily   = 1
 	serviceProtocol = 2
@@ -43,20 +45,40 @@ func withIPVS(w *world) error {
 		return err
 	}
 	return w.ipvs(func(family uint16) error {
-		return errors.Join(ipvs(family, ipvsNewService), ipvs(family, ipvsNewDest, dest(serverAddr)))
+		return each(func(proto uint16) error {
+			return errors.Join(ipvs(family, proto, ipvsNewService), ipvs(family, proto, ipvsNewDest, dest(w.west.own(serverAddr))))
+		})
 	})
 }
 
 // noRealServer takes the service its one real server.
 func noRealServer(w *world) error {
-	return w.ipvs(func(family uint16) error { return ipvs(family, ipvsDelDest, dest(serverAddr)) })
+	return w.ipvs(func(family uint16) error {
+		return each(func(proto uint16) error { return ipvs(family, proto, ipvsDelDest, dest(w.west.own(serverAddr))) })
+	})
 }
 
 // deadRealServer puts an address that nobody has in the real server's place.
 func deadRealServer(w *world) error {
 	return errors.Join(noRealServer(w), w.ipvs(func(family uint16) error {
-		return ipvs(family, ipvsNewDest, dest("10.7.3.77"))
+		return each(func(proto uint16) error { return ipvs(family, proto, ipvsNewDest, dest(w.west.own("10.7.3.77"))) })
 	}))
+}
+
+// forgetful makes IPVS forget within a second or two what it translated.
+func forgetful(w *world) error {
+	return errors.Join(withIPVS(w), w.ipvs(func(family uint16) error {
+		r := nl.NewNetlinkRequest(int(family), unix.NLM_F_ACK)
+		r.AddData(&nl.Genlmsg{Command: ipvsSetConfig, Version: 1})
+		r.AddData(nl.NewRtAttr(ipvsAttrTimeoutUDP, nl.Uint32Attr(1)))
+		_, err := r.Execute(unix.NETLINK_GENERIC, 0)
+		return err
+	}))
+}
+
+// each does something for both transports.
+func each(f func(proto uint16) error) error {
+	return errors.Join(f(unix.IPPROTO_UDP), f(unix.IPPROTO_TCP))
 }
 
 // ipvs runs f in the client's node with the number that the kernel gives the messages.
@@ -73,12 +95,12 @@ func (w *world) ipvs(f func(family uint16) error) error {
 	})
 }
 
-func ipvs(family uint16, command uint8, more ...*nl.RtAttr) error {
+func ipvs(family, proto uint16, command uint8, more ...*nl.RtAttr) error {
 	r := nl.NewNetlinkRequest(int(family), unix.NLM_F_ACK)
 	r.AddData(&nl.Genlmsg{Command: command, Version: 1})
 	s := nl.NewRtAttr(ipvsAttrService|unix.NLA_F_NESTED, nil)
 	s.AddRtAttr(serviceFamily, nl.Uint16Attr(unix.AF_INET))
-	s.AddRtAttr(serviceProtocol, nl.Uint16Attr(unix.IPPROTO_UDP))
+	s.AddRtAttr(serviceProtocol, nl.Uint16Attr(proto))
 	s.AddRtAttr(serviceAddr, address(vip))
 	s.AddRtAttr(servicePort, []byte{0, 53})
 	s.AddRtAttr(serviceSched, nl.ZeroTerminated("rr"))

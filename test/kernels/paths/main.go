@@ -8,10 +8,12 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"time"
@@ -35,19 +37,54 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	var errs []error
+	var out bytes.Buffer
+	observe := exec.Command(filepath.Join(*bin, "dnstrail"), "observe", "-o", "jsonl") // #nosec G204 -- ours
+	observe.Stdout = &out
+	if err := watch(observe, time.Duration(*slow)); err != nil {
+		return err
+	}
+	var trials []*trial
+	var rows []*job.Row
 	for i := range paths {
 		p := &paths[i]
 		if !match.MatchString(p.name) {
 			continue
 		}
+		fmt.Println(time.Now().Format(time.TimeOnly), p.name)
+		t, problem := p.try(firstWorld + i)
+		defer t.world.close()
 		r := &job.Row{Fault: p.name, Setting: "host", Family: "IPv4", Expected: p.expected()}
-		if problem := p.try(filepath.Join(*bin, "dnstrail"), time.Duration(*slow), r); problem != nil {
+		switch {
+		case errors.Is(problem, errAbsent):
+			r.Absent = problem.Error()
+		case problem != nil:
 			r.Problem = problem.Error()
-			errs = append(errs, fmt.Errorf("%s: %w", p.name, problem))
 		}
-		r.Right = r.Problem == ""
+		trials, rows = append(trials, t), append(rows, r)
+	}
+	time.Sleep(settling + time.Duration(*slow)*time.Second)
+	if err := errors.Join(observe.Process.Signal(os.Interrupt), observe.Wait()); err != nil {
+		return fmt.Errorf("dnstrail observe: %w", err)
+	}
+	said, err := newest(&out)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i, r := range rows {
+		if r.Absent == "" && r.Problem == "" {
+			if problem := trials[i].judge(said, r); problem != nil {
+				r.Problem = problem.Error()
+			}
+			r.Right = r.Problem == ""
+		}
+		if r.Problem != "" {
+			errs = append(errs, fmt.Errorf("%s: %s", r.Fault, r.Problem))
+		}
 		fmt.Println((&job.Record{Row: r}).Line())
 	}
 	return errors.Join(errs...)
 }
+
+// firstWorld is the number of the first path's world.
+const firstWorld = 101

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -15,6 +16,19 @@ import (
 type space struct {
 	name string
 	file *os.File
+	n    int // of its world
+}
+
+// own gives an address of the world that the text means. Texts are those of world 7, 10.7.0.0/16: one agent watches many
+// worlds, and takes what has one address for one machine.
+func (s *space) own(text string) string {
+	if text == neutral {
+		return fmt.Sprintf("10.0.3.%d", 2+s.n)
+	}
+	if rest, ok := strings.CutPrefix(text, "10.7."); ok {
+		return fmt.Sprintf("10.%d.%s", s.n, rest)
+	}
+	return text
 }
 
 // inside runs f on a thread of its own that is in the namespace, and ends with it.
@@ -31,8 +45,8 @@ func (s *space) inside(f func() error) error {
 	return <-done
 }
 
-func newSpace(name string) (*space, error) {
-	s := &space{name: name}
+func newSpace(name string, n int) (*space, error) {
+	s := &space{name: name, n: n}
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
@@ -56,7 +70,7 @@ func (s *space) up(device string, addresses ...string) error {
 			return fmt.Errorf("%s in %s: %w", device, s.name, err)
 		}
 		for _, text := range addresses {
-			a, err := netlink.ParseAddr(text)
+			a, err := netlink.ParseAddr(s.own(text))
 			if err != nil {
 				return err
 			}
@@ -101,11 +115,11 @@ func (s *space) move(device string, to *space) error {
 // route sends a network by a gateway.
 func (s *space) route(network, gateway string) error {
 	return s.inside(func() error {
-		_, dst, err := net.ParseCIDR(network)
+		_, dst, err := net.ParseCIDR(s.own(network))
 		if err != nil {
 			return err
 		}
-		r := &netlink.Route{Dst: dst, Gw: net.ParseIP(gateway)}
+		r := &netlink.Route{Dst: dst, Gw: net.ParseIP(s.own(gateway))}
 		if err := netlink.RouteReplace(r); err != nil {
 			return fmt.Errorf("the route of %s in %s: %w", network, s.name, err)
 		}
@@ -120,6 +134,9 @@ func (s *space) sysctl(key, value string) error {
 // world is a client and a server with two nodes between them: client, west, east, server, each linked to the next.
 type world struct {
 	client, west, east, server *space
+
+	more    []*space       // namespaces of a path's own
+	closers []func() error // what a path has to end, besides
 }
 
 // The addresses. Those of the links' ends are .1 towards the client and .2 towards the server.
@@ -129,14 +146,14 @@ const (
 	vip        = "10.96.0.10"
 )
 
-func newWorld() (*world, error) {
+func newWorld(n int) (*world, error) {
 	w := &world{}
 	var errs []error
 	for _, s := range []struct {
 		to   **space
 		name string
 	}{{&w.client, "client"}, {&w.west, "west"}, {&w.east, "east"}, {&w.server, "server"}} {
-		made, err := newSpace(s.name)
+		made, err := newSpace(s.name, n)
 		*s.to = made
 		errs = append(errs, err)
 	}
@@ -172,7 +189,10 @@ func link(a *space, aName, aAddr string, b *space, bName, bAddr string) error {
 }
 
 func (w *world) close() {
-	for _, s := range []*space{w.client, w.west, w.east, w.server} {
+	for _, end := range w.closers {
+		_ = end() // nobody uses it any more
+	}
+	for _, s := range append([]*space{w.client, w.west, w.east, w.server}, w.more...) {
 		if s != nil && s.file != nil {
 			_ = s.file.Close() // the kernel takes the namespace down with its last holder
 		}
