@@ -94,6 +94,7 @@ func document(results []*result) string {
 		}
 		b.WriteByte('\n')
 	}
+	ways(&b, results)
 	b.WriteString("\n## The programs\n\nInstructions in the kernel, and how many the verifier walked to accept them ")
 	b.WriteString("(kernels before 5.16 do not say).\n\n")
 	header(&b, "program", results)
@@ -132,6 +133,26 @@ func header(b *strings.Builder, first string, results []*result) {
 		fmt.Fprintf(b, " %s |", r.name)
 	}
 	b.WriteString("\n|" + strings.Repeat(" --- |", len(results)+1) + "\n")
+}
+
+// ways writes the hops of one lookup over each path, by the first kernel that has them.
+func ways(b *strings.Builder, results []*result) {
+	told := map[string]bool{}
+	for _, r := range results {
+		for _, rec := range r.records {
+			row := rec.Row
+			if row == nil || row.Way == "" || told[row.Fault] {
+				continue
+			}
+			if len(told) == 0 {
+				b.WriteString("\n## The hops\n\nOf one lookup over each path: devices that it left by (>) and came in by, the ")
+				b.WriteString("answer's behind the slash, a\ntunnel's outer packet in parentheses, and in capitals where it was ")
+				b.WriteString("dropped.\n\n| path | of | hops |\n| --- | --- | --- |\n")
+			}
+			told[row.Fault] = true
+			fmt.Fprintf(b, "| %s | %s | %s |\n", row.Fault, row.Judged, strings.ReplaceAll(row.Way, "|", "/"))
+		}
+	}
 }
 
 // rows gives the names of all rows, with their family, in the order in which they were run.
