@@ -40,7 +40,7 @@ func run() error {
 	var out bytes.Buffer
 	observe := exec.Command(filepath.Join(*bin, "dnstrail"), "observe", "-o", "jsonl") // #nosec G204 -- ours
 	observe.Stdout = &out
-	if err := watch(observe, time.Duration(*slow)); err != nil {
+	if err := watch(observe); err != nil {
 		return err
 	}
 	var trials []*trial

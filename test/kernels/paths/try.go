@@ -31,6 +31,7 @@ const (
 	settling = 7 * time.Second // more than observe takes to give a lookup up
 	atOnce   = 20              // lookups on their way at a time
 	overTCP  = 20              // lookups, where a path takes them
+	loading  = 5 * time.Minute // for observe to begin, on an emulated processor among many busy programs
 )
 
 // tcpPrefix begins the names that are asked for over TCP.
@@ -241,7 +242,7 @@ func (s *said) Write(b []byte) (int, error) {
 }
 
 // watch starts observe and waits until it sees.
-func watch(observe *exec.Cmd, slow time.Duration) error {
+func watch(observe *exec.Cmd) error {
 	errs := &said{word: "watching", done: make(chan struct{})}
 	observe.Stderr = errs
 	if err := observe.Start(); err != nil {
@@ -250,7 +251,7 @@ func watch(observe *exec.Cmd, slow time.Duration) error {
 	select {
 	case <-errs.done:
 		return nil
-	case <-time.After(30 * slow * time.Second):
+	case <-time.After(loading):
 		return errors.Join(errors.New("dnstrail observe does not begin"), observe.Process.Kill(), observe.Wait())
 	}
 }
