@@ -113,7 +113,7 @@ test-kube: ## The Kubernetes source against a real API server and etcd, built fi
 	@test -x $(BIN)/kube-apiserver || echo "==> building kube-apiserver and etcd from their Go modules (about six minutes, once)"
 	@test/progress.sh test/kube/build.sh $(BIN) etcd kube-apiserver
 	$(call say,the Kubernetes source against a real API server)
-	@DNSTRAIL_KUBE=$(BIN) go test -count=1 -v -timeout 60m -run TestRealAPIServer ./plugin/identity ./build
+	@DNSTRAIL_KUBE=$(BIN) go test -count=1 -v -timeout 60m -run TestRealAPIServer ./identity ./build
 
 KUBE_PROGRAMS := etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy containerd ctr containerd-shim-runc-v2
 PROXY ?= iptables

@@ -29,8 +29,8 @@ import (
 	"github.com/coredns/coredns/plugin"
 	"github.com/miekg/dns"
 
+	"github.com/dnstrail/dnstrail/identity"
 	"github.com/dnstrail/dnstrail/link/names"
-	"github.com/dnstrail/dnstrail/plugin/identity"
 )
 
 const pluginName = "dnstrail"

@@ -12,10 +12,10 @@ import (
 	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 
+	"github.com/dnstrail/dnstrail/identity"
 	"github.com/dnstrail/dnstrail/link/otlp"
 	"github.com/dnstrail/dnstrail/link/otlpenv"
 	"github.com/dnstrail/dnstrail/link/semconv"
-	"github.com/dnstrail/dnstrail/plugin/identity"
 )
 
 // exporter sends finished queries. Queries wait in a bounded queue as they are; the one goroutine behind it writes

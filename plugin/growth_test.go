@@ -7,8 +7,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/dnstrail/dnstrail/identity"
 	"github.com/dnstrail/dnstrail/link/semconv"
-	"github.com/dnstrail/dnstrail/plugin/identity"
 	"github.com/dnstrail/dnstrail/test/growth"
 )
 

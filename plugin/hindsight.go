@@ -15,9 +15,9 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/dnstrail/dnstrail/identity"
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/link/askback"
-	"github.com/dnstrail/dnstrail/plugin/identity"
 )
 
 // Hindsight: what was seen of queries that were not kept is remembered for some seconds, for agents that ask because

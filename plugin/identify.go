@@ -9,8 +9,8 @@ import (
 	"github.com/coredns/coredns/plugin/pkg/cache"
 	"github.com/zeebo/xxh3"
 
+	"github.com/dnstrail/dnstrail/identity"
 	"github.com/dnstrail/dnstrail/link"
-	"github.com/dnstrail/dnstrail/plugin/identity"
 )
 
 // maxMetadataClients is how many clients are remembered that plugin kubernetes told: a pod has several queries, and is

@@ -4,7 +4,7 @@ import (
 	"os"
 	"sync"
 
-	"github.com/dnstrail/dnstrail/plugin/identity"
+	"github.com/dnstrail/dnstrail/identity"
 )
 
 // identityConfig says how clients are identified.

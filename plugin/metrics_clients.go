@@ -8,8 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/dnstrail/dnstrail/identity"
 	"github.com/dnstrail/dnstrail/link"
-	"github.com/dnstrail/dnstrail/plugin/identity"
 
 	"github.com/prometheus/client_golang/prometheus"
 )

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/dnstrail/dnstrail/plugin/identity"
+	"github.com/dnstrail/dnstrail/identity"
 
 	"github.com/coredns/coredns/plugin"
 	"github.com/prometheus/client_golang/prometheus"

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/dnstrail/dnstrail/plugin/identity"
+	"github.com/dnstrail/dnstrail/identity"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )

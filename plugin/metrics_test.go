@@ -9,9 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dnstrail/dnstrail/identity"
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/link/semconv"
-	"github.com/dnstrail/dnstrail/plugin/identity"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"

@@ -15,9 +15,9 @@ import (
 	"github.com/miekg/dns"
 	ot "github.com/opentracing/opentracing-go"
 
+	"github.com/dnstrail/dnstrail/identity"
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/link/askback"
-	"github.com/dnstrail/dnstrail/plugin/identity"
 )
 
 // query is one query of a client, from the moment it reaches us until it is over. Background work that plugins start

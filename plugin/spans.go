@@ -11,10 +11,10 @@ import (
 	"github.com/coredns/coredns/plugin/pkg/transport"
 	"github.com/miekg/dns"
 
+	"github.com/dnstrail/dnstrail/identity"
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/link/otlp"
 	"github.com/dnstrail/dnstrail/link/semconv"
-	"github.com/dnstrail/dnstrail/plugin/identity"
 )
 
 // maxAnswers bounds the answers that a span lists.

@@ -16,9 +16,9 @@ import (
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/dnstrail/dnstrail/identity"
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/link/semconv"
-	"github.com/dnstrail/dnstrail/plugin/identity"
 	"github.com/dnstrail/dnstrail/tracer/dnswire"
 	"github.com/dnstrail/dnstrail/tracer/hop"
 	"github.com/dnstrail/dnstrail/tracer/lookup"

@@ -14,11 +14,11 @@ import (
 	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 
+	"github.com/dnstrail/dnstrail/identity"
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/link/otlp"
 	"github.com/dnstrail/dnstrail/link/otlpenv"
 	"github.com/dnstrail/dnstrail/link/semconv"
-	"github.com/dnstrail/dnstrail/plugin/identity"
 	"github.com/dnstrail/dnstrail/tracer/hop"
 	"github.com/dnstrail/dnstrail/tracer/lookup"
 	"github.com/dnstrail/dnstrail/tracer/origin"

@@ -13,9 +13,9 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/dnstrail/dnstrail/identity"
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/link/askback"
-	"github.com/dnstrail/dnstrail/plugin/identity"
 	"github.com/dnstrail/dnstrail/tracer/hop"
 	"github.com/dnstrail/dnstrail/tracer/lookup"
 	"github.com/dnstrail/dnstrail/tracer/pipeline"

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/dnstrail/dnstrail/plugin/identity"
+	"github.com/dnstrail/dnstrail/identity"
 	"github.com/dnstrail/dnstrail/tracer/hop"
 	"github.com/dnstrail/dnstrail/tracer/lookup"
 )

@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/dnstrail/dnstrail/identity"
 	"github.com/dnstrail/dnstrail/link/names"
-	"github.com/dnstrail/dnstrail/plugin/identity"
 	"github.com/dnstrail/dnstrail/tracer/bpf"
 	"github.com/dnstrail/dnstrail/tracer/conntrack"
 	"github.com/dnstrail/dnstrail/tracer/hop"

@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/dnstrail/dnstrail/plugin/identity"
+	"github.com/dnstrail/dnstrail/identity"
 )
 
 // OwnerKind is what has a network namespace for its own.

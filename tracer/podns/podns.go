@@ -18,7 +18,7 @@ import (
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
-	"github.com/dnstrail/dnstrail/plugin/identity"
+	"github.com/dnstrail/dnstrail/identity"
 	"github.com/dnstrail/dnstrail/tracer/origin"
 )
 

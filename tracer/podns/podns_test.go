@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/dnstrail/dnstrail/plugin/identity"
+	"github.com/dnstrail/dnstrail/identity"
 )
 
 const uid = "3f0c2a1e-8d4b-4c6a-9e57-0b1d2c3e4f50"

@@ -11,8 +11,8 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/dnstrail/dnstrail/identity"
 	"github.com/dnstrail/dnstrail/link/askback"
-	"github.com/dnstrail/dnstrail/plugin/identity"
 	"github.com/dnstrail/dnstrail/tracer/export"
 	"github.com/dnstrail/dnstrail/tracer/hindsight"
 	"github.com/dnstrail/dnstrail/tracer/metrics"

@@ -11,9 +11,9 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/dnstrail/dnstrail/identity"
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/link/names"
-	"github.com/dnstrail/dnstrail/plugin/identity"
 	"github.com/dnstrail/dnstrail/tracer/lookup"
 	"github.com/dnstrail/dnstrail/tracer/memory"
 	"github.com/dnstrail/dnstrail/tracer/pipeline"

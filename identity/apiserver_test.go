@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/dnstrail/dnstrail/plugin/identity"
+	"github.com/dnstrail/dnstrail/identity"
 	"github.com/dnstrail/dnstrail/test/apiserver"
 
 	appsv1 "k8s.io/api/apps/v1"
