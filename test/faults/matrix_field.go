@@ -137,7 +137,7 @@ var field = []fault{
 	{
 		// A server answers one after the other, and this may take it longer than a lookup is waited for: then the last of
 		// them are called lost, and corrected.
-		name: "TCP: 2000 queries in one piece", ask: askPipelined(2000), only: 4,
+		name: "TCP: 2000 queries in one piece", ask: askPipelined(2000), only: 4, wait: pipelineTime,
 		truths: []truth{{count: 2000, where: "answered", cause: "answered|answered-after-all"}},
 	},
 	{name: "TCP: 30 queries in one piece, large answers", truths: many(30), label: "size-1500", ask: askPipelined(30)},

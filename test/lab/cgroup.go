@@ -7,10 +7,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 )
 
 const cgroupPrefix = "dnstrail-lab-"
@@ -166,4 +171,58 @@ func (r *cgroupRoot) remove() error {
 		err = os.Remove(dirs[i])
 	}
 	return err
+}
+
+// PolicyDrop drops what processes of the pod send or, where they receive, what comes for their sockets, of UDP and for
+// or from a port, by an eBPF program at the pod's cgroup, until undone: what systemd's IPAddressDeny and policies of a
+// service do.
+func (p *Pod) PolicyDrop(receive bool, port uint16) (Undo, error) {
+	attach, at := ebpf.AttachCGroupInetEgress, int32(2) // the destination port
+	if receive {
+		attach, at = ebpf.AttachCGroupInetIngress, 0
+	}
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.CGroupSKB, License: "GPL", Instructions: cgroupDrop(at, port)})
+	if err != nil {
+		return nil, fmt.Errorf("load a program for the cgroup of %s: %w", p.Name, err)
+	}
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: p.cgroup.dir, Attach: attach, Program: prog})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("attach a program to the cgroup of %s: %w", p.Name, err), prog.Close())
+	}
+	return func() error { return errors.Join(l.Close(), prog.Close()) }, nil
+}
+
+// cgroupDrop is the program of [Pod.PolicyDrop]. The packet begins with its IP header, without options.
+func cgroupDrop(at int32, port uint16) asm.Instructions {
+	// load puts bytes of the packet on the stack, and the first of them in R0.
+	load := func(offset int32, size asm.Size, length int32) asm.Instructions {
+		return asm.Instructions{
+			asm.Mov.Reg(asm.R1, asm.R6),
+			asm.Mov.Imm(asm.R2, offset),
+			asm.Mov.Reg(asm.R3, asm.R10),
+			asm.Add.Imm(asm.R3, -8),
+			asm.Mov.Imm(asm.R4, length),
+			asm.FnSkbLoadBytes.Call(),
+			asm.JNE.Imm(asm.R0, 0, "pass"),
+			asm.LoadMem(asm.R0, asm.R10, -8, size),
+		}
+	}
+	of := func(proto, ports int32, symbol string) asm.Instructions {
+		is := load(proto, asm.Byte, 1)
+		is[0] = is[0].WithSymbol(symbol)
+		is = append(is, asm.JNE.Imm(asm.R0, syscall.IPPROTO_UDP, "pass"))
+		is = append(is, load(ports+at, asm.Half, 2)...)
+		return append(is, asm.JEq.Imm(asm.R0, int32(swap16(port)), "drop"), asm.Ja.Label("pass"))
+	}
+	return slices.Concat(
+		asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1)},
+		load(0, asm.Byte, 1),
+		asm.Instructions{asm.RSh.Imm(asm.R0, 4), asm.JEq.Imm(asm.R0, 6, "v6")},
+		of(9, 20, "v4"), of(6, 40, "v6"),
+		asm.Instructions{
+			asm.Mov.Imm(asm.R0, 0).WithSymbol("drop"),
+			asm.Return(),
+			asm.Mov.Imm(asm.R0, 1).WithSymbol("pass"),
+			asm.Return(),
+		})
 }

@@ -283,6 +283,12 @@ var causes = map[verdict.Cause]func(*scene) []string{
 			"its local ports: " + s.exec("ss -uanp"),
 		}
 	},
+	verdict.CauseHopLimit: func(s *scene) []string {
+		return []string{
+			"whether routes lead in a circle: " + s.exec("traceroute -n -U -p 53 "+s.target()),
+			"what the sender allows: " + s.exec("sysctl net.ipv4.ip_default_ttl net.ipv6.conf.all.hop_limit"),
+		}
+	},
 	verdict.CausePortExhausted: func(s *scene) []string {
 		return []string{
 			"how many flows are masqueraded to " + s.target() + " on " + s.here() + ": conntrack -L -p udp --dport 53 | wc " +

@@ -133,15 +133,41 @@ func (c *class) fits(function string) bool {
 // dropCause gives the cause of a drop and the words for it: by the kernel's reason, or else by the function that
 // dropped. An unknown one keeps its name. It is not sure where that function drops for other causes, too.
 func dropCause(drop *hop.Hop) (cause Cause, text string, sure bool) {
-	cause, text = DropCause(drop.Reason.String())
-	if cause != CauseDropped || drop.Location == 0 {
+	function := ""
+	if drop.Location != 0 {
+		function = hop.FunctionAt(drop.Location)
+	}
+	return causeIn(drop.Reason.String(), function, drop.TTL)
+}
+
+// causeIn gives what [dropCause] does, by the kernel's word for the reason, the function that dropped ("" if unknown),
+// and the packet's hop limit (0 if unknown).
+func causeIn(reason, function string, limit uint8) (cause Cause, text string, sure bool) {
+	cause, text = DropCause(reason)
+	if cause == CauseTunnel && strings.HasPrefix(function, "br_") {
+		// Bridges and tunnels share reasons.
+		return CauseDropped, fmt.Sprintf("the bridge does not take it, or has no port for it (%s in %s)", reason, function),
+			true
+	}
+	if cause != CauseDropped {
 		return cause, text, true
 	}
-	function := hop.FunctionAt(drop.Location)
+	if spent, sure := hopsSpent(limit, reason, function); spent {
+		return CauseHopLimit, fmt.Sprintf("it had gone through as many routers as it may: a routing loop, or a sender that "+
+			"wants no more (hop limit 1, %s)", reason), sure
+	}
 	if function == "" {
 		return cause, text, true
 	}
-	return functionCause(drop.Reason.String(), function)
+	return functionCause(reason, function)
+}
+
+// hopsSpent says whether a packet with a hop limit was dropped because no router may pass it on. Kernels without
+// reasons drop for others, too, in the function that forwards; the one with reasons has one for every bad header.
+func hopsSpent(limit uint8, reason, function string) (spent, sure bool) {
+	forwards := strings.HasPrefix(function, "ip_forward") || strings.HasPrefix(function, "ip6_forward")
+	badHeader := reason == "IP_INHDR"
+	return limit == 1 && (badHeader || forwards) && (forwards || function == ""), badHeader && forwards
 }
 
 // functionCause gives what [dropCause] does, by the kernel's word for the reason and the function that dropped.

@@ -69,6 +69,8 @@ const (
 	CauseWrongSource  Cause = "unexpected-source"
 	CauseTunnel       Cause = "tunnel"
 	CauseChecksum     Cause = "bad-checksum"
+	// CauseHopLimit: it went through more routers than it may.
+	CauseHopLimit Cause = "hop-limit"
 	// CauseUnexpectedAnswer: what came to the client was no answer to its question.
 	CauseUnexpectedAnswer Cause = "unexpected-answer"
 	// CauseClosed: the server closed the TCP connection before it answered.
@@ -89,7 +91,7 @@ var Causes = []Cause{
 	CauseSocketClosed, CauseClientGone, CauseQueueFull, CauseDropped, CauseNotRead, CauseNoAnswer, CauseRefused,
 	CauseServerError, CauseTimeout, CauseNoReply,
 	CauseVanished, CauseUntranslated, CauseNoEndpoints, CauseDeadEndpoint, CauseInsertRace, CauseConntrack, CauseRejected,
-	CauseWrongSource, CauseTunnel, CauseChecksum, CauseEvicted,
+	CauseWrongSource, CauseTunnel, CauseChecksum, CauseHopLimit, CauseEvicted,
 	CauseUnexpectedAnswer, CauseClosed, CausePortExhausted, CauseNoPort, CauseUnsent,
 }
 

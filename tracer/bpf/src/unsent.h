@@ -90,6 +90,17 @@ static __always_inline void put_outcome(struct event *e, struct sock *sk)
 	}
 }
 
+/*
+ * Whether a socket is one of those that an MPTCP socket has for its paths. The call that connects and lets go names the
+ * MPTCP socket alone: what came of this one it does not tell.
+ */
+static __always_inline bool is_subflow(struct sock *sk, __u32 proto)
+{
+	struct tcp_sock *tp = (struct tcp_sock *)sk;
+
+	return proto == IPPROTO_TCP && bpf_core_field_exists(tp->is_mptcp) && BPF_CORE_READ(tp, is_mptcp);
+}
+
 /* A socket is to be connected. */
 static __always_inline void watch_connect(struct sock *sk, struct peer *peer, __u32 proto)
 {
@@ -97,7 +108,7 @@ static __always_inline void watch_connect(struct sock *sk, struct peer *peer, __
 	__u64 key = (__u64)sk;
 	__u32 netns;
 
-	if (!is_dns_port(peer->port) || (proto != IPPROTO_UDP && proto != IPPROTO_TCP))
+	if (!is_dns_port(peer->port) || (proto != IPPROTO_UDP && proto != IPPROTO_TCP) || is_subflow(sk, proto))
 		return;
 	netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 	if (!netns_watched(netns))

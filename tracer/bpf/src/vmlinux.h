@@ -158,6 +158,7 @@ struct inet_sock {
 
 struct tcp_sock {
 	__u32 copied_seq;
+	__u8 is_mptcp; /* bool */
 };
 
 struct sk_buff {
