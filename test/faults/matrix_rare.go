@@ -1,7 +1,5 @@
 package main
 
-import "time"
-
 // rare is what networks and clients do now and then, of kinds that nobody reported.
 var rare = []fault{
 	// Lost, and mended by who sends it again.
@@ -15,7 +13,7 @@ var rare = []fault{
 		truths: certainly("return-path", "too-big"),
 	},
 	{
-		name: "hop limit too low", ask: askNear,
+		name: "hop limit too low", ask: askNear, not: map[setting]string{inTogether: "no router is on the way"},
 		truths: []truth{{where: "node", cause: "hop-limit", text: []string{"hop limit"},
 			unsaid: []string{"network policy", "no endpoints"}}},
 	},
@@ -46,5 +44,4 @@ var rare = []fault{
 	{name: "peeked at, then read", truths: fine, ask: askPeek(true)},
 	{name: "peeked at, never read", truths: fine, ask: askPeek(false)},
 	{name: "two answers read in one call", truths: many(2), ask: askBatch},
-	{name: "four queries sent in one call (UDP_SEGMENT)", truths: many(4), ask: askSegmented, wait: 4 * time.Second},
 }

@@ -70,11 +70,10 @@ func askMultipath(s *scene, f family, name string) ([]truth, error) {
 	return nil, errors.Join(err, conn.SetReadDeadline(time.Now().Add(answerTime)), readStream(conn))
 }
 
-// smallDevice makes the device between the nodes take 1,280 bytes on CoreDNS's node: answers of more may not be cut,
-// since the kernel forbids that for what sockets send.
+// smallDevice makes the bridge to the client's pod take 1,280 bytes: answers of more may not be cut, since the kernel
+// forbids that for what sockets send.
 func smallDevice(s *scene, _ family) (lab.Undo, error) {
-	n := s.cluster.DNS.Node
-	undo, err := n.IP("link set eth0 mtu 1280", "link set eth0 mtu 1500")
+	undo, err := s.client.Node.IP("link set cbr0 mtu 1280", "link set cbr0 mtu 1500")
 	// CoreDNS's pod remembers what the node told it.
 	forget := func() error {
 		_, err4 := s.cluster.DNS.Tool("", "ip", "route", "flush", "cache")
@@ -247,38 +246,4 @@ func askBatch(s *scene, f family, name string) ([]truth, error) {
 		err = fmt.Errorf("%d answers in one call, want 2", n)
 	}
 	return nil, err
-}
-
-// askSegmented sends four queries in one call, which the kernel cuts into four datagrams as late as it can, and reads
-// four answers.
-func askSegmented(s *scene, f family, name string) ([]truth, error) {
-	c, err := s.ofClient(f)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	var all []byte
-	size := 0
-	for i := range 4 {
-		q, err := message(fmt.Sprintf("q%d.%s", i, name), dns.TypeA, uint16(i+1))
-		if err != nil {
-			return nil, err
-		}
-		all, size = append(all, q...), len(q)
-	}
-	if err := withSocket(c, func(fd int) error {
-		return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, size)
-	}); err != nil {
-		return nil, err
-	}
-	if _, err := c.WriteToUDPAddrPort(all, service(s, f)); err != nil {
-		return nil, err
-	}
-	for i := range 4 {
-		m, err := receive(c, answerTime)
-		if err := want(m, err, true); err != nil {
-			return nil, fmt.Errorf("answer %d: %w", i+1, err)
-		}
-	}
-	return nil, nil
 }
