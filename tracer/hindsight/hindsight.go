@@ -16,6 +16,7 @@ import (
 	"github.com/dnstrail/dnstrail/link/askback"
 	"github.com/dnstrail/dnstrail/tracer/hop"
 	"github.com/dnstrail/dnstrail/tracer/lookup"
+	"github.com/dnstrail/dnstrail/tracer/past"
 	"github.com/dnstrail/dnstrail/tracer/pipeline"
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
@@ -47,8 +48,11 @@ type Watch interface {
 
 // Options say what a [Memory] remembers, and whom it asks.
 type Options struct {
-	Past  time.Duration // how long; [DefaultPast] if 0
-	Bytes int           // of memory, at most: a quarter for marks of more lookups than there is room for
+	Past time.Duration // how long; [DefaultPast] if 0
+	// Facts is where lookups are kept, with that reach or more. They are added to it by Remember alone.
+	Facts *past.Past
+	// Bytes of memory for marks of more lookups than there is room for in Facts.
+	Bytes int
 	// Slow is the duration from which an answered lookup is asked about; 0 asks about none.
 	Slow time.Duration
 	// Node is this node's name. Guard is how far apart this host's clock and others' may be.
@@ -68,7 +72,7 @@ type Options struct {
 
 // Stats are counts since the start.
 type Stats struct {
-	Lookups int    // remembered now
+	Lookups int    // remembered now, those that observe alone can ask for included
 	Bytes   int    // of memory that they take
 	Early   uint64 // let go before their time, because there was no room: their spans cannot be sent any more
 	// Unmarked counts lookups of which, besides, it is not known any more that they were seen.
@@ -78,17 +82,20 @@ type Stats struct {
 
 // Memory remembers, answers and asks. But for Handle and Stats its methods are for one goroutine.
 type Memory struct {
-	o      Options
-	asker  Asker
-	watch  Watch
-	begun  int64
-	recent recent
-	marks  *marks
+	o     Options
+	asker Asker
+	watch Watch
+	begun int64
+	facts *past.Past
+	marks *marks
 
 	questions chan asked
 	waiting   []asked
 	wanted    []askback.Question
 	servers   map[netip.Addr]struct{} // who was seen here being asked
+
+	byHands chan *hand
+	hands   []*hand
 
 	answers chan answered
 	held    map[*lookup.Lookup]*holding
@@ -106,7 +113,7 @@ type asked struct {
 
 // holding is a lookup that waits for answers.
 type holding struct {
-	kept
+	past.Kept
 	open   int // answers that are waited for
 	heard  []heard
 	agent  bool      // an agent was asked
@@ -143,9 +150,10 @@ func New(o Options) *Memory {
 	}
 	m := &Memory{
 		o: o, begun: time.Now().UnixNano(),
-		recent:    recent{past: o.Past, most: o.Bytes / 4 * 3, index: map[uint64]*kept{}},
-		marks:     newMarks(o.Bytes/4, o.Past),
+		facts:     o.Facts,
+		marks:     newMarks(o.Bytes, o.Past),
 		questions: make(chan asked, maxWaiting), answers: make(chan answered, 4*maxHeld),
+		byHands: make(chan *hand, maxHands),
 		servers: map[netip.Addr]struct{}{}, held: map[*lookup.Lookup]*holding{},
 	}
 	return m
@@ -175,10 +183,11 @@ func (m *Memory) Handle(q askback.Question, reply func(askback.Answer)) {
 	}
 }
 
-// Remember takes a lookup that is told; sent says that its spans are on their way.
+// Remember takes a lookup that is told, and adds it to [Options.Facts]; sent says that its spans are on their way.
 func (m *Memory) Remember(r pipeline.Result, sent bool) {
 	l := r.Lookup
 	if !l.Final || !hasQuestion(l) {
+		m.facts.Add(r, 0, sent)
 		return
 	}
 	m.learn(l)
@@ -193,7 +202,7 @@ func (m *Memory) Remember(r pipeline.Result, sent bool) {
 			}
 		}
 	}
-	m.recent.add(&r, hash, sent, time.Now().UnixNano())
+	m.facts.Add(r, hash, sent)
 	m.marks.add(hash, l.Hops[0].Time, l.End(), told(l, r.Verdict))
 }
 
@@ -227,16 +236,18 @@ func (m *Memory) within(l *lookup.Lookup, q *askback.Question) bool {
 // Tick answers what was asked, and ends the wait of lookups whose answers have come or are overdue. Call it every now
 // and then.
 func (m *Memory) Tick(now time.Time) {
-	m.recent.expire(now.UnixNano())
+	m.facts.Expire(now)
 	m.note(now.UnixNano())
 	m.answerAll(now)
 	m.hear(now)
+	m.tickHands(now)
 	m.wanted = slices.DeleteFunc(m.wanted, func(q askback.Question) bool {
 		return now.UnixNano()-q.To > int64(m.o.Past)
 	})
-	m.lookups.Store(int64(m.recent.n))
-	m.bytes.Store(int64(m.recent.bytes))
-	m.early.Store(int64(m.recent.early))   // #nosec G115 -- a count
+	lookups, bytes, early := m.facts.Held()
+	m.lookups.Store(int64(lookups))
+	m.bytes.Store(int64(bytes))
+	m.early.Store(int64(early))            // #nosec G115 -- a count
 	m.unmarked.Store(int64(m.marks.early)) // #nosec G115 -- a count
 }
 
@@ -347,10 +358,11 @@ func (m *Memory) answer(q *askback.Question, flying map[uint64]askback.Facts) (a
 	}
 	for _, k := range m.find(q) {
 		a.Outcome = askback.Seen
-		a.Facts |= told(&k.lookup, &k.verdict)
-		if !k.sent {
-			k.sent = true
-			m.send(k.result(), q.Reason)
+		r := k.Result()
+		a.Facts |= told(r.Lookup, r.Verdict)
+		if !k.Sent {
+			k.Sent = true
+			m.send(r, q.Reason)
 		}
 	}
 	guard := int64(m.o.Guard)
@@ -382,10 +394,10 @@ func (m *Memory) watches(server netip.Addr) bool {
 }
 
 // find gives the remembered lookups that are asked for: those with one of the trace IDs, else all with the question.
-func (m *Memory) find(q *askback.Question) []*kept {
-	var all, named []*kept
-	for k := m.recent.index[q.Hash]; k != nil; k = k.older {
-		if !m.within(&k.lookup, q) {
+func (m *Memory) find(q *askback.Question) []*past.Kept {
+	var all, named []*past.Kept
+	for k := m.facts.Find(q.Hash); k != nil; k = k.Older() {
+		if l := k.Result().Lookup; !m.within(l, q) {
 			continue
 		}
 		all = append(all, k)
@@ -424,7 +436,7 @@ func (m *Memory) Hold(r pipeline.Result) bool {
 	if m.ask(r.Lookup, h); h.open == 0 {
 		return false // nobody can be asked
 	}
-	h.fill(&r)
+	h.Fill(&r)
 	h.until = time.Now().Add(2*askback.Timeout + askback.Timeout/2)
 	m.held[r.Lookup] = h
 	return true
@@ -433,26 +445,27 @@ func (m *Memory) Hold(r pipeline.Result) bool {
 // recall sends the lookup whose truncated answer had the client ask over TCP, which came to nothing: that one went
 // well, and is where the connection stands. The server is asked about it, too.
 func (m *Memory) recall(of *lookup.Relation) {
-	for i := m.recent.n - 1; i >= 0; i-- {
-		k := m.recent.queue[(m.recent.head+i)%len(m.recent.queue)]
-		if k.lookup.AnswerSeen && k.lookup.Flags.Truncated() && m.has(k, of.TraceID) {
-			if !k.sent {
-				k.sent = true
-				m.send(k.result(), askback.Lost)
-			}
-			r := k.result()
-			if h := m.about(&r, askback.Lost); h != nil {
-				m.ask(nil, h)
-			}
-			return
+	for k := range m.facts.Newest() {
+		r := k.Result()
+		if !r.Lookup.AnswerSeen || !r.Lookup.Flags.Truncated() || !m.has(k, of.TraceID) {
+			continue
 		}
+		if !k.Sent {
+			k.Sent = true
+			m.send(r, askback.Lost)
+		}
+		if h := m.about(&r, askback.Lost); h != nil {
+			m.ask(nil, h)
+		}
+		return
 	}
 }
 
 // has says whether a lookup may have a trace ID.
-func (m *Memory) has(k *kept, ids ...link.TraceID) bool {
-	key := k.lookup.Key()
-	return slices.ContainsFunc(k.lookup.Epochs(nil, m.o.Guard),
+func (m *Memory) has(k *past.Kept, ids ...link.TraceID) bool {
+	l := k.Result().Lookup
+	key := l.Key()
+	return slices.ContainsFunc(l.Epochs(nil, m.o.Guard),
 		func(e link.Epoch) bool { return slices.Contains(ids, key.TraceID(e)) })
 }
 
@@ -579,7 +592,7 @@ func (m *Memory) hear(now time.Time) {
 func (m *Memory) release(l *lookup.Lookup, h *holding) {
 	delete(m.held, l)
 	m.weigh(h)
-	m.o.Judged(h.result())
+	m.o.Judged(h.Result())
 }
 
 // Flush ends every wait: at the end of a run.
@@ -591,7 +604,7 @@ func (m *Memory) Flush() {
 
 // weigh puts what others said into the verdict of a lookup that left this node and of which nothing came back.
 func (m *Memory) weigh(h *holding) {
-	v := &h.verdict
+	v := h.Result().Verdict
 	v.Evidence = slices.Clone(v.Evidence)
 	var unseen, left *heard
 	came := false

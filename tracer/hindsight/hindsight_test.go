@@ -18,6 +18,7 @@ import (
 	"github.com/dnstrail/dnstrail/link/askback"
 	"github.com/dnstrail/dnstrail/tracer/hop"
 	"github.com/dnstrail/dnstrail/tracer/lookup"
+	"github.com/dnstrail/dnstrail/tracer/past"
 	"github.com/dnstrail/dnstrail/tracer/pipeline"
 	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
@@ -58,7 +59,8 @@ var (
 func (w *world) memory(t *testing.T, node string, change func(*Options)) *Memory {
 	t.Helper()
 	o := Options{
-		Bytes: 1 << 20, Node: node, Guard: 50 * time.Millisecond, ServerPort: askback.DefaultPort, Slow: time.Second,
+		Bytes: 256 << 10, Facts: past.New(past.Options{Bytes: 768 << 10, Reach: DefaultPast}),
+		Node: node, Guard: 50 * time.Millisecond, ServerPort: askback.DefaultPort, Slow: time.Second,
 		Peers: map[string]netip.AddrPort{"node-2": agentAt},
 		Index: index(t),
 		Send: func(r pipeline.Result, why askback.Reason) {
@@ -223,7 +225,7 @@ func TestAnswers(t *testing.T) {
 				for i := range 60000 {
 					m.marks.add(uint64(i)*0x9e3779b97f4a7c15, r.Lookup.Start(), r.Lookup.End()+1, askback.SawQuery)
 				}
-				m.recent.expire(time.Now().Add(time.Hour).UnixNano())
+				m.facts.Expire(time.Now().Add(time.Hour))
 			},
 		},
 	} {
@@ -518,37 +520,6 @@ func TestTruncatedAndThenNothing(t *testing.T) {
 	}
 }
 
-// The past is bounded in bytes and in time, and its index holds what it holds.
-func TestRecentIsBounded(t *testing.T) {
-	m := &recent{past: time.Second, most: 200 << 10, index: map[uint64]*kept{}}
-	r := atServer(t, "a.example.", 1)
-	now := time.Now().UnixNano()
-	for i := range 5000 {
-		m.add(&r, uint64(i%97), false, now+int64(i)*int64(time.Millisecond))
-		if m.bytes > m.most || m.n == 0 {
-			t.Fatalf("%d lookups of %d bytes", m.n, m.bytes)
-		}
-		inIndex := 0
-		for _, k := range m.index {
-			for ; k != nil; k = k.older {
-				if k.older != nil && k.older.newer != k {
-					t.Fatal("the index's chain is broken")
-				}
-				inIndex++
-			}
-		}
-		if inIndex != m.n {
-			t.Fatalf("%d in the index, %d held", inIndex, m.n)
-		}
-	}
-	if m.early == 0 {
-		t.Error("nothing fell out early: the test is too small")
-	}
-	if m.expire(now + int64(time.Hour)); m.n != 0 || m.bytes != 0 || len(m.index) != 0 {
-		t.Errorf("%d lookups of %d bytes are left, %d in the index", m.n, m.bytes, len(m.index))
-	}
-}
-
 // A mark is found as long as none that ended later has made room: else the reach says so.
 func TestMarks(t *testing.T) {
 	m := newMarks(64<<10, time.Minute)
@@ -586,7 +557,9 @@ func BenchmarkRemember(b *testing.B) {
 	for _, hops := range []int{8, 21} {
 		b.Run(fmt.Sprint(hops), func(b *testing.B) {
 			b.ReportAllocs()
-			m := New(Options{Bytes: 16 << 20})
+			m := New(Options{Bytes: 4 << 20, Facts: past.New(past.Options{
+				All: past.DefaultAll, Lost: past.DefaultLost, Bytes: 16 << 20, Reach: DefaultPast,
+			})})
 			m.Open(nil, &world{})
 			name, _ := link.AppendQName(nil, "payments.shop.svc.cluster.local.")
 			r := pipeline.Result{
@@ -599,7 +572,8 @@ func BenchmarkRemember(b *testing.B) {
 				r.Lookup.ID++
 				m.Remember(r, false)
 			}
-			b.ReportMetric(float64(m.recent.bytes)/float64(max(1, m.recent.n)), "bytes/lookup")
+			lookups, bytes, _ := m.facts.Held()
+			b.ReportMetric(float64(bytes)/float64(max(1, lookups)), "bytes/lookup")
 		})
 	}
 }

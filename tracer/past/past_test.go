@@ -51,10 +51,10 @@ func serve(t *testing.T, p *Past) *rowapi.Client {
 }
 
 func TestThePastIsBoundedAndKeepsTheLost(t *testing.T) {
-	p := New(3, 2, DefaultBytes, "", 0)
+	p := New(Options{All: 3, Lost: 2, Bytes: DefaultBytes})
 	c := serve(t, p)
 	for n := range 10 {
-		p.Add(result(n, n < 4))
+		p.Add(result(n, n < 4), 0, false)
 	}
 	for _, tt := range []struct {
 		name string
@@ -84,15 +84,15 @@ func TestThePastIsBoundedAndKeepsTheLost(t *testing.T) {
 // TestThePastIsBoundedInBytes: lookups of many hops cost others of the same ring, and never more memory.
 func TestThePastIsBoundedInBytes(t *testing.T) {
 	const most = 256 << 10
-	p := New(64, 64, most, "", 0)
+	p := New(Options{All: 64, Lost: 64, Bytes: most})
 	for n := range 1000 {
 		r := result(n%100, true)
 		r.Lookup.Hops = slices.Repeat(r.Lookup.Hops[:1], 512)
-		p.Add(r)
+		p.Add(r, 0, false)
 	}
 	used := 0
-	for i := range p.lost.slots {
-		used += p.lost.slots[i].room()
+	for i := range p.lost.n {
+		used += p.lost.at(i).room
 	}
 	if used != p.lost.bytes || used > most/4 && p.lost.n > 1 {
 		t.Errorf("%d lookups take %d bytes, counted as %d, of %d", p.lost.n, used, p.lost.bytes, most/4)
@@ -103,9 +103,9 @@ func TestThePastIsBoundedInBytes(t *testing.T) {
 }
 
 func TestFollowersGetWhatComes(t *testing.T) {
-	p := New(3, 2, DefaultBytes, "", 0)
+	p := New(Options{All: 3, Lost: 2, Bytes: DefaultBytes})
 	c := serve(t, p)
-	p.Add(result(1, false))
+	p.Add(result(1, false), 0, false)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	rows := make(chan string, 4)
@@ -116,7 +116,7 @@ func TestFollowersGetWhatComes(t *testing.T) {
 	if got := <-rows; got != "n01." {
 		t.Fatalf("the past starts with %q", got)
 	}
-	p.Add(result(2, false))
+	p.Add(result(2, false), 0, false)
 	if got := <-rows; got != "n02." {
 		t.Fatalf("%q came", got)
 	}
@@ -126,17 +126,111 @@ func TestFollowersGetWhatComes(t *testing.T) {
 	}
 }
 
+// For those who ask back lookups are kept beyond the rows, bounded in time and in bytes, and each is found by its
+// question as long as it is held.
+func TestFind(t *testing.T) {
+	const reach = time.Minute
+	p := New(Options{All: 5, Lost: 3, Bytes: 200 << 10, Reach: reach})
+	for i := range 5000 {
+		hash := uint64(i%97 + 1)
+		if i%10 == 0 {
+			hash = 0 // a row alone
+		}
+		p.Add(result(i%60, i%7 == 0), hash, false)
+		held, bytes, _ := p.Held()
+		if bytes > 200<<10 || held == 0 {
+			t.Fatalf("%d lookups of %d bytes", held, bytes)
+		}
+		named := 0
+		for _, r := range []*ring{&p.all, &p.lost} {
+			for j := range r.n {
+				if r.at(j).hash != 0 {
+					named++
+				}
+			}
+		}
+		found := 0
+		for hash, k := range p.index {
+			if k.newer != nil {
+				t.Fatal("the index does not begin with the newest")
+			}
+			for at := k; at != nil; at = at.Older() {
+				if at.hash != hash || at.older != nil && (at.older.newer != at || at.older.at > at.at) {
+					t.Fatal("the index's chain is broken")
+				}
+				found++
+			}
+		}
+		if found != named {
+			t.Fatalf("%d are found, %d held", found, named)
+		}
+	}
+	if _, _, early := p.Held(); early == 0 {
+		t.Error("nothing was let go early: the test is too small")
+	}
+	if rows := p.Rows(&output.Filter{}, 0); len(rows) != 8 {
+		t.Errorf("%d rows, want 5 and 3 lost ones", len(rows))
+	}
+	n, lost := 0, 0
+	for k := range p.Newest() {
+		if r := k.Result(); r.Verdict.Lost() {
+			lost++
+		} else if n++; lost > 0 {
+			t.Fatal("one that is not lost comes after those that are")
+		}
+	}
+	if n != p.all.n || lost != p.lost.n {
+		t.Errorf("%d of %d are given, and %d of %d lost ones", n, p.all.n, lost, p.lost.n)
+	}
+	p.Expire(time.Now().Add(2 * reach))
+	if held, _, _ := p.Held(); held != 8 {
+		t.Errorf("%d are held after the reach, want those that there are rows of", held)
+	}
+	if rows := p.Rows(&output.Filter{}, 0); len(rows) != 8 {
+		t.Errorf("%d rows after the reach, want 8", len(rows))
+	}
+}
+
+// A report that only confirms the last one is found, and is no row of its own.
+func TestConfirmationsAreFound(t *testing.T) {
+	p := New(Options{All: 5, Lost: 3, Bytes: DefaultBytes, Reach: time.Minute})
+	r := result(1, false)
+	r.Lookup.Confirms = true
+	p.Add(r, 7, true)
+	if k := p.Find(7); k == nil || !k.Sent {
+		t.Errorf("%+v is found", k)
+	}
+	if rows := p.Rows(&output.Filter{}, 0); len(rows) != 0 {
+		t.Errorf("%d rows", len(rows))
+	}
+}
+
+// Without a reach nothing is kept but rows, and without rows nothing at all.
+func TestNothingIsKeptForNobody(t *testing.T) {
+	p := New(Options{Lost: 3, Bytes: DefaultBytes})
+	follower := p.Subscribe(nil)
+	defer follower.Close()
+	p.Add(result(1, false), 7, false)
+	p.Add(result(2, true), 7, false)
+	if held, _, _ := p.Held(); held != 1 || p.Find(7) != nil {
+		t.Errorf("%d are held", held)
+	}
+	if n := len(follower.Rows()); n != 2 {
+		t.Errorf("a follower was told of %d lookups, want both", n)
+	}
+}
+
 func BenchmarkAdd(b *testing.B) {
-	p := New(DefaultAll, DefaultLost, DefaultBytes, "", 0)
+	p := New(Options{All: DefaultAll, Lost: DefaultLost, Bytes: DefaultBytes})
 	r := result(1, false)
 	for range 15 {
 		r.Lookup.Hops = append(r.Lookup.Hops, r.Lookup.Hops[0])
 	}
 	for range DefaultAll {
-		p.Add(r)
+		p.Add(r, 0, false)
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		p.Add(r)
+		p.Add(r, 0, false)
 	}
 }

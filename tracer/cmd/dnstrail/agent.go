@@ -14,6 +14,7 @@ import (
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/link/otlpenv"
 	"github.com/dnstrail/dnstrail/tracer/export"
+	"github.com/dnstrail/dnstrail/tracer/hindsight"
 	"github.com/dnstrail/dnstrail/tracer/metrics"
 	"github.com/dnstrail/dnstrail/tracer/origin"
 	"github.com/dnstrail/dnstrail/tracer/past"
@@ -156,19 +157,16 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	ticked := time.Now() // the clock is not read for every lookup
 	nextCount := ticked
 	var trouble sendTrouble
-	history := past.New(f.past, f.pastLost, int(f.watch.memory.Share(pastShare, 16)), f.watch.node, f.watch.guard)
+	history := f.keep()
 	var stats atomic.Pointer[pipeline.Stats]
 	stats.Store(&pipeline.Stats{})
 	var asks *asking
 	result := func(r pipeline.Result) {
 		id := exporter.Add(r.Lookup, r.Verdict, r.Judge, r.Origin)
-		if f.socket != "" { // nobody else asks for it
-			history.Add(r)
-		}
 		counts.Count(r.Lookup, r.Verdict, r.Origin, id, ticked)
-		asks.remember(r, id != "")
+		asks.remember(r, id != "", history)
 	}
-	if asks, err = f.askBack.open(f, o.Index, exporter, result); err != nil {
+	if asks, err = f.askBack.open(f, o.Index, exporter, history, result); err != nil {
 		return err
 	}
 	defer asks.close()
@@ -213,8 +211,12 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 		if err != nil {
 			return fmt.Errorf("--socket: %w", err)
 		}
-		h := history.Handler(func() pipeline.Stats { return *stats.Load() })
-		go serve(cmd.Context(), l, h, func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "dnstrail: socket:", err) })
+		mux := http.NewServeMux()
+		mux.Handle("/", history.Handler(func() pipeline.Stats { return *stats.Load() }))
+		if asks != nil {
+			mux.Handle(hindsight.PathAsk, asks.memory.Handler())
+		}
+		go serve(cmd.Context(), l, mux, func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "dnstrail: socket:", err) })
 	}
 	for _, m := range p.Missing() {
 		fmt.Fprintln(cmd.ErrOrStderr(), "dnstrail: without", m)

@@ -16,6 +16,7 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/export"
 	"github.com/dnstrail/dnstrail/tracer/hindsight"
 	"github.com/dnstrail/dnstrail/tracer/metrics"
+	"github.com/dnstrail/dnstrail/tracer/past"
 	"github.com/dnstrail/dnstrail/tracer/pipeline"
 )
 
@@ -75,15 +76,31 @@ func (f *askBackFlags) check() error {
 	return nil
 }
 
+// marksPart: of the memory for those who ask, one in so many parts is for marks, the rest for whole lookups.
+const marksPart = 4
+
+// keep gives what is kept of lookups, for rows and for those who ask.
+func (f *agentFlags) keep() *past.Past {
+	o := past.Options{Node: f.watch.node, Guard: f.watch.guard}
+	if f.socket != "" { // nobody else asks for rows
+		o.All, o.Lost, o.Bytes = f.past, f.pastLost, int(f.watch.memory.Share(pastShare, 16))
+	}
+	if f.askBack.listen != "" {
+		o.Reach = f.askBack.past
+		o.Bytes += int(f.watch.memory.Share(askedShare, 16)) / marksPart * (marksPart - 1)
+	}
+	return past.New(o)
+}
+
 // asking is the agent's part of asking back; nil where nobody asks.
 type asking struct {
 	memory *hindsight.Memory
 	peer   *askback.Peer
 }
 
-// open listens. judged gets the lookups that waited for answers.
+// open listens. facts is where lookups are kept; judged gets those that waited for answers.
 func (f *askBackFlags) open(
-	a *agentFlags, index *identity.Index, exporter *export.Exporter, judged func(pipeline.Result),
+	a *agentFlags, index *identity.Index, exporter *export.Exporter, facts *past.Past, judged func(pipeline.Result),
 ) (*asking, error) {
 	if f.listen == "" {
 		return nil, nil
@@ -97,7 +114,8 @@ func (f *askBackFlags) open(
 		node = hostname()
 	}
 	x := &asking{memory: hindsight.New(hindsight.Options{
-		Past: f.past, Bytes: int(a.watch.memory.Share(askedShare, 16)), Slow: a.slow, Node: node, Guard: a.watch.guard,
+		Past: f.past, Facts: facts, Bytes: int(a.watch.memory.Share(askedShare, 16)) / marksPart,
+		Slow: a.slow, Node: node, Guard: a.watch.guard,
 		Peers: f.named, ServerPort: f.serverPort, Index: index, Judged: judged,
 		Send: func(r pipeline.Result, why askback.Reason) {
 			exporter.Asked(r.Lookup, r.Verdict, r.Judge, r.Origin, why.String())
@@ -134,10 +152,13 @@ func (x *asking) hold(r pipeline.Result, exporter *export.Exporter) bool {
 	return true
 }
 
-func (x *asking) remember(r pipeline.Result, sent bool) {
-	if x != nil {
-		x.memory.Remember(r, sent)
+// remember keeps a lookup, in facts.
+func (x *asking) remember(r pipeline.Result, sent bool, facts *past.Past) {
+	if x == nil {
+		facts.Add(r, 0, sent)
+		return
 	}
+	x.memory.Remember(r, sent)
 }
 
 func (x *asking) tick(now time.Time) {

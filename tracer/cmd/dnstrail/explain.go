@@ -22,6 +22,7 @@ import (
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/tracer/access"
 	"github.com/dnstrail/dnstrail/tracer/explain"
+	"github.com/dnstrail/dnstrail/tracer/hindsight"
 	"github.com/dnstrail/dnstrail/tracer/joined"
 	"github.com/dnstrail/dnstrail/tracer/output"
 	"github.com/dnstrail/dnstrail/tracer/printable"
@@ -55,6 +56,7 @@ type explainFlags struct {
 	tokenFile string
 	file      string
 	socket    string
+	ask       string
 	filter    filterFlags
 	last      int
 	since     time.Duration
@@ -78,6 +80,9 @@ The first eight digits of a trace ID do, as observe shows them on a narrow termi
 lookups of the last hour (--since).
 Where one socket asked several servers the same, one trace has a lookup for each of them: all are told.
 
+With --ask a lookup that was not sampled is told, too: the agent there sends its spans, and asks CoreDNS and the agents
+that may have seen the lookup to send theirs, as for one that ended badly. It must be an agent with --ask-back.
+
 Without a trace ID the last lookup is told that the filters take, which are those of observe and hold together.`,
 		Example: `  dnstrail explain 4bf92f3577b34da6a3ce929d0e0e4736 --jaeger http://jaeger-query:16686
   dnstrail explain 4bf92f35 --store http://127.0.0.1:16686
@@ -86,6 +91,7 @@ Without a trace ID the last lookup is told that the filters take, which are thos
   dnstrail explain --name '*.example.com' --slow 100ms
   dnstrail explain --lost -o html > lookup.html
   dnstrail explain --lost --socket /run/dnstrail/agent.sock
+  dnstrail explain 4bf92f35 --ask /run/dnstrail/agent.sock --store http://127.0.0.1:16686
   dnstrail explain 4bf92f3577b34da6a3ce929d0e0e4736 --file traces.json`,
 		Args: cobra.MaximumNArgs(1),
 
@@ -99,6 +105,8 @@ Without a trace ID the last lookup is told that the filters take, which are thos
 	fs.StringVar(&f.file, "file", "", "read OTLP JSON from this file instead, - for standard input")
 	fs.StringVar(&f.socket, "socket", "", "ask the agent that listens at this Unix socket instead: its own past, "+
 		"without CoreDNS's side")
+	fs.StringVar(&f.ask, "ask", "", "first have the agent at this Unix socket send what it and others remember of the "+
+		"lookup, though it was not sampled; its past reaches some seconds")
 	fs.StringVar(&f.context, "context", "", "context of the kubeconfig whose cluster is asked")
 	f.filter.register(fs)
 	fs.IntVar(&f.last, "last", 1, "how many lookups that the filters take are told, the last first")
@@ -132,6 +140,10 @@ func (f *explainFlags) run(cmd *cobra.Command, args []string) error {
 		return errors.New("--last goes without a trace ID")
 	case len(args) == 1 && len(args[0]) == traceIDDigits && cmd.Flags().Changed("since"):
 		return errors.New("--since goes without a whole trace ID")
+	case len(args) == 0 && f.ask != "":
+		return errors.New("--ask goes with a trace ID")
+	case f.ask != "" && (f.file != "" || f.socket != ""):
+		return errors.New("--ask goes with a store or a Jaeger: that is where the spans are sent")
 	case f.last < 1:
 		return fmt.Errorf("--last %d: want at least 1", f.last)
 	case f.since <= 0:
@@ -155,7 +167,7 @@ func (f *explainFlags) run(cmd *cobra.Command, args []string) error {
 	}
 	if len(args) == 0 {
 		found, others, err = f.search(cmd, filter)
-	} else if found, others, err = f.one(cmd, args[0]); err == nil {
+	} else if found, others, err = f.byHand(cmd, args[0]); err == nil {
 		found, err = f.asked(found)
 	}
 	if err != nil {
@@ -174,6 +186,47 @@ func (f *explainFlags) run(cmd *cobra.Command, args []string) error {
 		}
 	}
 	return nil
+}
+
+// Bounds of waiting for spans that were asked for by hand: programs send in batches.
+const (
+	byHandWait  = 12 * time.Second
+	byHandAgain = 500 * time.Millisecond
+)
+
+// byHand is one, after those who saw the lookup were asked for it where --ask wants that.
+func (f *explainFlags) byHand(cmd *cobra.Command, arg string) (found, others []*trace.Trace, err error) {
+	if f.ask == "" {
+		return f.one(cmd, arg)
+	}
+	digits := strings.ToLower(arg)
+	if err := hindsight.CheckDigits(digits); err != nil {
+		return nil, nil, err
+	}
+	got, err := hindsight.AskSocket(cmd.Context(), f.ask, digits)
+	if err != nil {
+		return nil, nil, err
+	}
+	if got.Found == 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "dnstrail: the agent at %s remembers no lookup %s\n", f.ask, digits)
+	}
+	seen := false
+	for _, h := range got.Heard {
+		fmt.Fprintf(cmd.ErrOrStderr(), "dnstrail: %s %s\n", h.Who, h.Said)
+		seen = seen || h.Seen
+	}
+	for end := time.Now().Add(byHandWait); ; {
+		found, others, err = f.one(cmd, arg)
+		whole := err == nil && (!seen || slices.ContainsFunc(found, (*trace.Trace).Linked))
+		if whole || got.Found == 0 || time.Now().After(end) {
+			return found, others, err
+		}
+		select {
+		case <-cmd.Context().Done():
+			return nil, nil, cmd.Context().Err()
+		case <-time.After(byHandAgain):
+		}
+	}
 }
 
 // one gives the trace with that ID, and others of its time where its verdict wants them.
