@@ -39,12 +39,12 @@ func (s State) String() string { return [...]string{"ok", "warn", "FAIL", "skip"
 
 // Finding is the result of one check.
 type Finding struct {
-	What  string // what was looked at
-	State State
-	Is    string // what it is
-	Do    string // what to do; "" where nothing is to be done
+	What  string `json:"what"` // what was looked at
+	State State  `json:"state"`
+	Is    string `json:"is"`           // what it is
+	Do    string `json:"do,omitempty"` // what to do; "" where nothing is to be done
 	// Log is what somebody else had to say of it, a line each.
-	Log []string
+	Log []string `json:"log,omitempty"`
 }
 
 // Options say what to look at.

@@ -20,8 +20,8 @@ import (
 
 // manager is the field manager of what is applied, and the value of managedBy on what was.
 const (
-	manager   = "dnstrail"
-	managedBy = "app.kubernetes.io/managed-by"
+	manager   = kube.Manager
+	managedBy = kube.ManagedBy
 )
 
 // errForeign says that an object of our name is another's.

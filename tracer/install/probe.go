@@ -1,7 +1,6 @@
 package install
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -47,41 +46,30 @@ func defaultImage() (string, error) {
 	return "", fmt.Errorf("no DaemonSet in %d bytes of manifests", len(manifests.Agent))
 }
 
+// imageOf gives the image that the options name, or else the manifests'.
+func (o *Options) imageOf() (string, error) {
+	if o.Image != "" {
+		return o.Image, nil
+	}
+	return defaultImage()
+}
+
 // Probe looks a name up from a pod of its own, which is gone afterwards, and gives the pod's name: a quiet cluster
 // has no lookup to show. Done frees the pod.
 func Probe(ctx context.Context, c *kube.Cluster, o Options) (pod string, done func(), err error) {
-	image := o.Image
-	if image == "" {
-		if image, err = defaultImage(); err != nil {
-			return "", nil, err
-		}
-	}
-	yes, no, user, grace := true, false, int64(65532), int64(1)
-	pods := c.Client.CoreV1().Pods(kube.Namespace)
-	p, err := pods.Create(ctx, &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{
-			GenerateName: "dnstrail-probe-", Namespace: kube.Namespace, Labels: map[string]string{managedBy: manager},
-		},
-		Spec: corev1.PodSpec{
-			RestartPolicy: corev1.RestartPolicyNever, TerminationGracePeriodSeconds: &grace, AutomountServiceAccountToken: &no,
-			NodeSelector: map[string]string{"kubernetes.io/os": "linux"},
-			Containers: []corev1.Container{{
-				Name: "probe", Image: cmp.Or(image, "dnstrail"), Args: []string{"lookup", "--times=5", probeName},
-				SecurityContext: &corev1.SecurityContext{
-					RunAsNonRoot: &yes, RunAsUser: &user, AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
-					Capabilities:   &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
-					SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
-				},
-			}},
-		},
-	}, metav1.CreateOptions{FieldManager: manager})
+	image, err := o.imageOf()
 	if err != nil {
 		return "", nil, err
 	}
-	done = func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer cancel()
-		_ = pods.Delete(ctx, p.Name, metav1.DeleteOptions{}) // it has ended by itself
+	if pod, err = c.Once(ctx, "dnstrail-probe-", "probe", image, "lookup", "--times=5", probeName); err != nil {
+		return "", nil, err
 	}
-	return p.Name, done, nil
+	return pod, func() { Forget(ctx, c, pod) }, nil
+}
+
+// Forget deletes a pod of dnstrail's own that has ended by itself, even where ctx has ended.
+func Forget(ctx context.Context, c *kube.Cluster, pod string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	_ = c.Client.CoreV1().Pods(kube.Namespace).Delete(ctx, pod, metav1.DeleteOptions{})
 }

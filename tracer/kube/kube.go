@@ -33,6 +33,12 @@ const StoreLabels = "app.kubernetes.io/name=dnstrail,app.kubernetes.io/component
 // AgentLabels select the agents' pods.
 const AgentLabels = "app.kubernetes.io/name=dnstrail,app.kubernetes.io/component=agent"
 
+// Manager is the field manager of what dnstrail makes in a cluster, and the value of the label ManagedBy on it.
+const (
+	Manager   = "dnstrail"
+	ManagedBy = "app.kubernetes.io/managed-by"
+)
+
 // storePort is the port of the store's query API.
 const storePort = 16686
 

@@ -43,12 +43,13 @@ const (
 
 type walkFlags struct {
 	watch   watchFlags
+	query   queryFlags
 	from    string
-	server  string
-	tcp     bool
-	timeout time.Duration
 	jaeger  string
 	hops    bool
+	here    bool
+	image   string
+	context string // of the kubeconfig; see reach
 }
 
 func newWalkCommand() *cobra.Command {
@@ -58,9 +59,15 @@ func newWalkCommand() *cobra.Command {
 		Short: "Send one lookup, as a pod if you like, and print its walk hop by hop as it happens",
 		Long: `walk sends one query from a pod's network namespace and prints every place at which its packet and the answer's are seen: every device of every
 network namespace of this host, translations, drops, the DNS server's read. Then it draws the whole. It is the walk that is otherwise done with a tcpdump on five
-interfaces. The name is asked as it stands: the pod's search list is not applied.`,
+interfaces. The name is asked as it stands: the pod's search list is not applied.
+
+Where a kubeconfig names a cluster ($KUBECONFIG, ~/.kube/config), the query is sent in that cluster: in the pod of --from, by an ephemeral container that
+stays in the pod, ended, as Kubernetes has it; or in a pod made for that and deleted. What CoreDNS and the agents of all nodes saw of it is taken from the
+cluster's store and drawn. It needs the rights to patch pods/ephemeralcontainers (or to create pods in kube-system) and to create pods/portforward. --here
+walks on this host, as root.`,
 		Example: `  dnstrail walk kubernetes.default.svc.cluster.local
   dnstrail walk api.stripe.com AAAA --from shop/cart-7f9c5d4b8-x2x7k
+  dnstrail walk kubernetes.default.svc.cluster.local --here   # this host, as root
   dnstrail walk example.com --from 10.244.1.10 --server 10.96.0.10 --tcp
   dnstrail walk example.com --jaeger http://jaeger-query:16686   # with CoreDNS's own side`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -83,12 +90,12 @@ interfaces. The name is asked as it stands: the pod's search list is not applied
 		panic(err)
 	}
 	fs.StringVar(&f.from, "from", "", "as whom: NAMESPACE/POD, POD, an address or pid:PID; this host if empty")
-	fs.StringVar(&f.server, "server", "", "address to ask, with a port if it is not 53; the first of the pod's "+
-		"resolv.conf if empty")
-	fs.BoolVar(&f.tcp, "tcp", false, "ask over TCP")
-	fs.DurationVar(&f.timeout, "timeout", 5*time.Second, "how long to wait for the answer")
+	f.query.register(fs)
 	fs.StringVar(&f.jaeger, "jaeger", "", "URL of a Jaeger or a dnstrail store: CoreDNS's own spans are drawn, too")
 	fs.BoolVar(&f.hops, "hops", false, hopsUsage)
+	fs.BoolVar(&f.here, "here", false, "walk on this host, even where a kubeconfig names a cluster")
+	fs.StringVar(&f.image, "image", "", "in a cluster: dnstrail's image; the agents' if not given")
+	fs.StringVar(&f.context, "context", "", "context of the kubeconfig whose cluster is walked in")
 	return cmd
 }
 
@@ -123,10 +130,16 @@ type flow struct {
 }
 
 func (f *walkFlags) run(cmd *cobra.Command, args []string) error {
-	if f.timeout <= 0 {
-		return fmt.Errorf("--timeout %s: want more than 0", f.timeout)
+	if f.query.timeout <= 0 {
+		return fmt.Errorf("--timeout %s: want more than 0", f.query.timeout)
 	}
-	f.watch.giveUp = f.timeout
+	if far, err := f.far(cmd); err != nil || far != nil {
+		if err == nil {
+			err = far.run(cmd, args)
+		}
+		return err
+	}
+	f.watch.giveUp = f.query.timeout
 	o, closeAll, err := f.watch.options()
 	if err != nil {
 		return err
@@ -167,7 +180,7 @@ func (f *walkFlags) run(cmd *cobra.Command, args []string) error {
 		dns.TypeToString[w.query.Question[0].Qtype], w.place.Name, w.server)); err != nil {
 		return err
 	}
-	sendErr := w.watch(cmd.Context(), p, f.timeout)
+	sendErr := w.watch(cmd.Context(), p, f.query.timeout)
 	err = errors.Join(exporter.Close(context.WithoutCancel(cmd.Context())), w.outErr)
 	if err != nil {
 		return err
@@ -202,19 +215,12 @@ func (f *walkFlags) run(cmd *cobra.Command, args []string) error {
 
 // prepare finds the pod and the server, and makes the query.
 func (f *walkFlags) prepare(args []string, index *identity.Index) (*walk, error) {
-	qtype := dns.TypeA
-	if len(args) == 2 {
-		t, ok := dns.StringToType[strings.ToUpper(args[1])]
-		if !ok {
-			return nil, fmt.Errorf("%q is no type: want A, AAAA, SRV or another", args[1])
-		}
-		qtype = t
-	}
-	w := &walk{servers: map[netip.AddrPort]bool{}, tcp: f.tcp, results: store.New(store.Limits{}),
+	w := &walk{servers: map[netip.AddrPort]bool{}, tcp: f.query.tcp, results: store.New(store.Limits{}),
 		final: make(chan struct{})}
-	w.query = new(dns.Msg).SetQuestion(dns.Fqdn(args[0]), qtype)
-	w.query.SetEdns0(1232, false)
 	var err error
+	if w.query, err = query(args); err != nil {
+		return nil, err
+	}
 	if w.qname, err = link.AppendQName(nil, args[0]); err != nil {
 		return nil, err
 	}
@@ -226,7 +232,7 @@ func (f *walkFlags) prepare(args []string, index *identity.Index) (*walk, error)
 	if err != nil {
 		return nil, fmt.Errorf("--from: %w", err)
 	}
-	if w.server, err = serverAddr(f.server, w.place); err != nil {
+	if w.server, err = serverAddr(f.query.server, w.place); err != nil {
 		return nil, err
 	}
 	if w.names, err = podns.NewNames(index, f.watch.node); err != nil {
