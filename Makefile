@@ -131,10 +131,17 @@ cluster-down: ## Take the cluster of make cluster down
 	@test ! -x $(BIN)/kubecluster || $(BIN)/kubecluster down -bin $(BIN) -dir $(CACHE)/cluster
 
 LOOKUPS ?= 10000
+PROXIES ?= iptables nftables
+PARTS ?=
 .PHONY: test-cluster
-test-cluster: cluster ## dnstrail installed in the cluster of make cluster, by its own command: LOOKUPS (10000) and faults judged, and taken back exactly. Not part of make test
-	$(call say,dnstrail in a cluster of two nodes)
-	@$(BIN)/kubecluster test -bin $(BIN) -dir $(CACHE)/cluster -lookups $(LOOKUPS)
+test-cluster: build need-cluster $(CACHE)/bin/helm-$(HELM_VERSION) ## dnstrail in the cluster of make cluster, in each mode of kube-proxy (PROXIES): its own command, helm, LOOKUPS (10000), faults, rights, taken back exactly. Not part of make test. PARTS=lookups,faults runs these
+	@for proxy in $(PROXIES); do \
+		$(MAKE) cluster-down && $(MAKE) cluster PROXY=$$proxy && \
+		printf '==> dnstrail in a cluster of two nodes, kube-proxy by %s\n' $$proxy && \
+		$(BIN)/kubecluster test -bin $(BIN) -dir $(CACHE)/cluster -lookups $(LOOKUPS) -helm $(CACHE)/bin/helm-$(HELM_VERSION) \
+			$(if $(PARTS),-parts $(PARTS)) || exit 1; \
+	done
+	@$(MAKE) cluster-down
 
 .PHONY: test-clients
 test-clients: build need-clients ## What people resolve names with (glibc, musl, Go, Node, Java, dnsmasq, named, ...): every row against a capture. make test runs a core of it

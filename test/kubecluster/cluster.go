@@ -402,6 +402,10 @@ func (c *cluster) startControlPlane(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	policy := c.run("audit.yaml")
+	if err := os.WriteFile(policy, []byte(auditPolicy), 0o600); err != nil {
+		return err
+	}
 	key := func(flag, file string) []string {
 		return []string{"--" + flag + "cert-file=" + c.pki(file+".crt"), "--" + flag + "key-file=" + c.pki(file+".key")}
 	}
@@ -415,6 +419,7 @@ func (c *cluster) startControlPlane(ctx context.Context) error {
 		"--service-account-key-file=" + c.pki("accounts.key"), "--service-account-signing-key-file=" + c.pki("accounts.key"),
 		"--requestheader-client-ca-file=" + c.pki("front-proxy-ca.crt"),
 		"--requestheader-allowed-names=front-proxy-client", "--requestheader-username-headers=X-Remote-User",
+		"--audit-policy-file=" + policy, "--audit-log-path=" + c.run("audit.log"),
 		"--requestheader-group-headers=X-Remote-Group", "--requestheader-extra-headers-prefix=X-Remote-Extra-",
 	}, key("tls-", "apiserver"), []string{
 		"--proxy-client-cert-file=" + c.pki("front-proxy.crt"), "--proxy-client-key-file=" + c.pki("front-proxy.key"),

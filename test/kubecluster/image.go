@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 )
 
@@ -18,7 +19,28 @@ const (
 	stockImage    = "registry.test/coredns:stock"
 	corednsImage  = "registry.test/dnstrail/coredns:v1"
 	dnstrailImage = "registry.test/dnstrail/dnstrail:v1"
+	// Those of an upgrade: other names of the same.
+	nextImage        = "registry.test/dnstrail/dnstrail:v2"
+	nextCoreDNSImage = "registry.test/dnstrail/coredns:v2"
 )
+
+// tag gives the nodes the images of an upgrade.
+func (t *trial) tag() error {
+	for _, n := range nodes {
+		pid, err := t.pidOf(n.name)
+		if err != nil {
+			return err
+		}
+		for from, to := range map[string]string{dnstrailImage: nextImage, corednsImage: nextCoreDNSImage} {
+			err := command("nsenter", "-t", strconv.Itoa(pid), "-m", "-p", "--",
+				t.program("ctr"), "-n", "k8s.io", "images", "tag", "--force", from, to)
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
 
 // image is one program as an image.
 type image struct {

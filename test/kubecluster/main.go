@@ -18,6 +18,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -47,11 +49,20 @@ func mainErr() error {
 	fs.StringVar(&o.dir, "dir", ".cache/cluster", "the directory of the cluster's files")
 	fs.StringVar(&o.proxy, "proxy", "iptables", "the mode of kube-proxy: iptables or nftables")
 	fs.IntVar(&t.lookups, "lookups", 10_000, "with test: how many lookups are held against what is true")
+	fs.StringVar(&t.chart, "chart", "build/chart/dnstrail", "with test: the chart")
+	fs.StringVar(&t.helm, "helm", "helm", "with test: the helm program")
+	parts := fs.String("parts", strings.Join(testParts, ","), "with test: which parts are run")
 	_ = fs.Parse(os.Args[2:]) // it exits by itself
 	for _, p := range []*string{&o.bin, &o.dir} {
 		var err error
 		if *p, err = filepath.Abs(*p); err != nil {
 			return err
+		}
+	}
+	t.parts = strings.Split(*parts, ",")
+	for _, p := range t.parts {
+		if !slices.Contains(testParts, p) {
+			return fmt.Errorf("-parts: %q is none of %s", p, strings.Join(testParts, ","))
 		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

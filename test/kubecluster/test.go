@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,14 +49,37 @@ const (
 	settle = 15 * time.Second
 )
 
-type testOptions struct{ lookups int }
+type testOptions struct {
+	lookups     int
+	chart, helm string   // the chart's directory, and helm
+	parts       []string // of those below, which are run
+}
+
+// The parts of the test, in their order.
+var testParts = []string{"dry-run", "tracer-only", "lookups", "laptop", "faults", "rollouts", "upgrade", "helm", "audit"}
 
 // trial is dnstrail tried in the cluster.
 type trial struct {
 	options
+	want    testOptions
 	cluster *kube.Cluster
 	config  *rest.Config
+	began   time.Time
 	bad     int
+}
+
+// part runs a part of the test, where it is wanted, and says how long it took.
+func (t *trial) part(ctx context.Context, name string, run func(context.Context) error) error {
+	if !slices.Contains(t.want.parts, name) || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	began := time.Now()
+	fmt.Printf("==  %s\n", name)
+	if err := run(ctx); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	fmt.Printf("      %s took %.1f s\n", name, time.Since(began).Seconds())
+	return nil
 }
 
 func (t *trial) check(ok bool, format string, args ...any) {
@@ -80,51 +104,95 @@ func test(ctx context.Context, o options, want testOptions) error {
 	if err != nil {
 		return err
 	}
-	t := &trial{options: o, cluster: c, config: config}
+	t := &trial{options: o, want: want, cluster: c, config: config, began: time.Now()}
 	if err := apply(ctx, o.kubeconfig(), shopObjects); err != nil {
 		return err
 	}
-	pods, err := t.pods(ctx)
-	if err != nil {
+	if _, err := t.pods(ctx); err != nil {
 		return err
 	}
 	before, err := t.snapshot(ctx)
 	if err != nil {
 		return err
 	}
-	if err := t.timed(ctx, "install", append([]string{"install"}, installFlags...)...); err != nil {
+	same := func(ctx context.Context, after string) error {
+		now, err := t.snapshot(ctx)
+		if err == nil {
+			t.compare(before, now, after)
+		}
 		return err
 	}
-	err = t.judge(ctx, pods, want.lookups)
-	t.memory()
-	if e := t.timed(ctx, "uninstall", "uninstall"); e != nil {
-		return errors.Join(err, e)
-	}
+	err = t.part(ctx, "dry-run", func(ctx context.Context) error {
+		if _, err := t.dnstrail(ctx, append([]string{"install", "--dry-run"}, installFlags...)...); err != nil {
+			return err
+		}
+		return same(ctx, "install --dry-run")
+	})
 	if err != nil {
 		return err
 	}
-	after, err := t.snapshot(ctx)
+	err = t.part(ctx, "tracer-only", func(ctx context.Context) error {
+		if err := t.tracerOnly(ctx); err != nil {
+			return err
+		}
+		return same(ctx, "install --tracer-only and uninstall")
+	})
 	if err != nil {
 		return err
 	}
-	t.compare(before, after)
+	if slices.ContainsFunc(want.parts, func(p string) bool { return slices.Contains(testParts[2:7], p) }) {
+		if err := t.timed(ctx, "install", append([]string{"install"}, installFlags...)...); err != nil {
+			return err
+		}
+		err = t.judge(ctx)
+		t.memory()
+		if e := t.timed(ctx, "uninstall", "uninstall"); e != nil {
+			return errors.Join(err, e)
+		}
+		if err != nil {
+			return err
+		}
+		if err := same(ctx, "uninstall"); err != nil {
+			return err
+		}
+	}
+	err = t.part(ctx, "helm", func(ctx context.Context) error {
+		if err := t.helm(ctx); err != nil {
+			return err
+		}
+		return same(ctx, "helm uninstall")
+	})
+	if err != nil {
+		return err
+	}
+	if err := t.part(ctx, "audit", t.audit); err != nil {
+		return err
+	}
 	if t.bad > 0 {
 		return fmt.Errorf("%d checks failed", t.bad)
 	}
 	return nil
 }
 
-func (t *trial) judge(ctx context.Context, pods []corev1.Pod, lookups int) error {
+// judge tries what is installed, part by part.
+func (t *trial) judge(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	base, err := t.cluster.Store(ctx)
+	pods, err := t.pods(ctx)
 	if err != nil {
 		return err
 	}
-	if err := t.lookups(ctx, base, pods, lookups); err != nil {
-		return err
+	for _, p := range []struct {
+		name string
+		run  func(context.Context, []corev1.Pod) error
+	}{
+		{"lookups", t.lookups}, {"laptop", t.laptop}, {"faults", t.faults}, {"rollouts", t.rollouts}, {"upgrade", t.upgrade},
+	} {
+		if err := t.part(ctx, p.name, func(ctx context.Context) error { return p.run(ctx, pods) }); err != nil {
+			return err
+		}
 	}
-	return t.faults(ctx, pods)
+	return nil
 }
 
 // dnstrail runs the command as a user of the cluster does.
@@ -148,7 +216,11 @@ func (t *trial) timed(ctx context.Context, what string, args ...string) error {
 	return err
 }
 
-// pods waits until those of the shop run, and gives one of each workload and node.
+// shopPods is how many pods of the shop are asked to look names up: two of the Deployment and of each DaemonSet, one of
+// the StatefulSet, of the Job and of the CronJob, and one that nothing owns.
+const shopPods = 10
+
+// pods waits until those of the shop run, and gives them. The CronJob's first comes within a minute.
 func (t *trial) pods(ctx context.Context) ([]corev1.Pod, error) {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
@@ -158,12 +230,12 @@ func (t *trial) pods(ctx context.Context) ([]corev1.Pod, error) {
 			return nil, err
 		}
 		ready := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return !kube.Ready(&p) })
-		if len(ready) == 5 { // two of the Deployment, one of the StatefulSet, two of the DaemonSet
+		if len(ready) == shopPods {
 			return ready, nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%d of the shop's 5 pods are ready: %w", len(ready), ctx.Err())
+			return nil, fmt.Errorf("%d of the shop's %d pods are ready: %w", len(ready), shopPods, ctx.Err())
 		case <-time.After(pollInterval):
 		}
 	}
@@ -187,7 +259,11 @@ func (t *trial) exec(ctx context.Context, pod *corev1.Pod, command ...string) (s
 }
 
 // lookups makes them from every pod at once, and holds what the store says of each against who asked.
-func (t *trial) lookups(ctx context.Context, base string, pods []corev1.Pod, n int) error {
+func (t *trial) lookups(ctx context.Context, pods []corev1.Pod) error {
+	base, err := t.cluster.Store(ctx)
+	if err != nil {
+		return err
+	}
 	rows, err := rowapi.NewStoreClient(base, nil)
 	if err != nil {
 		return err
@@ -196,10 +272,13 @@ func (t *trial) lookups(ctx context.Context, base string, pods []corev1.Pod, n i
 	if err != nil {
 		return err
 	}
-	if n == 0 {
-		return nil
+	owners, err := t.owners(ctx, pods)
+	if err != nil {
+		return err
 	}
+	n := t.want.lookups
 	began, made, seen, joined, right := time.Now(), 0, 0, 0, 0
+	cpu := t.cpu()
 	rounds := batch / len(pods) / 2 // each round asks for A and AAAA
 	for b := 0; made < n; b++ {
 		mark := fmt.Sprintf("b%d-%d", b, began.Unix())
@@ -238,7 +317,7 @@ func (t *trial) lookups(ctx context.Context, base string, pods []corev1.Pod, n i
 				fmt.Printf("      not joined: %s %s %s of %s/%s on %s: %s %s\n", r.TraceID, r.Name, r.Type, r.Client.Namespace,
 					r.Client.Pod, r.Client.Node, r.Result, r.Verdict.Text)
 			}
-			if wrong := whose(r, tr, pods); wrong == "" {
+			if wrong := whose(r, tr, pods, owners); wrong == "" {
 				right++
 			} else if right+20 > seen {
 				fmt.Printf("      %s %s: %s\n", r.TraceID, r.Name, wrong)
@@ -250,8 +329,53 @@ func (t *trial) lookups(ctx context.Context, base string, pods []corev1.Pod, n i
 	t.check(seen == made, "%d of %d lookups are rows", seen, made)
 	t.check(float64(joined) >= wantJoined*float64(made), "%d of %d are joined (%.2f %%)", joined, made,
 		100*float64(joined)/float64(made))
-	t.check(right == seen, "%d of %d are of the right pod, container, workload and node, on both sides", right, seen)
+	t.check(right == seen, "%d of %d are of the right pod, container, workload and node, on both sides, of %d kinds of pods",
+		right, seen, kinds(pods, owners))
+	for _, what := range slices.Sorted(maps.Keys(cpu)) {
+		fmt.Printf("      %s: %.0f us of CPU a lookup\n", what,
+			float64((t.cpu()[what]-cpu[what]).Microseconds())/float64(max(made, 1)))
+	}
 	return nil
+}
+
+// owner is what a pod is of, as the API server says: the last of the chain of controllers.
+type owner struct{ kind, name string }
+
+// owners gives each pod's, by UID.
+func (t *trial) owners(ctx context.Context, pods []corev1.Pod) (map[types.UID]owner, error) {
+	found := map[types.UID]owner{}
+	for _, p := range pods {
+		o, refs := owner{"Pod", p.Name}, p.OwnerReferences
+		for len(refs) > 0 {
+			o = owner{refs[0].Kind, refs[0].Name}
+			var of metav1.Object
+			var err error
+			switch o.kind {
+			case "ReplicaSet":
+				of, err = t.cluster.Client.AppsV1().ReplicaSets(p.Namespace).Get(ctx, o.name, metav1.GetOptions{})
+			case "Job":
+				of, err = t.cluster.Client.BatchV1().Jobs(p.Namespace).Get(ctx, o.name, metav1.GetOptions{})
+			default:
+				refs = nil
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			refs = of.GetOwnerReferences()
+		}
+		found[p.UID] = o
+	}
+	return found, nil
+}
+
+// kinds counts the kinds of pods: what they are of, and whether they are in their node's network.
+func kinds(pods []corev1.Pod, owners map[types.UID]owner) int {
+	have := map[string]bool{}
+	for _, p := range pods {
+		have[fmt.Sprint(owners[p.UID].kind, p.Spec.HostNetwork)] = true
+	}
+	return len(have)
 }
 
 // ask looks names up from every pod at once, and gives how many were answered.
@@ -283,23 +407,20 @@ func (t *trial) ask(ctx context.Context, pods []corev1.Pod, mark string, rounds 
 }
 
 // whose says what is wrong with the client and the server of a lookup, "" for nothing.
-func whose(r *output.Row, tr *trace.Trace, pods []corev1.Pod) string {
+func whose(r *output.Row, tr *trace.Trace, pods []corev1.Pod, owners map[types.UID]owner) string {
 	i := slices.IndexFunc(pods, func(p corev1.Pod) bool { return strings.Contains(r.Name, "-"+p.Name+"-") })
 	if i < 0 {
 		return "of no pod"
 	}
 	p := &pods[i]
-	kind, workload := p.OwnerReferences[0].Kind, p.OwnerReferences[0].Name
-	if kind == "ReplicaSet" {
-		kind, workload = "Deployment", workload[:strings.LastIndexByte(workload, '-')]
-	}
+	of := owners[p.UID]
 	container := p.Status.ContainerStatuses[0].ContainerID
 	container = container[strings.LastIndexByte(container, '/')+1:]
 	got := []string{
 		r.Client.Namespace, r.Client.Pod, r.Client.PodUID, r.Client.WorkloadKind, r.Client.Workload, r.Client.Node,
 		r.Client.ContainerID, r.Client.Process,
 	}
-	want := []string{p.Namespace, p.Name, string(p.UID), kind, workload, p.Spec.NodeName, container, "pod"}
+	want := []string{p.Namespace, p.Name, string(p.UID), of.kind, of.name, p.Spec.NodeName, container, "pod"}
 	if !slices.Equal(got, want) {
 		return fmt.Sprintf("it is said to be of %q, and is of %q", got, want)
 	}
@@ -307,96 +428,6 @@ func whose(r *output.Row, tr *trace.Trace, pods []corev1.Pod) string {
 		return fmt.Sprintf("the server is said to be %s/%s", asked.Namespace, asked.Pod)
 	}
 	return ""
-}
-
-// fault is one made in the cluster: make makes it and gives how it is mended.
-type fault struct {
-	name          string
-	make          func() (mend func() error, err error)
-	where, causes []string // any of them is right
-}
-
-func (t *trial) faults(ctx context.Context, pods []corev1.Pod) error {
-	cart := pods[slices.IndexFunc(pods, func(p corev1.Pod) bool {
-		return p.Labels["app"] == "cart" && p.Spec.NodeName == nodes[0].name
-	})]
-	all := []fault{
-		{"a rule drops the pod's DNS on its node", func() (func() error, error) {
-			rule := []string{"FORWARD", "-s", cart.Status.PodIP, "-p", "udp", "-j", "DROP"}
-			iptables := func(verb string) error {
-				args := append([]string{"netns", "exec", netnsName(nodes[0].name), "iptables", "-w", verb}, rule...)
-				return command("ip", args...)
-			}
-			return func() error { return iptables("-D") }, iptables("-I")
-		}, []string{"node"}, []string{"policy-drop"}},
-		{"kube-dns without endpoints", func() (func() error, error) {
-			patch := func(label string) error {
-				_, err := t.cluster.Client.CoreV1().Services(kube.Namespace).Patch(ctx, "kube-dns", types.MergePatchType,
-					[]byte(`{"spec":{"selector":{"k8s-app":"`+label+`"}}}`), metav1.PatchOptions{FieldManager: "kubecluster"})
-				return err
-			}
-			err := patch("nobody")
-			time.Sleep(3 * time.Second) // for kube-proxy
-			return func() error { return patch("kube-dns") }, err
-		}, []string{"service"}, []string{"no-endpoints"}},
-		{"CoreDNS stands still", func() (func() error, error) {
-			pids := t.processes("/coredns\x00-conf\x00/etc/coredns/")
-			if len(pids) == 0 {
-				return nil, errors.New("no CoreDNS runs")
-			}
-			return func() error { return signalAll(pids, syscall.SIGCONT) }, signalAll(pids, syscall.SIGSTOP)
-		}, []string{"coredns-socket", "coredns"}, []string{"not-read", "no-answer", "stuck"}},
-		{"the upstream is silent", func() (func() error, error) {
-			pids := t.processes(t.program("coredns-stock") + "\x00-conf\x00" + t.run("upstream.Corefile"))
-			if len(pids) != 1 {
-				return nil, fmt.Errorf("%d upstreams run", len(pids))
-			}
-			return func() error { return signalAll(pids, syscall.SIGCONT) }, signalAll(pids, syscall.SIGSTOP)
-		}, []string{"upstream"}, []string{"timeout"}},
-	}
-	for i, f := range all {
-		name := fmt.Sprintf("fault%d-%d.example.com", i, time.Now().Unix())
-		mend, err := f.make()
-		if err != nil {
-			return fmt.Errorf("%s: %w", f.name, err)
-		}
-		_, err = t.exec(ctx, &cart, "/pod", "look", "-limit", "4s", name+".")
-		var out []byte
-		if err == nil { // looked at before it is mended: an answer that comes then would be another fault, a late one
-			time.Sleep(settle)
-			out, err = t.dnstrail(ctx, "observe", "--since", "2m", "--name", name, "-o", "jsonl")
-		}
-		if e := mend(); e != nil {
-			return fmt.Errorf("mending %s: %w", f.name, e)
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", f.name, err)
-		}
-		t.verdict(f, out)
-		time.Sleep(3 * time.Second) // what was mended is used again
-	}
-	return nil
-}
-
-// verdict holds the last word on each lookup of a fault against what is true.
-func (t *trial) verdict(f fault, jsonl []byte) {
-	last := map[string]output.Row{}
-	for line := range bytes.Lines(jsonl) {
-		var r output.Row
-		if err := json.Unmarshal(line, &r); err != nil {
-			t.check(false, "%s: %v", f.name, err)
-			return
-		}
-		if r.Verdict.Where != trace.Answered { // a SERVFAIL of an upstream's silence is no lost lookup, but a fault
-			last[r.TraceID] = r
-		}
-	}
-	t.check(len(last) > 0, "%s: %d lookups that failed are shown", f.name, len(last))
-	for id, r := range last {
-		v := r.Verdict
-		t.check(slices.Contains(f.where, v.Where) && slices.Contains(f.causes, v.Cause), "%s: %s/%s (%s) %s: %s", f.name,
-			v.Where, v.Cause, v.Certainty, id, v.Text)
-	}
 }
 
 func signalAll(pids []int, s syscall.Signal) error {
@@ -435,20 +466,44 @@ func (t *trial) inCluster(pid int) bool {
 	return bytes.Contains(args, []byte(t.run()))
 }
 
+// programs are dnstrail's and CoreDNS, by what their command line begins with.
+var programs = map[string]string{
+	"agent": "/dnstrail\x00agent", "store": "/dnstrail\x00store", "CoreDNS": "/coredns\x00-conf\x00/etc/coredns/",
+}
+
 // memory prints what dnstrail's programs take.
 func (t *trial) memory() {
-	for _, p := range []struct{ what, prefix string }{
-		{"agent", "/dnstrail\x00agent"}, {"store", "/dnstrail\x00store"}, {"CoreDNS", "/coredns\x00-conf\x00/etc/coredns/"},
-	} {
-		for _, pid := range t.processes(p.prefix) {
+	for _, what := range slices.Sorted(maps.Keys(programs)) {
+		for _, pid := range t.processes(programs[what]) {
 			b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 			for line := range strings.Lines(string(b)) {
 				if most, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-					fmt.Printf("      %s: at most %s resident\n", p.what, strings.TrimSpace(most))
+					fmt.Printf("      %s: at most %s resident\n", what, strings.TrimSpace(most))
 				}
 			}
 		}
 	}
+}
+
+// clockTick is the unit of the times in /proc/PID/stat on all of Go's architectures (getconf CLK_TCK).
+const clockTick = 10 * time.Millisecond
+
+// cpu gives what the programs of each kind have used, user and system time together (proc(5): fields 14 and 15).
+func (t *trial) cpu() map[string]time.Duration {
+	used := map[string]time.Duration{}
+	for what, prefix := range programs {
+		for _, pid := range t.processes(prefix) {
+			b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:])) // the third is the first of these
+			for _, at := range []int{11, 12} {
+				if len(fields) > at {
+					n, _ := strconv.ParseInt(fields[at], 10, 64)
+					used[what] += time.Duration(n) * clockTick
+				}
+			}
+		}
+	}
+	return used
 }
 
 // snapshot gives the cluster's objects that an installation could touch, without what the API server counts.
@@ -489,7 +544,7 @@ func (t *trial) snapshot(ctx context.Context) (map[string]string, error) {
 	return found, nil
 }
 
-func (t *trial) compare(before, after map[string]string) {
+func (t *trial) compare(before, after map[string]string, what string) {
 	differ := 0
 	for name, text := range after {
 		if before[name] != text {
@@ -503,5 +558,5 @@ func (t *trial) compare(before, after map[string]string) {
 			fmt.Printf("      %s is gone\n", name)
 		}
 	}
-	t.check(differ == 0, "after uninstall %d of %d objects differ from before", differ, len(before))
+	t.check(differ == 0, "after %s %d of %d objects differ from before", what, differ, len(before))
 }
