@@ -70,12 +70,12 @@ func unprivileged() *corev1.SecurityContext {
 // runs unprivileged in the pod's own network and with its resolv.conf. Kubernetes never takes such a container out of
 // the pod: it stays there, ended.
 func (c *Cluster) Attach(ctx context.Context, namespace, pod, container, image string, args ...string) error {
-	patch, err := json.Marshal(corev1.Pod{Spec: corev1.PodSpec{EphemeralContainers: []corev1.EphemeralContainer{{
-		EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{
+		"ephemeralContainers": []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
 			Name: container, Image: image, Args: args, SecurityContext: unprivileged(),
 			TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
-		},
-	}}}})
+		}}},
+	}})
 	if err != nil {
 		return err
 	}
