@@ -181,7 +181,9 @@ func (p *Pod) PolicyDrop(receive bool, port uint16) (Undo, error) {
 	if receive {
 		attach, at = ebpf.AttachCGroupInetIngress, 0
 	}
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.CGroupSKB, License: "GPL", Instructions: cgroupDrop(at, port)})
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.CGroupSKB, License: "GPL", Instructions: cgroupDrop(at, port),
+	})
 	if err != nil {
 		return nil, fmt.Errorf("load a program for the cgroup of %s: %w", p.Name, err)
 	}
