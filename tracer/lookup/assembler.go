@@ -2,6 +2,7 @@ package lookup
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 	"unsafe"
@@ -102,6 +103,7 @@ type Assembler struct {
 	now       int64
 	table     table
 	sockets   socketTable
+	idle      idleSockets
 	addresses map[uint32]*addresses // of clients, by network namespace
 	questions map[uint64]*list      // by question, for upstream queries
 	ages      list                  // held, oldest first
@@ -334,6 +336,7 @@ func (a *Assembler) Sweep(now int64) {
 		a.sweepGaps(a.now)
 	}
 	a.wheel.advance(a.now, a.expire)
+	a.sweepIdle(a.now)
 }
 
 // Flush emits everything that is still in flight as it stands: at the end of a run.
@@ -345,19 +348,20 @@ func (a *Assembler) Flush() {
 	for a.ages.head != nil {
 		a.finish(a.ages.head)
 	}
+	a.sweepIdle(math.MaxInt64)
 }
 
 // expire is called when a lookup's deadline has come.
 func (a *Assembler) expire(e *entry) {
 	switch e.Ending {
 	case Answered:
-		if !e.waiting && a.unread(e) {
+		if until := a.readUntil(e); a.now < until {
 			// Its reader is slow; what is read before would be taken for another's.
 			if !e.Final || e.reportedAs != e.Ending || e.askings != e.Attempts {
 				a.report(e, true)
 			}
 			e.waiting = true
-			a.schedule(e, a.now+int64(a.o.GiveUp))
+			a.schedule(e, until)
 			return
 		}
 		if x := a.addresses[e.ClientNetNS]; e.waiting && !e.ReadByClient && x != nil {

@@ -1,8 +1,6 @@
 package lookup
 
 import (
-	"slices"
-
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/tracer/dnswire"
 	"github.com/dnstrail/dnstrail/tracer/hop"
@@ -10,7 +8,6 @@ import (
 
 // addQuery takes a hop of a query over UDP.
 func (a *Assembler) addQuery(p *hop.Packet) {
-	var unread []arrival
 	k := keyOf(p.Src, p)
 	e := a.findQuery(k, p)
 	if e == nil && p.Tracked && p.Conntrack.OrigSrc != p.Src && p.Conntrack.ReplyDst == p.Src {
@@ -22,9 +19,6 @@ func (a *Assembler) addQuery(p *hop.Packet) {
 		}
 	}
 	if e != nil && e.done() && e.restarts(p) && !e.retried() && !a.unreadAnswer(e) {
-		if e.socket != nil && len(e.socket.arrived) > 0 {
-			unread = slices.Clone(e.socket.arrived)
-		}
 		a.finish(e) // the client asks the same anew
 		e = nil
 	}
@@ -34,9 +28,6 @@ func (a *Assembler) addQuery(p *hop.Packet) {
 			return
 		}
 		e = a.begin(p, k)
-		if len(unread) > 0 && len(e.socket.arrived) == 0 {
-			e.socket.arrived = append(e.socket.arrived, unread...) // it is the same socket
-		}
 	}
 	a.queryHop(e, p)
 }
@@ -131,7 +122,7 @@ func (a *Assembler) queryHop(e *entry, p *hop.Packet) {
 	if p.Kind == hop.In && e.Transport == link.UDP && (e.ServerProcess == nil || e.readAt() <= p.Time) {
 		a.waitForRead(e, p.Src, p.NetNS, p.Time)
 	}
-	if !e.done() {
+	if !e.done() && e.Ending != GaveUp { // a copy that comes after the give-up ends no wait for a late answer
 		a.schedule(e, e.lastQuery+int64(a.o.GiveUp))
 	}
 }

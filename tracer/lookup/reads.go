@@ -49,6 +49,7 @@ func (a *Assembler) arrives(e *entry, p *hop.Packet, m *Mismatch) {
 		return
 	}
 	s := e.socket
+	s.netns = p.NetNS
 	for i := range s.arrived {
 		if y := &s.arrived[i]; y.skb == p.SKB && y.of() == e && y.mismatch == m {
 			y.src = p.Src // at another device of the namespace
@@ -95,6 +96,21 @@ func (a *Assembler) unread(e *entry) bool {
 		}
 	}
 	return false
+}
+
+// readUntil gives until when a lookup's answer is waited for to be read, in ns since 1970; 0 where none is to be read.
+// Each read of the socket brings its turn nearer.
+func (a *Assembler) readUntil(e *entry) int64 {
+	if !a.unread(e) {
+		return 0
+	}
+	last := e.socket.read
+	for i := range e.socket.arrived {
+		if x := &e.socket.arrived[i]; x.of() == e {
+			last = max(last, x.time)
+		}
+	}
+	return last + int64(a.o.Linger+a.o.GiveUp)
 }
 
 // unreadAnswer says whether the lookup's answer is one that the client was not handed yet.
@@ -209,6 +225,7 @@ func (a *Assembler) readByClient(p *hop.Packet) bool {
 	if s == nil {
 		return false
 	}
+	s.read = max(s.read, p.Time)
 	if i := s.next(p); i >= 0 {
 		x, among := s.arrived[i], len(s.arrived) > 1
 		s.arrived = slices.Delete(s.arrived, 0, i+1) // what came before was read, too, or is out of reach
@@ -425,15 +442,38 @@ func (e *entry) unlike(p *hop.Packet) bool {
 	return e.AnswerSeen && p.PayloadLen != 0 && p.PayloadLen != e.AnswerSize && p.PayloadLen < 512
 }
 
-// answerDropped says whether the kernel dropped the answer before a time, in ns since 1970.
+// answerDropped says whether the kernel dropped the answer before a time, in ns since 1970, and no other one was seen
+// on its way.
 func (e *entry) answerDropped(before int64) bool {
 	for i := len(e.Hops) - 1; i >= 0; i-- {
 		if h := &e.Hops[i]; h.Answer && h.Kind == hop.Drop && !h.Reason.Harmless() {
-			return h.Time < before
+			return h.Time < before && !e.answeredBeside(h)
 		}
 	}
 	return false
 }
+
+// answeredBeside says whether more answers passed a place that the dropped one passed than were seen dropped.
+func (e *entry) answeredBeside(drop *hop.Hop) bool {
+	i := slices.IndexFunc(e.Hops, func(h hop.Hop) bool { return passes(&h) && h.SKB == drop.SKB })
+	if i < 0 {
+		return false
+	}
+	place, passed, dropped := &e.Hops[i], 0, 0
+	for i := range e.Hops {
+		switch x := &e.Hops[i]; {
+		case !x.Answer:
+		case x.Kind == hop.Drop && !x.Reason.Harmless():
+			dropped++
+		case passes(x) && x.Kind == place.Kind && x.NetNS == place.NetNS && x.IfIndex == place.IfIndex:
+			passed++
+		}
+	}
+	return passed > dropped
+}
+
+// passes says whether a hop is of an answer that passes a device.
+func passes(h *hop.Hop) bool { return h.Answer && (h.Kind == hop.In || h.Kind == hop.Out) }
 
 func (e *entry) lastQueryDst() hop.Endpoint {
 	for i := len(e.Hops) - 1; i >= 0; i-- {

@@ -14,9 +14,14 @@ type socket struct {
 	open    list // the lookups held that begin at this end, oldest first
 	unread  list // queries delivered, not seen read by a server
 	arrived []arrival
-	guesses int   // reads of what was not seen coming, while one of its lookups is held
-	astray  int64 // when an answer to none of its lookups was last seen on its way to it, in ns since 1970
-	served  int64 // when a server read last what came from here, in ns since 1970; 0 where it did not
+	guesses int     // reads of what was not seen coming, while one of its lookups is held
+	astray  int64   // when an answer to none of its lookups was last seen on its way to it, in ns since 1970
+	idle    bool    // it is in the queue of those, until its turn comes
+	until   int64   // when that is, in ns since 1970
+	behind  *socket // in that queue
+	netns   uint32  // where answers came to it
+	read    int64   // when its client read last, in ns since 1970; 0 where that was not seen
+	served  int64   // when a server read last what came from here, in ns since 1970; 0 where it did not
 	hash    uint64
 	chain   *socket // in the table
 }
@@ -63,15 +68,87 @@ func (a *Assembler) socketOf(id socketID) *socket {
 	return s
 }
 
+// dropSocket lets go of a socket that nothing is under way from. What it has not read stays in it: where answers wait
+// there to be read in sight, it is kept until they can be thought read or closed away.
 func (a *Assembler) dropSocket(s *socket) {
-	if s.open.n != 0 || s.unread.n != 0 {
-		return
+	switch {
+	case s.idle || s.used():
+	case len(s.arrived) > 0 && a.readsAt(s.netns):
+		a.idle.push(s, a.waitsUntil(s))
+		if a.idle.n > maxIdle {
+			if first := a.idle.pop(); !first.used() {
+				a.forgetSocket(first)
+			}
+		}
+	default:
+		a.forgetSocket(s)
 	}
+}
+
+// used says whether anything is under way from the socket.
+func (s *socket) used() bool { return s.open.n != 0 || s.unread.n != 0 }
+
+func (a *Assembler) forgetSocket(s *socket) {
 	a.sockets.remove(s)
 	clear(s.arrived)
-	s.arrived, s.guesses, s.astray, s.served = s.arrived[:0], 0, 0, 0
+	s.arrived, s.guesses, s.astray, s.read, s.served, s.netns = s.arrived[:0], 0, 0, 0, 0, 0
 	if len(a.freeSocks) < maxFree {
 		a.freeSocks = append(a.freeSocks, s)
+	}
+}
+
+// idleSockets are the sockets that nothing is under way from, and that have not read what came to them; and, until their
+// turn comes, those of which that is true no more.
+type idleSockets struct {
+	first, last *socket
+	n           int
+}
+
+// maxIdle bounds the idle sockets.
+const maxIdle = 4096
+
+func (q *idleSockets) push(s *socket, until int64) {
+	if q.last != nil {
+		q.last.behind = s
+	} else {
+		q.first = s
+	}
+	q.last, s.idle, s.until = s, true, until
+	q.n++
+}
+
+// pop takes the first from the queue.
+func (q *idleSockets) pop() *socket {
+	s := q.first
+	q.first = s.behind
+	if q.first == nil {
+		q.last = nil
+	}
+	q.n--
+	s.behind, s.idle = nil, false
+	return s
+}
+
+// waitsUntil gives until when a socket's reader may come, in ns since 1970.
+func (a *Assembler) waitsUntil(s *socket) int64 {
+	last := s.read
+	for i := range s.arrived {
+		last = max(last, s.arrived[i].time)
+	}
+	return last + int64(a.o.Linger+a.o.GiveUp)
+}
+
+// sweepIdle lets go of the idle sockets whose readers did not come in the time that a client waits for an answer.
+func (a *Assembler) sweepIdle(now int64) {
+	for a.idle.first != nil && a.idle.first.until <= now {
+		s := a.idle.pop()
+		switch {
+		case s.used():
+		case a.waitsUntil(s) <= now:
+			a.forgetSocket(s)
+		default:
+			a.dropSocket(s) // it has read something meanwhile
+		}
 	}
 }
 
