@@ -91,7 +91,7 @@ type Stats struct {
 	Unmatched uint64 // reads that belong to no lookup in flight
 	HopsCut   uint64 // hops beyond the most that one lookup keeps
 	Fragments uint64 // later fragments of packets of no lookup in flight
-	Stale     uint64 // drops and retransmissions of lookups that were reported long ago
+	Stale     uint64 // drops and copies of what was reported long ago, or has come
 
 	StreamsCut uint64 // TCP connections forgotten while they lasted: too many at once
 	BytesCut   uint64 // bytes of TCP streams that went by without being captured

@@ -71,6 +71,12 @@ func (e *entry) restarts(p *hop.Packet) bool {
 
 // queryHop adds a hop of a query to its lookup.
 func (a *Assembler) queryHop(e *entry, p *hop.Packet) {
+	if e.Transport == link.TCP && len(e.Hops) > 0 {
+		if had := e.serverHad(); had != 0 && p.Time > had {
+			a.stats.Stale++
+			return
+		}
+	}
 	fresh, attempts := len(e.Hops) == 0, e.Attempts
 	switch {
 	case fresh:
@@ -125,6 +131,17 @@ func (a *Assembler) queryHop(e *entry, p *hop.Packet) {
 	if !e.done() && e.Ending != GaveUp { // a copy that comes after the give-up ends no wait for a late answer
 		a.schedule(e, e.lastQuery+int64(a.o.GiveUp))
 	}
+}
+
+// serverHad gives since when the server is known to have a query, in ns since 1970; 0 where it is not. What TCP sends
+// again after that, because the acknowledgement was lost or late, changes nothing.
+func (e *entry) serverHad() int64 {
+	for i := range e.Hops {
+		if h := &e.Hops[i]; h.Kind == hop.Read && !h.Answer || h.Answer && h.Kind != hop.Unreachable {
+			return h.Time
+		}
+	}
+	return 0
 }
 
 func (a *Assembler) queryDropped(e *entry, p *hop.Packet, first bool) {

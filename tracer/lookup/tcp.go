@@ -81,6 +81,8 @@ type stream struct {
 	torn     uint32 // behind the segment of it that was dropped last; from where none was
 	tornAt   uint32 // the first byte of it that was dropped
 	tears    bool   // a segment was dropped once
+	got      uint32 // behind the last byte that was read, where read is set
+	read     bool
 	messages []message
 	cut      int  // bytes that were not captured
 	lost     bool // where messages begin was lost, and no one has asked for it yet
@@ -180,7 +182,9 @@ func (a *Assembler) readTCP(p *hop.Packet, end hop.Endpoint, toServer bool) {
 }
 
 func (a *Assembler) streamRead(s *stream, p *hop.Packet, toServer bool) {
-	s.ending(p.Seq, p.Seq+uint32(p.PayloadLen), func(m *message) {
+	end := p.Seq + uint32(p.PayloadLen)
+	s.hasRead(p.Seq, end)
+	s.ending(p.Seq, end, func(m *message) {
 		e := m.of()
 		if e == nil || m.head.Flags.Response() == toServer {
 			return
@@ -192,6 +196,21 @@ func (a *Assembler) streamRead(s *stream, p *hop.Packet, toServer bool) {
 			a.serverRead(e, &h)
 		} else if !e.ReadByClient && e.whole() {
 			a.clientRead(e, &h)
+		}
+	})
+}
+
+// hasRead notes that bytes were read: all before them had come, whatever was dropped of them once.
+func (s *stream) hasRead(from, to uint32) {
+	if !s.read || int32(to-s.got) > 0 {
+		s.read, s.got = true, to
+	}
+	if !s.tears {
+		return
+	}
+	s.within(from, to, func(m *message) {
+		if int32(to-m.end) >= 0 {
+			m.torn, m.mark = false, m.end
 		}
 	})
 }
@@ -518,6 +537,12 @@ func (a *Assembler) passed(s *stream, p *hop.Packet, seq uint32, toServer bool) 
 			through(m)
 		})
 		return
+	}
+	if s.read {
+		if int32(s.got-end) >= 0 {
+			return // a copy of what has been read
+		}
+		seq = later(seq, s.got)
 	}
 	s.ending(seq, end, through)
 	s.tear(seq, end)

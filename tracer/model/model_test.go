@@ -22,10 +22,13 @@ var kinds = []string{
 	"redirected", "node-local", "macvlan", "redirect-peer", "redirect-peer-server", "external",
 }
 
-// build makes a world and lets it happen.
-func build(b []byte) *world {
+// build makes a world and lets it happen; a rough one has wires that lose what TCP sends, and delay packets.
+func build(b []byte, rough bool) *world {
 	w := newWorld(newDice(b))
 	d := w.d
+	if rough {
+		w.rough, w.late = true, pick(d, 0, 4)
+	}
 	var ns []*network
 	first := newNetwork(d, w.six, 0, kinds...)
 	ns = append(ns, first)
@@ -84,15 +87,16 @@ func numbered(i uint32) []byte { return binary.BigEndian.AppendUint32(nil, i) }
 // else is to hold, TestWorlds asks of the worlds of its list.
 func FuzzLegalWorlds(f *testing.F) {
 	for i := range uint32(64) {
-		f.Add(numbered(i))
+		f.Add(numbered(i), i%2 == 1)
 	}
-	f.Fuzz(func(t *testing.T, b []byte) { check(t, b, false) })
+	f.Fuzz(func(t *testing.T, b []byte, rough bool) { check(t, b, rough, false) })
 }
 
 var (
 	worlds = flag.Int("worlds", 600, "worlds that TestWorlds tries")
 	first  = flag.Uint("first", 0, "number of the first of them")
 	alone  = flag.String("world", "", "the one world that TestWorlds tries, in hexadecimal")
+	rough  = flag.Bool("rough", false, "whether that is a rough one")
 	goOn   = flag.Bool("go-on", false, "let TestWorlds try the others after one that fails")
 )
 
@@ -106,14 +110,15 @@ func TestWorlds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		check(t, b, true)
+		check(t, b, *rough, true)
 		return
 	}
 	for _, i := range found {
-		check(t, numbered(i), true)
+		check(t, numbered(i), false, true)
 	}
 	for i := range uint32(*worlds) {
-		check(t, numbered(uint32(*first)+i), true)
+		check(t, numbered(uint32(*first)+i), false, true)
+		check(t, numbered(uint32(*first)+i), true, true)
 		if t.Failed() && !*goOn {
 			return
 		}
@@ -122,8 +127,8 @@ func TestWorlds(t *testing.T) {
 
 // check builds a world, and compares what each observer's agent says of it with what was: all of it, or what holds in
 // every world.
-func check(t *testing.T, b []byte, all bool) {
-	w := build(b)
+func check(t *testing.T, b []byte, rough, all bool) {
+	w := build(b, rough)
 	if len(w.shown) == 0 {
 		return
 	}
@@ -132,7 +137,7 @@ func check(t *testing.T, b []byte, all bool) {
 		failed := false
 		for _, f := range w.findings(x) {
 			if f.hard || all {
-				t.Errorf("world %x seen by %s: %s", b, o.name, f.text)
+				t.Errorf("world %x (rough: %v) seen by %s: %s", b, rough, o.name, f.text)
 				failed = true
 			}
 		}

@@ -142,7 +142,7 @@ func (w *world) questionFindings(x *watch, q *question, rows []*row, add, strict
 	losing := len(x.lost) > 0
 	torn := false // of a stream, segments count, and a message has several
 	for _, a := range q.askings {
-		torn = torn || q.transport == tcp && (len(a.reasons) > 0 || len(a.wheres) > 0)
+		torn = torn || q.transport == tcp && (w.rough || len(a.reasons) > 0 || len(a.wheres) > 0)
 	}
 	reported, certain := 0, 0
 	for _, r := range mine {

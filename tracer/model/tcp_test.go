@@ -202,7 +202,8 @@ func (h *half) send(b []byte) {
 // transmit sends a segment, and again until it has come.
 func (h *half) transmit(s segment, tries int) {
 	c, w := h.c, h.c.w
-	if tries > 0 && int32(h.want-s.seq) > 0 || tries > 4 || !h.answer && c.closed || h.answer && c.wasReset {
+	spurious := tries == 1 && w.rough && w.d.one(8) // the acknowledgement was lost, or came late
+	if tries > 0 && int32(h.want-s.seq) > 0 && !spurious || tries > 4 || !h.answer && c.closed || h.answer && c.wasReset {
 		return
 	}
 	p := &packet{
@@ -228,13 +229,13 @@ func (h *half) transmit(s segment, tries int) {
 		}
 	}
 	go_ := func() {
-		h.clear = w.travel(p, fate{}, func(at int, skb uint64) {
+		h.clear = w.travel(p, w.segmentFate(p), func(at int, skb uint64) {
 			s := s
 			s.at, s.skb = at, skb
 			h.arrive(s)
 		})
 	}
-	if h.clear <= w.now {
+	if h.clear <= w.now || w.rough && w.d.one(2) { // the one after it does not wait for it to come
 		go_()
 	} else {
 		t := h.clear
@@ -242,6 +243,19 @@ func (h *half) transmit(s segment, tries int) {
 		w.at(t, go_)
 	}
 	w.after(200*time.Millisecond<<tries, func() { h.transmit(s, tries+1) })
+}
+
+// segmentFate rolls what becomes of a segment on its way: a lost one is sent again. A socket that is there drops none
+// for want of a socket, and no process asks for that of the host's rules.
+func (w *world) segmentFate(p *packet) fate {
+	if !w.rough {
+		return fate{}
+	}
+	f := w.fate(p)
+	if f.fault != nil && (f.reason == "NO_SOCKET" || f.fault.after < 0) {
+		return fate{}
+	}
+	return f
 }
 
 // abort lets the client's kernel drop a segment of answers that comes after the client has closed its end

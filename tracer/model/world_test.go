@@ -42,6 +42,8 @@ type world struct {
 	sends    bool  // and sends that returned before the packet left
 	faulty   int   // one in so many packets meets a fault, 0 none
 	doubling bool
+	rough    bool // segments of TCP are lost, too, and sent again, and packets overtake each other
+	late     int  // one in so many packets is some milliseconds late on a wire, 0 none
 	cpus     int
 	shift    uint16 // between a client's port and its translated one
 	nextPort uint16
@@ -427,6 +429,9 @@ func (w *world) pass(p *packet, f fate, way []step, from int, t int64, skb uint6
 				return t
 			}
 			t += int64(w.d.span(20*time.Microsecond, 2*time.Millisecond))
+			if w.late > 0 && w.d.one(w.late) {
+				t += int64(w.d.span(time.Millisecond, 30*time.Millisecond)) // what is sent after it overtakes it
+			}
 			skb, cpu = w.skb(), w.d.n(w.cpus)
 			if f.twice == i {
 				f.twice = 0
