@@ -89,6 +89,8 @@ type Lookup struct {
 	ReadUnseen, ReadInferred bool
 	// ReadAmong says that other answers that had come to its socket waited to be read, too.
 	ReadAmong bool
+	// Behind says that the answer came over TCP while bytes sent before it had not come: its reader gets it behind those.
+	Behind bool
 	// Late says that the answer came after the lookup had been reported as lost.
 	Late bool
 

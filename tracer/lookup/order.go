@@ -204,5 +204,5 @@ func (a *Assembler) segment(c *conn, s *stream, p *hop.Packet, seq uint32, toSer
 		a.unsee(c)
 	}
 	a.stats.BytesCut += uint64(s.cut - before)
-	a.passed(s, p, seq, toServer)
+	a.passed(c, s, p, seq, toServer)
 }

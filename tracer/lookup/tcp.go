@@ -83,6 +83,7 @@ type stream struct {
 	tears    bool   // a segment was dropped once
 	got      uint32 // behind the last byte that was read, where read is set
 	read     bool
+	arrived  arrived
 	messages []message
 	cut      int  // bytes that were not captured
 	lost     bool // where messages begin was lost, and no one has asked for it yet
@@ -204,6 +205,9 @@ func (a *Assembler) streamRead(s *stream, p *hop.Packet, toServer bool) {
 func (s *stream) hasRead(from, to uint32) {
 	if !s.read || int32(to-s.got) > 0 {
 		s.read, s.got = true, to
+	}
+	if s.arrived.known {
+		s.arrived.come(s.arrived.to, to)
 	}
 	if !s.tears {
 		return
@@ -507,9 +511,89 @@ func (s *stream) ending(from, to uint32, f func(*message)) {
 	}
 }
 
+// arrived is what of a stream has come to its reader's network namespace: all before to, and the parts behind it that
+// came before their turn.
+type arrived struct {
+	known bool
+	to    uint32
+	ahead []span
+}
+
+// span is a range of sequence numbers, end exclusive.
+type span struct{ from, to uint32 }
+
+const maxAhead = 64 // parts of one stream: the first of a window's that its loss leaves apart
+
+// come notes that a part has come, and says whether all before it has.
+func (x *arrived) come(from, to uint32) bool {
+	if int32(from-x.to) > 0 {
+		if len(x.ahead) < maxAhead {
+			x.ahead = append(x.ahead, span{from, to})
+		}
+		return false
+	}
+	x.to = later(x.to, to)
+	for again := true; again; {
+		again = false
+		x.ahead = slices.DeleteFunc(x.ahead, func(s span) bool {
+			if int32(s.from-x.to) > 0 {
+				return false
+			}
+			again = again || int32(s.to-x.to) > 0
+			x.to = later(x.to, s.to)
+			return true
+		})
+	}
+	return true
+}
+
+// comes notes that a segment of answers has come to the client, and says whether it came before its turn. What came
+// before its turn earlier has its turn now, where nothing before it is missing any more.
+func (s *stream) comes(seq, end uint32) (behind bool) {
+	x := &s.arrived
+	if !x.known {
+		x.known, x.to = true, seq
+		if s.begun {
+			x.to = s.first
+		}
+	}
+	before := x.to
+	if !x.come(seq, end) {
+		return true
+	}
+	if int32(x.to-end) > 0 {
+		s.within(before, x.to, func(m *message) {
+			if e := m.of(); e != nil && int32(x.to-m.end) >= 0 {
+				e.Behind = false
+			}
+		})
+	}
+	return false
+}
+
+// goes notes that a segment of answers, which may have come to the client, was dropped there: what came behind it waits
+// for it.
+func (s *stream) goes(seq, end uint32) {
+	x := &s.arrived
+	if !x.known || int32(x.to-seq) <= 0 {
+		return
+	}
+	to := x.to
+	x.to = seq
+	if int32(to-end) > 0 {
+		x.come(end, to)
+	}
+	s.within(seq, to, func(m *message) {
+		if e := m.of(); e != nil {
+			e.Behind = true
+		}
+	})
+}
+
 // passed adds the hop to every message whose last byte is in the segment; a drop, to every message it tore.
-func (a *Assembler) passed(s *stream, p *hop.Packet, seq uint32, toServer bool) {
+func (a *Assembler) passed(c *conn, s *stream, p *hop.Packet, seq uint32, toServer bool) {
 	end := seq + uint32(p.PayloadLen)
+	behind := !toServer && p.Kind == hop.In && p.NetNS == c.netns && p.NetNS != 0 && s.comes(seq, end)
 	through := func(m *message) {
 		e := m.of()
 		if e == nil {
@@ -522,6 +606,7 @@ func (a *Assembler) passed(s *stream, p *hop.Packet, seq uint32, toServer bool) 
 		if toServer {
 			a.queryHop(e, &q)
 		} else {
+			e.Behind = e.Behind || behind && !e.Delivered
 			a.answerSegment(e, &q)
 		}
 	}
@@ -543,6 +628,9 @@ func (a *Assembler) passed(s *stream, p *hop.Packet, seq uint32, toServer bool) 
 			return // a copy of what has been read
 		}
 		seq = later(seq, s.got)
+	}
+	if !toServer && p.NetNS == c.netns && p.NetNS != 0 {
+		s.goes(seq, end)
 	}
 	s.ending(seq, end, through)
 	s.tear(seq, end)

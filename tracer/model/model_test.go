@@ -83,8 +83,8 @@ func numbered(i uint32) []byte { return binary.BigEndian.AppendUint32(nil, i) }
 
 // FuzzLegalWorlds asks of every world what holds in all: no panic, an end for each lookup, no row that nobody asked
 // for, and nothing held after all; and, where the agent lost no record and got them in order, a row for whatever was
-// asked in its sight, and no connection called lost for sure that stood. What
-// else is to hold, TestWorlds asks of the worlds of its list.
+// asked in its sight, and no connection called lost for sure that stood. What else is to hold, TestWorlds asks of the
+// worlds of its list.
 func FuzzLegalWorlds(f *testing.F) {
 	for i := range uint32(64) {
 		f.Add(numbered(i), i%2 == 1)

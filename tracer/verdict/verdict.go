@@ -364,6 +364,10 @@ func (j *Judge) answered(l *lookup.Lookup) Verdict {
 		v.Certain = false
 		v.Evidence = append(v.Evidence, "what the client read was not seen coming to it")
 	}
+	if l.Behind && !l.ReadByClient {
+		v.Certain = false
+		v.Evidence = append(v.Evidence, "bytes that were sent before the answer were not seen coming to the client")
+	}
 	if l.EventsLost > 0 && (!l.ReadByClient || l.ReadUnseen || l.ReadAmong || l.AnswerSource != l.Server) {
 		// It came to the client; that nobody was there to take it may be what was lost.
 		v.Certain = false
