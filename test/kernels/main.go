@@ -95,11 +95,11 @@ func run(ctx context.Context) error {
 	bin := flag.String("bin", "bin", "the directory of the built coredns and dnstrail")
 	cache := flag.String("cache", ".cache/kernels", "where kernels and consoles are kept")
 	only := flag.String("only", "", "the kernels to boot, by name, with commas between; all if empty; none only writes")
-	short := flag.Bool("short", false, "only what every push tries")
+	short := flag.Bool("short", false, "only what every push tries, and the data paths of -paths")
 	kvm := flag.Bool("kvm", false, "let this machine's processor run the others, by /dev/kvm; it is emulated otherwise")
 	docs := flag.String("write", "", "write what the last boot of each kernel found out to this file")
 	faults := flag.String("faults", "", "run instead the rows of the fault matrix whose names match, over IPv4")
-	paths := flag.String("paths", "", "try instead the data paths whose names match")
+	paths := flag.String("paths", "", "try instead, or besides what -short or -faults do, the data paths whose names match")
 	flag.Parse()
 	j := coreJob
 	jobOf := func(img *image, j job.Job) job.Job {
@@ -109,12 +109,13 @@ func run(ctx context.Context) error {
 		return j
 	}
 	switch {
+	case *short && *faults == "":
+		j = shortJob
+		j.Paths = *paths
+	case *faults != "":
+		j = job.Job{Faults: [][]string{{"-4", "-run", *faults}}, Paths: *paths}
 	case *paths != "":
 		j = job.Job{Paths: *paths}
-	case *faults != "":
-		j = job.Job{Faults: [][]string{{"-4", "-run", *faults}}}
-	case *short:
-		j = shortJob
 	}
 	chosen := kernels
 	if *only != "" {
