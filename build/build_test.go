@@ -245,7 +245,8 @@ func checkStore(t *testing.T, file string, d *appsv1.Deployment) {
 			t.Errorf("%s: the store is not told to listen on port %d, %s: %q", file, p.ContainerPort, p.Name, c.Args)
 		}
 	}
-	if asks := slices.Contains(c.Args, "--otlp-audience=dnstrail"); asks != (d.Spec.Template.Spec.ServiceAccountName != "") {
+	asks := slices.Contains(c.Args, "--otlp-audience=dnstrail")
+	if asks != (d.Spec.Template.Spec.ServiceAccountName != "") {
 		t.Errorf("%s: arguments %q with the account %q", file, c.Args, d.Spec.Template.Spec.ServiceAccountName)
 	}
 	if *d.Spec.Replicas != 1 {
@@ -266,7 +267,8 @@ func checkCorefile(t *testing.T, file, corefile string) {
 		t.Fatal(err)
 	}
 	if got, want := stock(corefile), stock(string(example)); got != want {
-		t.Errorf("%s: apart from dnstrail it is not corefile-examples/kubernetes.Corefile, which a test starts:\n%s\nwant:\n%s", file, got, want)
+		t.Errorf("%s: apart from dnstrail it is not corefile-examples/kubernetes.Corefile, which a test starts:\n%s\n"+
+			"want:\n%s", file, got, want)
 	}
 	caddy.Quiet = true
 	err = caddy.ValidateAndExecuteDirectives(caddy.CaddyfileInput{
@@ -334,12 +336,16 @@ func TestChartGivesKubernetesObjects(t *testing.T) {
 
 		token bool // of the agents
 	}{
-		{name: "as it comes", token: true, want: []string{"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet", "Service"}},
-		{name: "a collector elsewhere", args: []string{"--set", "otlp.endpoint=grpc://192.0.2.1:4317"}, want: []string{"DaemonSet"}},
+		{name: "as it comes", token: true,
+			want: []string{"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet", "Service"}},
+		{name: "a collector elsewhere", args: []string{"--set", "otlp.endpoint=grpc://192.0.2.1:4317"},
+			want: []string{"DaemonSet"}},
 		{name: "no credentials", args: []string{"--set", "store.credentials=false"}, want: []string{"DaemonSet"}},
 		{name: "everything", token: true, args: []string{
-			"--set", "coredns.serviceAccount=", "--set", "agent.resources.limits.memory=1Gi", "--set", "agent.labels={app,team}", "--set", "agent.extraArgs={--give-up=3s}",
-			"--set", "otlp.headers=authorization=x", "--set", "otlp.protocol=http/protobuf", "--set", "agent.nodeSelector.pool=a", "--set", "image.tag=v1",
+			"--set", "coredns.serviceAccount=", "--set", "agent.resources.limits.memory=1Gi",
+			"--set", "agent.labels={app,team}", "--set", "agent.extraArgs={--give-up=3s}",
+			"--set", "otlp.headers=authorization=x", "--set", "otlp.protocol=http/protobuf",
+			"--set", "agent.nodeSelector.pool=a", "--set", "image.tag=v1",
 			"--set", "store.enabled=true", "--set", "networkPolicy.enabled=true",
 			"--set", "networkPolicy.from[0].ipBlock.cidr=192.0.2.0/24", "--set", "store.senders[0].kind=ServiceAccount",
 			"--set", "store.senders[0].name=node-local-dns", "--set", "store.senders[0].namespace=kube-system",
@@ -348,10 +354,12 @@ func TestChartGivesKubernetesObjects(t *testing.T) {
 			"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet", "Service", "Deployment", "NetworkPolicy",
 		}},
 	} {
-		if out, err := exec.Command(helm, append([]string{"lint", "--strict", "chart/dnstrail"}, tt.args...)...).CombinedOutput(); err != nil {
+		lint := exec.Command(helm, append([]string{"lint", "--strict", "chart/dnstrail"}, tt.args...)...)
+		if out, err := lint.CombinedOutput(); err != nil {
 			t.Errorf("%s: lint: %v\n%s", tt.name, err, out)
 		}
-		out, err := exec.Command(helm, append([]string{"template", "dnstrail", "chart/dnstrail", "--namespace", "kube-system"}, tt.args...)...).Output()
+		template := []string{"template", "dnstrail", "chart/dnstrail", "--namespace", "kube-system"}
+		out, err := exec.Command(helm, append(template, tt.args...)...).Output()
 		if err != nil {
 			t.Errorf("%s: %v\n%s", tt.name, err, out)
 			continue
@@ -390,7 +398,8 @@ func TestDashboardsAreReadByPrometheus(t *testing.T) {
 	for title, expr := range expressions(t, "*.json") {
 		i++
 		expr = strings.NewReplacer("$__rate_interval", "1m", "$namespace", ".*", "$workload", ".*").Replace(expr)
-		fmt.Fprintf(&rules, "  - record: panel:%d:%s\n    expr: %q\n", i, regexp.MustCompile(`\W`).ReplaceAllString(title, "_"), expr)
+		name := regexp.MustCompile(`\W`).ReplaceAllString(title, "_")
+		fmt.Fprintf(&rules, "  - record: panel:%d:%s\n    expr: %q\n", i, name, expr)
 	}
 	file := filepath.Join(t.TempDir(), "rules.yaml")
 	if err := os.WriteFile(file, []byte(rules.String()), 0o600); err != nil {

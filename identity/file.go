@@ -87,8 +87,8 @@ func ParseFile(name string, content []byte) ([]Description, error) {
 			return fmt.Errorf("%s: clients[%d]: %s", name, i, fmt.Sprintf(format, args...))
 		}
 		d := Description{
-			Kind: Pod, Namespace: c.Namespace, Pod: c.Pod, UID: string(
-				c.UID), WorkloadKind: c.Workload.Kind, Workload: c.Workload.Name,
+			Kind: Pod, Namespace: c.Namespace, Pod: c.Pod,
+			UID: string(c.UID), WorkloadKind: c.Workload.Kind, Workload: c.Workload.Name,
 			Node: c.Node, ServiceAccount: c.ServiceAccount, Labels: c.Labels,
 		}
 		for _, a := range c.Addresses {

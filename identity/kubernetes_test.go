@@ -250,8 +250,8 @@ func TestPodsAreFoundByUID(t *testing.T) {
 	a := k.index.LookupUID(string(uuid(1)))
 	got := fmt.Sprintf("%+v", a.Describe())
 	want := fmt.Sprintf("%+v", Description{
-		Kind: Pod, Namespace: "shop", Pod: "a", UID: string(
-			uuid(1)), WorkloadKind: "Pod", Workload: "a", Node: "node-1", ServiceAccount: "cart-sa",
+		Kind: Pod, Namespace: "shop", Pod: "a",
+		UID: string(uuid(1)), WorkloadKind: "Pod", Workload: "a", Node: "node-1", ServiceAccount: "cart-sa",
 		Labels: map[string]string{"app": "cart"}, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
 	})
 	if got != want {

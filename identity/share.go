@@ -38,7 +38,8 @@ func (c KubernetesConfig) Connect() (KubernetesOptions, error) {
 		}
 	} else {
 		cfg, err = clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
-			&clientcmd.ClientConfigLoadingRules{ExplicitPath: c.Kubeconfig}, &clientcmd.ConfigOverrides{CurrentContext: c.Context}).ClientConfig()
+			&clientcmd.ClientConfigLoadingRules{ExplicitPath: c.Kubeconfig},
+			&clientcmd.ConfigOverrides{CurrentContext: c.Context}).ClientConfig()
 		if err != nil {
 			return KubernetesOptions{}, fmt.Errorf("kubeconfig %s: %w", c.Kubeconfig, err)
 		}

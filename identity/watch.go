@@ -81,8 +81,8 @@ func lister[L runtime.Object](
 func (k *Kubernetes) watch(_ context.Context, resource string, lw *listWatch, example runtime.Object, required bool,
 	s store) *watchState {
 	w := &watchState{
-		resource: resource, required: required, lw: lw, example: example, store: s, heard: k.index.heard, synced: make(
-			chan struct{}),
+		resource: resource, required: required, lw: lw, example: example, store: s, heard: k.index.heard,
+		synced: make(chan struct{}),
 	}
 	k.watches[resource] = w
 	return w

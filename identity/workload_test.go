@@ -62,8 +62,8 @@ func TestWorkloadOfAPod(t *testing.T) {
 func TestOnlyExceptionsAreRemembered(t *testing.T) {
 	o := owners{}
 	hash := map[string]string{"pod-template-hash": "abc"}
-	usual := &metav1.ObjectMeta{Name: "cart-abc", UID: "1", Labels: hash, OwnerReferences: controlledBy(
-		"Deployment", "cart", "d")}
+	usual := &metav1.ObjectMeta{Name: "cart-abc", UID: "1", Labels: hash,
+		OwnerReferences: controlledBy("Deployment", "cart", "d")}
 	alone := &metav1.ObjectMeta{Name: "cart", UID: "2"}
 	orphan := &metav1.ObjectMeta{Name: "web-abc", UID: "3", Labels: hash}
 	for _, m := range []*metav1.ObjectMeta{usual, alone, orphan} {

@@ -37,8 +37,9 @@ var (
 	})
 	asksTotal = promauto.NewCounterVec(prometheus.CounterOpts{
 		Namespace: plugin.Namespace, Subsystem: pluginName, Name: "asks_total",
-		Help: "Counter of questions among agents and CoreDNS about single lookups by what became of them. Of this CoreDNS's: " +
-			"asked, of these answered and unreachable; limited were not sent. Of others': given (answered), forgotten, refused, " +
+		Help: "Counter of questions among agents and CoreDNS about single lookups by what became of them. " +
+			"Of this CoreDNS's: asked, of these answered and unreachable; limited were not sent. " +
+			"Of others': given (answered), forgotten, refused, " +
 			"replayed, forged, malformed. And early: queries let go before their time.",
 	}, []string{"result"})
 	panicsTotal = promauto.NewCounter(prometheus.CounterOpts{

@@ -370,10 +370,8 @@ func (h *hindsight) note(s *shard, q *query, sent bool) {
 func (f *facts) recorder() *recorder {
 	q := &query{
 		d: f.d, begun: f.begun, client: f.client, addr: f.addr, server: f.server, name: f.name, qtype: f.qtype,
-		qclass: f.qclass,
-		id:     f.id, opcode: int(
-			f.opcode), proto: f.proto, udp: f.udp, traceID: f.traceID, spanID: newSpanID(), parent: f.parent,
-		epoch: f.epoch,
+		qclass: f.qclass, id: f.id, opcode: int(f.opcode), proto: f.proto, udp: f.udp,
+		traceID: f.traceID, spanID: newSpanID(), parent: f.parent, epoch: f.epoch,
 	}
 	q.writeErr = f.writeErr
 	q.result = result{rcode: int(f.rcode), total: f.total, endedIn: f.endedIn, cache: f.cache, err: f.err}

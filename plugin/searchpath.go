@@ -9,7 +9,8 @@ import "strings"
 // It is told by the form of names in the cluster's zone (the Kubernetes DNS specification, github.com/kubernetes/dns,
 // docs/specification.md). Below the cluster domain there are only
 //
-//	service.namespace.svc    hostname.service.namespace.svc    _port._protocol.service.namespace.svc    address.namespace.pod
+//	service.namespace.svc    hostname.service.namespace.svc
+//	_port._protocol.service.namespace.svc    address.namespace.pod
 //
 // so a name of any other form was not meant by anybody, and one of these forms was not meant if what stands for the
 // service or for the namespace is one of the generic top-level domains of old (com, net, org, ...). What remains in

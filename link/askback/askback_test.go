@@ -265,8 +265,7 @@ func TestRefused(t *testing.T) {
 func TestForgedGetNothing(t *testing.T) {
 	k := key(t, someSecret)
 	answerer := open(t, k, func(_ Question, reply func(Answer)) {
-		reply(
-			Answer{Outcome: Seen, Node: strings.Repeat("n", 300)})
+		reply(Answer{Outcome: Seen, Node: strings.Repeat("n", 300)})
 	})
 	conn, err := net.Dial("udp", answerer.Addr().String())
 	if err != nil {

@@ -298,8 +298,8 @@ func appendStr(b []byte, tag byte, key, value string) []byte {
 }
 
 func appendInt(b []byte, tag byte, key string, value int64) []byte {
-	b = appendKey(b, tag, key, 1+protowire.SizeVarint(
-		uint64(value))) // #nosec G115 -- negative numbers are ten bytes on the wire
+	b = appendKey(b, tag, key,
+		1+protowire.SizeVarint(uint64(value))) // #nosec G115 -- negative numbers are ten bytes on the wire
 	return protowire.AppendVarint(append(b, anyInt), uint64(value)) // #nosec G115
 }
 

@@ -285,7 +285,8 @@ var All = []Attribute{
 	{ResponseFlags, "string", Own, "The flags of the answer, as dig writes them: `qr rd ra`."},
 	{RequestSize, "int", Own, "Bytes of the query."},
 	{KeepReason, "string", Own, "Why CoreDNS kept the trace: `ratio`, `parent`, `client`, `name`, `error`, `slow`, " +
-		"`asked` where somebody else asked for it, or `refresh` for a background refresh. Of an agent's spans, only `asked`."},
+		"`asked` where somebody else asked for it, or `refresh` for a background refresh. " +
+		"Of an agent's spans, only `asked`."},
 	{AskedReason, "string", Own, "Why somebody asked for the lookup: `lost`, `failed`, `slow`, `rule`, or `hand`."},
 	{SpansOmitted, "int", Own, "How many spans of the query were left out, because it had too many."},
 	{ResponseExtendedErrors, "string[]", Own, "The extended DNS errors of the answer (RFC 8914)."},
@@ -308,14 +309,16 @@ var All = []Attribute{
 	{SegmentFromEvent, "string", Own, "What happened where a segment starts: `out`, `in`, `read`, `drop`."},
 	{SegmentFromNetNS, "int", Own, "The network namespace in which a segment starts, by its inode number."},
 	{SegmentFromOwnerKind, "string", Own, "What has that network namespace for its own: `node`, `host` (this one, " +
-		"whose node's name is not known), `pod`, `named` (by ip netns), `process`; absent where it is not known, and of an answered lookup."},
+		"whose node's name is not known), `pod`, `named` (by ip netns), `process`; absent where it is not known, and of an " +
+		"answered lookup."},
 	{SegmentFromOwnerName, "string", Own, "The owner's name: a pod's as namespace/pod."},
 	{SegmentToDevice, "string", Own, "The device at which a segment ends, `socket` of a read; absent of a packet that " +
 		"had none."},
 	{SegmentToEvent, "string", Own, "What happened where a segment ends: `out`, `in`, `read`, `drop`."},
 	{SegmentToNetNS, "int", Own, "The network namespace in which a segment ends, by its inode number."},
 	{SegmentToOwnerKind, "string", Own, "What has that network namespace for its own: `node`, `host` (this one, whose " +
-		"node's name is not known), `pod`, `named` (by ip netns), `process`; absent where it is not known, and of an answered lookup."},
+		"node's name is not known), `pod`, `named` (by ip netns), `process`; absent where it is not known, and of an " +
+		"answered lookup."},
 	{SegmentToOwnerName, "string", Own, "The owner's name: a pod's as namespace/pod."},
 	{SegmentTunnel, "boolean", Own, "At the segment's end the packet is inside a tunnel's (VXLAN, GENEVE, IP in IP): " +
 		"firewalls see the tunnel's addresses and port there."},

@@ -38,7 +38,8 @@ func TestDocument(t *testing.T) {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "<!-- Generated from link/semconv/semconv.go by `go test ./link/semconv -update`; do not edit. "+
 		"-->\n\n# Attributes\n\n"+
-		"What the spans and resources of dnstrail carry. Names follow OpenTelemetry's semantic conventions %s where they have one,\n"+
+		"What the spans and resources of dnstrail carry. Names follow OpenTelemetry's semantic conventions %s "+
+		"where they have one,\n"+
 		"open-telemetry/semantic-conventions#2432 where they do not yet, and are `dnstrail.*` for the rest.\n", Version)
 	for _, o := range []Origin{Standard, Proposed, Own} {
 		fmt.Fprintf(&b, "\n## From %s\n\n| name | type | value |\n| --- | --- | --- |\n", o)

@@ -33,7 +33,8 @@ func (w *taker) WriteMsg(m *dns.Msg) error {
 func FuzzServeDNS(f *testing.F) {
 	const chain = "e2e_server\nerrors\nacl {\ndrop type TXT\nblock type HINFO\n}\nrewrite name exact " +
 		"rewritten.example hosts.example\ncache\n" +
-		"template IN A cname.example {\nanswer \"{{ .Name }} 60 IN CNAME hosts.example.\"\nupstream\n}\nhosts {\n192.0.2.1 hosts.example\nfallthrough\n}\nchaos v a\nany\nwhoami\n}"
+		"template IN A cname.example {\nanswer \"{{ .Name }} 60 IN CNAME hosts.example.\"\nupstream\n}\nhosts {\n" +
+		"192.0.2.1 hosts.example\nfallthrough\n}\nchaos v a\nany\nwhoami\n}"
 	c := newCollector(f)
 	c.look = func(*gotSpan) bool { return false }
 	plain := start(f, ".:0 {\nbind 127.0.0.1\n"+chain)

@@ -148,7 +148,8 @@ func TestMetadataInLog(t *testing.T) {
 				identity file $FILE
 			}
 			log . "row`+sample+
-			` {/dnstrail/namespace}/{/dnstrail/workload} {/dnstrail/pod} {/dnstrail/client-kind} {/dnstrail/node} {/dnstrail/answered-by} {/dnstrail/cache} {/dnstrail/upstream} {/dnstrail/trace-id} end"
+			` {/dnstrail/namespace}/{/dnstrail/workload} {/dnstrail/pod} {/dnstrail/client-kind}`+
+			` {/dnstrail/node} {/dnstrail/answered-by} {/dnstrail/cache} {/dnstrail/upstream} {/dnstrail/trace-id} end"
 			cache
 			forward . $UP
 		}`, "COLLECTOR", c.grpc, "FILE", identityFile(t), "UP", up.addr)

@@ -121,8 +121,8 @@ func TestHowItEnded(t *testing.T) {
 				m.RecursionAvailable = true
 				for i := range 200 {
 					m.Answer = append(m.Answer, &dns.A{
-						Hdr: dns.RR_Header{Name: r.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}, A: net.IPv4(
-							192, 0, 2, byte(i)),
+						Hdr: dns.RR_Header{Name: r.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60},
+						A:   net.IPv4(192, 0, 2, byte(i)),
 					})
 				}
 				if w.RemoteAddr().Network() == "udp" {
@@ -311,8 +311,8 @@ func TestUpstreams(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			ups := map[string]*upstream{
-				"OK": newUpstream(t, answering(60)), "FAIL": newUpstream(t, failing(dns.RcodeServerFailure)), "FAIL2": newUpstream(
-					t, failing(dns.RcodeServerFailure)), "NX": newUpstream(t, failing(dns.RcodeNameError)),
+				"OK": newUpstream(t, answering(60)), "FAIL": newUpstream(t, failing(dns.RcodeServerFailure)),
+				"FAIL2": newUpstream(t, failing(dns.RcodeServerFailure)), "NX": newUpstream(t, failing(dns.RcodeNameError)),
 				"MUTE": newUpstream(t, silent),
 				"BIG": newUpstream(t, func(w dns.ResponseWriter, r *dns.Msg) {
 					m := new(dns.Msg)

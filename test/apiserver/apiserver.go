@@ -81,11 +81,11 @@ func (s *Server) StartAPI(ctx context.Context) error {
 		return err
 	}
 	s.api, err = s.run("kube-apiserver",
-		"--etcd-servers="+s.etcdURL, "--bind-address=127.0.0.1", "--secure-port="+port, "--cert-dir="+
-			filepath.Join(s.dir, "certs"),
+		"--etcd-servers="+s.etcdURL, "--bind-address=127.0.0.1", "--secure-port="+port,
+		"--cert-dir="+filepath.Join(s.dir, "certs"),
 		"--advertise-address=192.0.2.1", "--endpoint-reconciler-type=none", "--service-cluster-ip-range=10.96.0.0/24",
-		"--token-auth-file="+filepath.Join(
-			s.dir, "tokens.csv"), "--authorization-mode=RBAC", "--disable-admission-plugins=ServiceAccount",
+		"--token-auth-file="+filepath.Join(s.dir, "tokens.csv"), "--authorization-mode=RBAC",
+		"--disable-admission-plugins=ServiceAccount",
 		"--service-account-issuer=https://test", "--service-account-key-file="+key, "--service-account-signing-key-file="+key,
 		"--max-requests-inflight=2000", "--max-mutating-requests-inflight=2000")
 	if err != nil {
@@ -130,7 +130,8 @@ func (s *Server) Config(user string) *rest.Config {
 func (s *Server) Kubeconfig(user string) (string, error) {
 	path := filepath.Join(s.dir, "kubeconfig-"+user)
 	content := fmt.Sprintf(
-		`{clusters: [{name: test, cluster: {server: %q, insecure-skip-tls-verify: true}}], users: [{name: u, user: {token: %q}}],
+		`{clusters: [{name: test, cluster: {server: %q, insecure-skip-tls-verify: true}}],
+users: [{name: u, user: {token: %q}}],
 contexts: [{name: test, context: {cluster: test, user: u}}], current-context: test}
 `, s.URL, user)
 	return path, os.WriteFile(path, []byte(content), 0o600)

@@ -52,8 +52,8 @@ func send(t *testing.T, addr string, spans []*trace.Span) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	if _, err := ptraceotlp.NewGRPCClient(conn).Export(context.Background(), ptraceotlp.NewExportRequestFromTraces(
-		trace.ToOTLP(spans))); err != nil {
+	if _, err := ptraceotlp.NewGRPCClient(conn).Export(context.Background(),
+		ptraceotlp.NewExportRequestFromTraces(trace.ToOTLP(spans))); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -93,8 +93,8 @@ func TestJaegerGivesBackEveryTrace(t *testing.T) {
 		want[id] = name
 		spans = append(spans,
 			&trace.Span{
-				TraceID: id, SpanID: id.ClientSpanID(), Name: "DNS A", Kind: trace.KindClient, Start: at, End: at.Add(
-					time.Millisecond),
+				TraceID: id, SpanID: id.ClientSpanID(), Name: "DNS A", Kind: trace.KindClient, Start: at,
+				End:      at.Add(time.Millisecond),
 				Resource: cart, Scope: tracer,
 				Attributes: trace.Attributes{{Key: semconv.QuestionName, Value: name}, {Key: semconv.DNSID, Value: int64(i)},
 					{Key: semconv.Hops, Value: []any{"eth0 out", "eth0 in"}}},

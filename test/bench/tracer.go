@@ -326,8 +326,8 @@ func dnsperf(from *lab.Pod, b *bench, rate int, length time.Duration) (float64, 
 		return 0, err
 	}
 	p, err := from.Start(lab.Command{Path: "dnsperf", Args: []string{
-		"-s", lab.ServiceV4.String(), "-d", file, "-c", "10", "-q", "2000", "-Q", strconv.Itoa(rate), "-l", strconv.Itoa(
-			int(length.Seconds())),
+		"-s", lab.ServiceV4.String(), "-d", file, "-c", "10", "-q", "2000", "-Q", strconv.Itoa(rate), "-l",
+		strconv.Itoa(int(length.Seconds())),
 	}})
 	if err != nil {
 		return 0, err

@@ -96,7 +96,8 @@ mount -t cgroup2 none "$DIR/own"
 ip link set lo up
 (while sleep 1; do dig +tries=1 +time=1 @127.0.0.1 a.example; done) >/dev/null 2>&1 &
 ASKING=$!
-setpriv --no-new-privs --bounding-set="$CAPS" --inh-caps=-all timeout -s INT 10 "$PROGRAM" agent --endpoint=http://127.0.0.1:1 || test $? = 124
+setpriv --no-new-privs --bounding-set="$CAPS" --inh-caps=-all timeout -s INT 10 \
+	"$PROGRAM" agent --endpoint=http://127.0.0.1:1 || test $? = 124
 kill $ASKING'`)
 	cmd.Env = append(os.Environ(), "OWN="+own, "ROOT="+root, "DIR="+t.TempDir(), "CAPS="+caps, "PROGRAM="+program)
 	out, err := cmd.CombinedOutput()

@@ -216,8 +216,8 @@ func askOld(die func(*scene, family) (lab.Undo, error), words func(*scene) []str
 			return nil, err
 		}
 		before, after := answered, truth{
-			name: "-", where: "service", cause: "dead-endpoint", text: append(
-				[]string{"older|earlier|old entry|before", pick(f, s.idle.V4, s.idle.V6).String()}, words(s)...),
+			name: "-", where: "service", cause: "dead-endpoint",
+			text:   append([]string{"older|earlier|old entry|before", pick(f, s.idle.V4, s.idle.V6).String()}, words(s)...),
 			advice: []string{"conntrack -D"},
 		}
 		before.name = "before"
@@ -261,9 +261,8 @@ func deadRoute(kind string) func(*scene, family) (lab.Undo, error) {
 
 // onePort gives what leaves the client's node for port 53 the node's address and one source port.
 func onePort(s *scene, f family) (lab.Undo, error) {
-	undo, err := s.client.Node.Rules(
-		nftFamily(
-			f), `chain post { type nat hook postrouting priority 99; oifname "eth0" udp dport 53 masquerade to :40000; }`)
+	undo, err := s.client.Node.Rules(nftFamily(f),
+		`chain post { type nat hook postrouting priority 99; oifname "eth0" udp dport 53 masquerade to :40000; }`)
 	return undoAll(func() error { return s.client.Node.ForgetService() }, undo), err
 }
 
@@ -461,11 +460,11 @@ func askAtLimit(s *scene, f family, name string) ([]truth, error) {
 	}
 	return nil, ask("first.", 1, func() error {
 		// The limit is reached when the upstream has been asked.
-		for end := time.Now().Add(answerTime); len(s.cluster.Upstream.Queries("first."+name)) == 0; time.Sleep(
-			5 * time.Millisecond) {
+		for end := time.Now().Add(answerTime); len(s.cluster.Upstream.Queries("first."+name)) == 0; {
 			if time.Now().After(end) {
 				return errors.New("the upstream was not asked")
 			}
+			time.Sleep(5 * time.Millisecond)
 		}
 		for i := range 3 {
 			if err := ask("more.", uint16(i+2), func() error { return nil }); err != nil {

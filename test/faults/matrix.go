@@ -133,8 +133,8 @@ var basic = []fault{
 		inject: drop(clientNode, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}),
 	},
 	{
-		name: "policy drop in forward, CoreDNS's node", truths: certainly(
-			"node", "policy-drop"), core: inHost | inApart, not: sameNode,
+		name:   "policy drop in forward, CoreDNS's node",
+		truths: certainly("node", "policy-drop"), core: inHost | inApart, not: sameNode,
 		inject: drop(serverNode, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}),
 	},
 	{
@@ -192,8 +192,8 @@ var basic = []fault{
 		inject: stopped, reverts: true,
 	},
 	{
-		name: "CoreDNS continued, the client had given up", truths: certainly(
-			"client", "answer-too-late"), core: inHost, wait: continueAfter,
+		name:   "CoreDNS continued, the client had given up",
+		truths: certainly("client", "answer-too-late"), core: inHost, wait: continueAfter,
 		inject: stopped, ask: giveUpAndContinue,
 	},
 	{name: "CoreDNS's receive buffer full", truths: certainly("coredns-socket", "receive-buffer-full"), core: inHost,
@@ -219,8 +219,8 @@ var basic = []fault{
 	{name: "client's socket gone", truths: one("client", "client-gone"), core: inHost, label: "delay-300ms",
 		ask: askAndClose},
 	{
-		name: "large answer dropped, small ones pass", truths: certainly(
-			"return-path", "policy-drop"), core: inApart, label: "size-1100", not: oneNode,
+		name:   "large answer dropped, small ones pass",
+		truths: certainly("return-path", "policy-drop"), core: inApart, label: "size-1100", not: oneNode,
 		in: map[setting][]truth{inApart: unreturned("not-seen-further")},
 		inject: func(s *scene, f family) (lab.Undo, error) {
 			return s.cluster.Underlay.Drop(
@@ -229,19 +229,19 @@ var basic = []fault{
 	},
 	{name: "no fault, answer in fragments", truths: fine, core: inHost, label: "size-4000", buffer: 4096},
 	{
-		name: "a fragment of the answer dropped, switch", truths: certainly(
-			"return-path", "fragment-lost"), core: inHost | inApart, label: "size-4000", buffer: 4096,
-		in: map[setting][]truth{inApart: unreturned("fragment-lost")}, not: oneNode, inject: dropFragments(
-			underlay, lab.Switched),
+		name:   "a fragment of the answer dropped, switch",
+		truths: certainly("return-path", "fragment-lost"), core: inHost | inApart, label: "size-4000", buffer: 4096,
+		in: map[setting][]truth{inApart: unreturned("fragment-lost")}, not: oneNode,
+		inject: dropFragments(underlay, lab.Switched),
 	},
 	{
-		name: "a fragment of the answer dropped, node", truths: certainly(
-			"return-path", "fragment-lost"), core: inHost, label: "size-4000", buffer: 4096,
+		name:   "a fragment of the answer dropped, node",
+		truths: certainly("return-path", "fragment-lost"), core: inHost, label: "size-4000", buffer: 4096,
 		inject: dropFragments(clientNode, lab.Prerouting),
 	},
 	{
-		name: "answer in fragments, dropped whole", truths: certainly(
-			"return-path", "policy-drop"), core: inHost, label: "size-4000", buffer: 4096,
+		name:   "answer in fragments, dropped whole",
+		truths: certainly("return-path", "policy-drop"), core: inHost, label: "size-4000", buffer: 4096,
 		inject: dropAnswers(clientNode),
 	},
 	{
@@ -262,20 +262,20 @@ var basic = []fault{
 	{name: "host network: no fault", truths: fine, core: inHost | inApart, hostNetwork: true},
 	{name: "host network: no fault, TCP", truths: fine, core: inHost, tcp: true, hostNetwork: true},
 	{
-		name: "host network: drop on local output", truths: certainly(
-			"client", "policy-drop"), core: inHost, hostNetwork: true,
+		name:   "host network: drop on local output",
+		truths: certainly("client", "policy-drop"), core: inHost, hostNetwork: true,
 		inject: drop(clientNode, lab.DropRule{Hook: lab.Output, Proto: udp, DstPort: 53}),
 	},
 	{
-		name: "host network: policy drop, CoreDNS's node", truths: certainly(
-			"node", "policy-drop"), core: inHost, hostNetwork: true, not: oneNode,
+		name:   "host network: policy drop, CoreDNS's node",
+		truths: certainly("node", "policy-drop"), core: inHost, hostNetwork: true, not: oneNode,
 		inject: drop(serverNode, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}),
 	},
 	{name: "host network: service without endpoints", truths: one("service", "no-endpoints"), core: inHost,
 		hostNetwork: true, inject: noEndpoints},
 	{
-		name: "host network: answer dropped on input", truths: certainly(
-			"return-path", "policy-drop"), core: inHost, hostNetwork: true,
+		name:   "host network: answer dropped on input",
+		truths: certainly("return-path", "policy-drop"), core: inHost, hostNetwork: true,
 		inject: drop(clientNode, lab.DropRule{Hook: lab.Input, Proto: udp, SrcPort: 53}),
 	},
 	{name: "host network: client's socket gone", truths: one("client", "client-gone"), core: inHost, label: "delay-300ms",
@@ -284,33 +284,33 @@ var basic = []fault{
 	// Through an overlay.
 	{name: "no fault, through VXLAN", truths: fine, core: inHost, not: noTunnel, overlay: lab.VXLAN},
 	{
-		name: "VXLAN: policy drop in forward, CoreDNS's node", truths: certainly(
-			"node", "policy-drop"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
+		name:   "VXLAN: policy drop in forward, CoreDNS's node",
+		truths: certainly("node", "policy-drop"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
 		inject: drop(serverNode, lab.DropRule{Hook: lab.Forward, Proto: udp, DstPort: 53}),
 	},
 	{
-		name: "VXLAN: its packets dropped, leaving", truths: certainly(
-			"node", "policy-drop"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
+		name:   "VXLAN: its packets dropped, leaving",
+		truths: certainly("node", "policy-drop"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
 		inject: dropTunnel(clientNode, lab.Output),
 	},
 	{
-		name: "VXLAN: its packets dropped, arriving", truths: certainly(
-			"node", "policy-drop"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
+		name:   "VXLAN: its packets dropped, arriving",
+		truths: certainly("node", "policy-drop"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
 		inject: dropTunnel(serverNode, lab.Input),
 	},
 	{
-		name: "VXLAN: its packets dropped, coming back", truths: certainly(
-			"return-path", "policy-drop"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
+		name:   "VXLAN: its packets dropped, coming back",
+		truths: certainly("return-path", "policy-drop"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
 		inject: dropTunnel(serverNode, lab.Output),
 	},
 	{
-		name: "VXLAN: the device on CoreDNS's node is gone", truths: one(
-			"node", "tunnel"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
+		name:   "VXLAN: the device on CoreDNS's node is gone",
+		truths: one("node", "tunnel"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
 		inject: func(s *scene, _ family) (lab.Undo, error) { return s.cluster.DNS.Node.WithoutVXLAN() },
 	},
 	{
-		name: "VXLAN: does not know CoreDNS's node", truths: one(
-			"node", "tunnel"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
+		name:   "VXLAN: does not know CoreDNS's node",
+		truths: one("node", "tunnel"), core: inHost, not: noTunnel, overlay: lab.VXLAN,
 		inject: func(s *scene, _ family) (lab.Undo, error) {
 			return s.client.Node.ForgetNode(s.cluster.DNS.Node)
 		},

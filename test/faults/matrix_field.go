@@ -61,8 +61,8 @@ var field = []fault{
 		inject: and(redirectQueries, stopped), ask: digAt(dnsPod, false),
 	},
 	{
-		name: "both ways by bpf_redirect_peer", truths: fine, inject: and(redirectQueries, redirectAnswers), ask: digAt(
-			dnsPod, true),
+		name: "both ways by bpf_redirect_peer", truths: fine, inject: and(redirectQueries, redirectAnswers),
+		ask: digAt(dnsPod, true),
 	},
 	{name: "macvlan in the pod, server on the LAN", truths: fine, inject: withMacvlan(upstreamOf),
 		ask: digAt(theUpstream, true)},
@@ -108,17 +108,17 @@ var field = []fault{
 	{name: "NodeLocal DNSCache full, from the node", truths: certainly("coredns-socket", "receive-buffer-full"),
 		reverts: true, inject: withNodeLocal(cacheFull), ask: nodeDigAt(localCache, false)},
 	{
-		name: "NodeLocal DNSCache: its TCP dropped", wait: 4 * time.Second, reverts: true, inject: withNodeLocal(
-			func(s *scene, f family, _ *lab.Process) (lab.Undo, error) {
-				return s.client.Node.Rules("inet", "chain c { type filter hook output priority 0; tcp dport 53 drop; }")
-			}), ask: digAt(localCache, false, "+time=4"),
+		name: "NodeLocal DNSCache: its TCP dropped", wait: 4 * time.Second, reverts: true,
+		inject: withNodeLocal(func(s *scene, f family, _ *lab.Process) (lab.Undo, error) {
+			return s.client.Node.Rules("inet", "chain c { type filter hook output priority 0; tcp dport 53 drop; }")
+		}), ask: digAt(localCache, false, "+time=4"),
 		truths: []truth{{where: "upstream", cause: "timeout", text: []string{"10.96.0.10"}}},
 	},
 
 	// TCP.
 	{
-		name: "TCP that never connects: dropped", truths: certainly("node", "policy-drop"), ask: handshake(
-			2500 * time.Millisecond),
+		name: "TCP that never connects: dropped", truths: certainly("node", "policy-drop"),
+		ask:    handshake(2500 * time.Millisecond),
 		inject: drop(clientNode, lab.DropRule{Hook: lab.Forward, Proto: tcp, DstPort: 53}),
 	},
 	{name: "TCP that never connects: reset by a rule", truths: one("node", "refused|policy-drop"),
@@ -190,8 +190,8 @@ var field = []fault{
 			text: []string{"40000"}, unsaid: []string{"network policy"}}},
 	},
 	{
-		name: "conntrack entry expired before the answer", label: "delay-2500ms", inject: shortConntrack, ask: digAt(
-			service, false, "+time=4"), wait: 4 * time.Second,
+		name: "conntrack entry expired before the answer", label: "delay-2500ms", inject: shortConntrack,
+		ask: digAt(service, false, "+time=4"), wait: 4 * time.Second,
 		truths: []truth{{where: "client", cause: "unexpected-source", text: []string{"expire"}}},
 	},
 	{
@@ -226,14 +226,14 @@ var field = []fault{
 		truths: []truth{{count: 2, where: "answered", cause: "answered"}, {count: 2, where: "coredns", cause: "no-answer"}},
 	},
 	{
-		name: "two servers at once: one fails", label: "delay-300ms.servfail-here", inject: withSecond(
-			forwards, nil), ask: askAllServers(bothServers, 4, 0),
+		name: "two servers at once: one fails", label: "delay-300ms.servfail-here",
+		inject: withSecond(forwards, nil), ask: askAllServers(bothServers, 4, 0),
 		truths: []truth{{count: 2, where: "answered", cause: "answered"},
 			{count: 2, where: "coredns", cause: "server-failure", result: "SERVFAIL"}},
 	},
 	{
-		name: "two servers at once: one says NXDOMAIN", label: "delay-300ms.nxdomain-here", inject: withSecond(
-			forwards, nil), ask: askAllServers(bothServers, 2, 0),
+		name: "two servers at once: one says NXDOMAIN", label: "delay-300ms.nxdomain-here",
+		inject: withSecond(forwards, nil), ask: askAllServers(bothServers, 2, 0),
 		truths: []truth{{count: 2, where: "answered", cause: "answered", result: "NXDOMAIN"},
 			{count: 2, where: "client", cause: "client-gone|answer-too-late"}},
 	},
@@ -382,8 +382,8 @@ var field = []fault{
 	{name: "NodeLocal DNSCache, untracked: no fault", truths: fine, inject: withNodeLocal(untracked),
 		ask: digAt(localCache, true)},
 	{
-		name: "NodeLocal DNSCache: the upstream silent", label: "silent", inject: withNodeLocal(noMore), ask: digAt(
-			localCache, true, "+time=8"),
+		name: "NodeLocal DNSCache: the upstream silent", label: "silent", inject: withNodeLocal(noMore),
+		ask:    digAt(localCache, true, "+time=8"),
 		wait:   8 * time.Second,
 		truths: []truth{{where: "upstream", cause: "timeout", result: "SERVFAIL"}},
 	},
@@ -396,8 +396,8 @@ var field = []fault{
 		truths: certainly("node", "rp-filter"),
 	},
 	{
-		name: "TCP: large answers lost between the nodes", label: "size-4000", not: oneNode, ask: digAt(
-			service, false, "+tcp"),
+		name: "TCP: large answers lost between the nodes", label: "size-4000", not: oneNode,
+		ask:    digAt(service, false, "+tcp"),
 		truths: certainly("return-path", "policy-drop"), in: map[setting][]truth{inApart: unreturned("not-seen-further")},
 		inject: func(s *scene, f family) (lab.Undo, error) {
 			return s.cluster.Underlay.Drop(

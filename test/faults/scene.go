@@ -86,7 +86,8 @@ func zones() []cluster.Zone {
 		{Name: "erratic.example:53", Chain: "erratic {\n        drop 1\n    }"},
 		renamed("renamed", "well"), renamed("renamed-silent", "silent"), renamed("renamed-servfail", "servfail"),
 		{Name: "alias.example:53", Chain: "errors\n    template ANY ANY alias.example {\n" +
-			"        match \"^(?P<label>[^.]+)[.]alias[.]example[.]$\"\n        answer \"{{ .Name }} 60 IN CNAME {{ .Group.label }}.silent.example.com.\"\n    }"},
+			"        match \"^(?P<label>[^.]+)[.]alias[.]example[.]$\"\n" +
+			"        answer \"{{ .Name }} 60 IN CNAME {{ .Group.label }}.silent.example.com.\"\n    }"},
 		{Name: "other-question.example:53", Chain: "errors\n    rewrite continue type A TXT\n    template IN TXT " +
 			"other-question.example {\n        answer \"{{ .Name }} 60 IN TXT x\"\n    }"},
 		{Name: "limit.example:53", Chain: "errors\n    forward . " + lab.UpstreamV4.String() +

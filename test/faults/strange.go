@@ -169,8 +169,8 @@ func untracked(s *scene, f family, _ *lab.Process) (lab.Undo, error) {
 	at := local(f)
 	return s.client.Node.Rules(nftFamily(f), fmt.Sprintf(`
 		chain p { type filter hook prerouting priority -300; %[1]s daddr %[2]s notrack; }
-		chain o { type filter hook output priority -300; %[1]s daddr %[2]s notrack; %[1]s saddr %[2]s notrack; }`, nftFamily(
-		f), at))
+		chain o { type filter hook output priority -300; %[1]s daddr %[2]s notrack; %[1]s saddr %[2]s notrack; }`,
+		nftFamily(f), at))
 }
 
 // asymmetric makes CoreDNS's node expect the client's packets at another device than that at which they come.

@@ -56,7 +56,8 @@ func TestModulesDependencies(t *testing.T) {
 func TestPackagesOfAKernel(t *testing.T) {
 	out := "linux-image-7.2.13+deb14-cloud-amd64\n  PreDepends: linux-base\n |Depends: dracut\n  Depends: " +
 		"linux-base-7.2.13+deb14-cloud-amd64\n" +
-		"  Depends: linux-binary-7.2.13+deb14-cloud-amd64\n  Depends: linux-modules-7.2.13+deb14-cloud-amd64\n  Suggests: linux-doc-7.2\n"
+		"  Depends: linux-binary-7.2.13+deb14-cloud-amd64\n  Depends: linux-modules-7.2.13+deb14-cloud-amd64\n" +
+		"  Suggests: linux-doc-7.2\n"
 	var got []string
 	for _, m := range dependsOn.FindAllStringSubmatch(out, -1) {
 		got = append(got, m[1])

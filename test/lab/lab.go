@@ -3,8 +3,9 @@
 //
 //	l, err := lab.Up(lab.Config{})
 //	defer l.Down()
-//	dns, _ := l.AddPod(lab.PodSpec{Node: "node-2", Namespace: "kube-system", Workload: lab.Workload{Kind: "Deployment", Name: "coredns"}})
-//	cart, _ := l.AddPod(lab.PodSpec{Node: "node-1", Namespace: "shop", Workload: lab.Workload{Kind: "Deployment", Name: "cart"}})
+//	deployment := func(name string) lab.Workload { return lab.Workload{Kind: "Deployment", Name: name} }
+//	dns, _ := l.AddPod(lab.PodSpec{Node: "node-2", Namespace: "kube-system", Workload: deployment("coredns")})
+//	cart, _ := l.AddPod(lab.PodSpec{Node: "node-1", Namespace: "shop", Workload: deployment("cart")})
 //	l.Service.SetEndpoints(dns)
 //	out, _ := cart.Run(ctx, "getent", "hosts", "www.example.com")
 //

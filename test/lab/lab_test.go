@@ -107,7 +107,8 @@ func lookUpThroughTheServiceAddress(t *testing.T, o Overlay) {
 	if err := l.Service.SetEndpoints(server); err != nil {
 		t.Fatal(err)
 	}
-	want := record(dns.Question{Name: "www.example.com.", Qtype: dns.TypeA, Qclass: dns.ClassINET}, 30, 0).(*dns.A).A.String()
+	question := dns.Question{Name: "www.example.com.", Qtype: dns.TypeA, Qclass: dns.ClassINET}
+	want := record(question, 30, 0).(*dns.A).A.String()
 	clients := map[string]*Pod{
 		"other node": addPod(t, l, "node-1", "shop", "cart"),
 		"same node":  addPod(t, l, "node-2", "shop", "checkout"),
@@ -117,7 +118,8 @@ func lookUpThroughTheServiceAddress(t *testing.T, o Overlay) {
 		for _, vip := range []netip.Addr{ServiceV4, ServiceV6} {
 			for _, transport := range []string{"+notcp", "+tcp"} {
 				t.Run(fmt.Sprintf("from %s/%s/%s", where, vip, transport[1:]), func(t *testing.T) {
-					if got := run(t, p, "dig", "@"+vip.String(), "+short", "+tries=1", "+time=2", transport, "www.example.com"); got != want {
+					got := run(t, p, "dig", "@"+vip.String(), "+short", "+tries=1", "+time=2", transport, "www.example.com")
+					if got != want {
 						t.Errorf("answer %q, want %q", got, want)
 					}
 				})
@@ -130,7 +132,8 @@ func lookUpThroughTheServiceAddress(t *testing.T, o Overlay) {
 		}
 	})
 	t.Run("from a node", func(t *testing.T) {
-		p, err := l.Node("node-1").Start(Command{Path: "dig", Args: []string{"@10.96.0.10", "+short", "+tries=1", "+time=2", "www.example.com"}})
+		p, err := l.Node("node-1").Start(Command{Path: "dig",
+			Args: []string{"@10.96.0.10", "+short", "+tries=1", "+time=2", "www.example.com"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -192,25 +195,27 @@ func TestFaults(t *testing.T) {
 	}
 	node1, node2 := l.Node("node-1"), l.Node("node-2")
 	gateway := netip.MustParseAddr("10.244.1.77")
+	drop := func(in interface{ Drop(DropRule) (Undo, error) }, r DropRule) func() (Undo, error) {
+		r.Proto = unix.IPPROTO_UDP
+		return func() (Undo, error) { return in.Drop(r) }
+	}
 	for _, f := range []struct {
 		name   string
 		inject func() (Undo, error)
 		v6too  bool
 	}{
-		{"forward on the client's node", func() (Undo, error) { return node1.Drop(DropRule{Hook: Forward, Proto: unix.IPPROTO_UDP, DstPort: 53}) }, true},
-		{"forward on the server's node", func() (Undo, error) { return node2.Drop(DropRule{Hook: Forward, Proto: unix.IPPROTO_UDP, DstPort: 53}) }, true},
-		{"answer, forward on the server's node", func() (Undo, error) { return node2.Drop(DropRule{Hook: Forward, Proto: unix.IPPROTO_UDP, SrcPort: 53}) }, true},
-		{"output of the client", func() (Undo, error) { return client.Drop(DropRule{Hook: Output, Proto: unix.IPPROTO_UDP, DstPort: 53}) }, true},
-		{"input of the server", func() (Undo, error) { return server.Drop(DropRule{Hook: Input, Proto: unix.IPPROTO_UDP, DstPort: 53}) }, true},
-		{"between the nodes", func() (Undo, error) {
-			return l.Underlay.Drop(DropRule{Hook: Switched, Proto: unix.IPPROTO_UDP, DstPort: 53})
-		}, true},
-		{"large answers between the nodes", func() (Undo, error) {
-			return l.Underlay.Drop(DropRule{Hook: Switched, Proto: unix.IPPROTO_UDP, SrcPort: 53, MinLength: 60})
-		}, true},
+		{"forward on the client's node", drop(node1, DropRule{Hook: Forward, DstPort: 53}), true},
+		{"forward on the server's node", drop(node2, DropRule{Hook: Forward, DstPort: 53}), true},
+		{"answer, forward on the server's node", drop(node2, DropRule{Hook: Forward, SrcPort: 53}), true},
+		{"output of the client", drop(client, DropRule{Hook: Output, DstPort: 53}), true},
+		{"input of the server", drop(server, DropRule{Hook: Input, DstPort: 53}), true},
+		{"between the nodes", drop(l.Underlay, DropRule{Hook: Switched, DstPort: 53}), true},
+		{"large answers between the nodes",
+			drop(l.Underlay, DropRule{Hook: Switched, SrcPort: 53, MinLength: 60}), true},
 		{"IPv4 only", func() (Undo, error) { return l.Underlay.Drop(DropRule{Hook: Switched, IPv4: true}) }, false},
 		{"no route to the pods", func() (Undo, error) { return node1.WithoutRoute(node2.PodsV4) }, false},
-		{"no route in the pod", func() (Undo, error) { return client.WithoutRoute(netip.MustParsePrefix("0.0.0.0/0")) }, false},
+		{"no route in the pod",
+			func() (Undo, error) { return client.WithoutRoute(netip.MustParsePrefix("0.0.0.0/0")) }, false},
 		{"neighbor that nobody is", func() (Undo, error) {
 			return client.AddRoute(netip.PrefixFrom(ServiceV4, 32), gateway)
 		}, false},
@@ -258,18 +263,22 @@ func TestProcessInAPod(t *testing.T) {
 	l := up(t)
 	p := addPod(t, l, "node-1", "shop", "cart")
 	for _, c := range []struct{ command, want string }{
-		{"cat /etc/resolv.conf", "nameserver 10.96.0.10\nsearch shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5"},
+		{"cat /etc/resolv.conf", "nameserver 10.96.0.10\nsearch shop.svc.cluster.local svc.cluster.local cluster.local\n" +
+			"options ndots:5"},
 		{"hostname", p.Name},
 		{"echo $$", "1"},
 		{"readlink /proc/self/ns/net", fmt.Sprintf("net:[%d]", p.Inode())},
-		{"ls /sys/fs/cgroup >/dev/null && grep ^0:: /proc/self/cgroup", "0::" + strings.TrimPrefix(p.cgroup.dir, mustCgroupMount(t))},
+		{"ls /sys/fs/cgroup >/dev/null && grep ^0:: /proc/self/cgroup",
+			"0::" + strings.TrimPrefix(p.cgroup.dir, mustCgroupMount(t))},
 	} {
 		if got := run(t, p, "sh", "-c", c.command); got != c.want {
 			t.Errorf("%s printed %q, want %q", c.command, got, c.want)
 		}
 	}
 	uid := strings.ReplaceAll(p.UID, "-", "_")
-	if want := "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod" + uid + ".slice/cri-containerd-" + p.ContainerID + ".scope"; !strings.HasSuffix(p.cgroup.dir, want) {
+	want := "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod" + uid + ".slice" +
+		"/cri-containerd-" + p.ContainerID + ".scope"
+	if !strings.HasSuffix(p.cgroup.dir, want) {
 		t.Errorf("cgroup %s, want it to end in %s", p.cgroup.dir, want)
 	}
 	host, err := os.ReadFile("/etc/resolv.conf")
@@ -320,7 +329,8 @@ func TestRelays(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, a := range []netip.Addr{l.Node("node-2").V4, l.Node("node-2").V6} {
-		if got, want := read(p.Dial(t.Context(), "tcp", netip.AddrPortFrom(a, CollectorPort).String())), "hello from "+host.Addr().String(); got != want {
+		got := read(p.Dial(t.Context(), "tcp", netip.AddrPortFrom(a, CollectorPort).String()))
+		if want := "hello from " + host.Addr().String(); got != want {
 			t.Errorf("pod to host by %s: %q, want %q", a, got, want)
 		}
 	}
@@ -419,7 +429,9 @@ func TestDownLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		var inodes []uint64
-		for _, n := range []*Namespace{l.Underlay, l.Upstream.Namespace, l.Node("node-1").Namespace, l.Node("node-2").Namespace, p.Namespace} {
+		for _, n := range []*Namespace{
+			l.Underlay, l.Upstream.Namespace, l.Node("node-1").Namespace, l.Node("node-2").Namespace, p.Namespace,
+		} {
 			inodes = append(inodes, n.Inode())
 			if len(holders(t, n.Inode())) == 0 {
 				t.Fatalf("nobody holds %s: the check below would prove nothing", n.Name)
@@ -502,7 +514,11 @@ func TestIdentities(t *testing.T) {
 	if err := l.WriteIdentities(&b); err != nil {
 		t.Fatal(err)
 	}
-	for _, line := range []string{"clients:", "- addresses:", "  - " + p.V4.String(), "  - " + p.V6.String(), "  namespace: shop", "  pod: " + p.Name, "  uid: " + p.UID, "  node: node-1", "    kind: Deployment", "    name: cart", "  - 192.168.100.11"} {
+	for _, line := range []string{
+		"clients:", "- addresses:", "  - " + p.V4.String(), "  - " + p.V6.String(), "  namespace: shop",
+		"  pod: " + p.Name, "  uid: " + p.UID, "  node: node-1", "    kind: Deployment", "    name: cart",
+		"  - 192.168.100.11",
+	} {
 		if !slices.Contains(strings.Split(b.String(), "\n"), line) {
 			t.Errorf("no line %q in\n%s", line, &b)
 		}

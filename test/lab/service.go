@@ -176,7 +176,9 @@ var (
 
 func (f ipFamily) addService(c *nftables.Conn, t *nftables.Table, vip netip.Addr, cluster netip.Prefix,
 	endpoints []netip.Addr) {
-	base := func(name string, typ nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) *nftables.Chain {
+	base := func(
+		name string, typ nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority,
+	) *nftables.Chain {
 		return c.AddChain(&nftables.Chain{Name: name, Table: t, Type: typ, Hooknum: hook, Priority: prio})
 	}
 	prerouting := base("nat-prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting,

@@ -76,16 +76,20 @@ func TestPageInChromium(t *testing.T) {
 // TestCheckerFindsWhatIsWrong: a checker that finds nothing anywhere would pass every page.
 func TestCheckerFindsWhatIsWrong(t *testing.T) {
 	needChromium(t)
-	const line = `<details><summary>x</summary><div class="attributes">y</div></details><div style="position: relative; width: 90%"><i class="bar" style="position: absolute; left: 10%; width: 20%; height: 1em"></i></div>`
+	const head = `<!doctype html><link rel="icon" href="data:,">`
+	const line = `<details><summary>x</summary><div class="attributes">y</div></details>` +
+		`<div style="position: relative; width: 90%">` +
+		`<i class="bar" style="position: absolute; left: 10%; width: 20%; height: 1em"></i></div>`
 	for want, html := range map[string]string{
-		"console.error": `<!doctype html><link rel="icon" href="data:,"><body>` + line +
+		"console.error": head + `<body>` + line +
 			`<script>console.error("x")</script>`,
-		"request for file:///nowhere.png": `<!doctype html><link rel="icon" href="data:,"><body>` + line +
+		"request for file:///nowhere.png": head + `<body>` + line +
 			`<img src="file:///nowhere.png">`,
-		"wider than the window": `<!doctype html><link rel="icon" href="data:,"><body>` + line +
+		"wider than the window": head + `<body>` + line +
 			`<div style="width: 3000px">x</div>`,
-		"stages in an order": `<!doctype html><link rel="icon" href="data:,"><body><ol class="stages"><li class="passed">a</li><li class="lost">b</li><li class="passed">c</li></ol>` + line,
-		"bar 0 from":         `<!doctype html><link rel="icon" href="data:,"><style>.bar { margin-left: 30px }</style><body>` + line,
+		"stages in an order": head + `<body><ol class="stages"><li class="passed">a</li>` +
+			`<li class="lost">b</li><li class="passed">c</li></ol>` + line,
+		"bar 0 from": head + `<style>.bar { margin-left: 30px }</style><body>` + line,
 	} {
 		t.Run(want, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "page.html")

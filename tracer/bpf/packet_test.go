@@ -236,8 +236,8 @@ func TestCraftedPackets(t *testing.T) {
 			ip4(17, 0, 78+len(whole), 0, cat(geneve(0x6558, 58+len(whole)), make([]byte, 12), []byte{8, 0},
 				ip4(17, 0, 20+len(whole), 0, whole))), true, string(q), FlagInner},
 		{"GENEVE with IP inside", ip,
-			ip4(17, 0, 64+len(whole), 0, cat(geneve(ip, 44+len(whole)), ip4(17, 0, 20+len(whole), 0, whole))), true, string(
-				q), FlagInner},
+			ip4(17, 0, 64+len(whole), 0, cat(geneve(ip, 44+len(whole)), ip4(17, 0, 20+len(whole), 0, whole))), true,
+			string(q), FlagInner},
 		{"GENEVE with something else inside", ip,
 			ip4(17, 0, 64+len(whole), 0, cat(geneve(0x8847, 44+len(whole)), ip4(17, 0, 20+len(whole), 0, whole))), false, "", 0},
 		{"GENEVE with options that end behind the packet", ip, ip4(17, 0, 36, 0, geneve(0x6558, 16)[:16]), false, "", 0},

@@ -121,8 +121,10 @@ func (s *scene) target() string { return cmp.Or(s.server, s.service, "the DNS se
 func pastTheTunnel(s *scene) []string {
 	return []string{
 		"what lies between the nodes: it left " + s.node + " inside a tunnel's packet, and firewalls and security groups " +
-			"must pass that, both ways (VXLAN: UDP 8472 or 4789; GENEVE: UDP 6081; IP in IP: protocol 4), not port 53; that ping between the nodes passes says nothing about it",
-		"whether it arrives: run the dnstrail agent on the other node too, or there: tcpdump -ni any 'udp port 8472 or 4789 or 6081 or ip proto 4'",
+			"must pass that, both ways (VXLAN: UDP 8472 or 4789; GENEVE: UDP 6081; IP in IP: protocol 4), not port 53; that " +
+			"ping between the nodes passes says nothing about it",
+		"whether it arrives: run the dnstrail agent on the other node too, or there: tcpdump -ni any 'udp port 8472 or " +
+			"4789 or 6081 or ip proto 4'",
 	}
 }
 
@@ -149,7 +151,8 @@ var causes = map[verdict.Cause]func(*scene) []string{
 	},
 	verdict.CauseTooBig: func(s *scene) []string {
 		return []string{"the MTU of every device on the way: ip -d link (an overlay takes 50 bytes and more)",
-			"the EDNS buffer size: CoreDNS's bufsize plugin with 1232, so that large answers are truncated and asked for by TCP instead of being cut to fragments"}
+			"the EDNS buffer size: CoreDNS's bufsize plugin with 1232, so that large answers are truncated and asked for by " +
+				"TCP instead of being cut to fragments"}
 	},
 	verdict.CauseFragment: func(s *scene) []string {
 		return []string{"firewalls and network policies on the way that judge by port: a later fragment has none, and is " +
@@ -173,7 +176,8 @@ var causes = map[verdict.Cause]func(*scene) []string{
 			}
 		}
 		return []string{"who listens at " + s.target() + " port 53: ss -lun in the CoreDNS pod",
-			"whether that address is a running CoreDNS: kubectl get endpointslices -n kube-system -l kubernetes.io/service-name=kube-dns; kubectl get pods -n kube-system -l k8s-app=kube-dns -o wide"}
+			"whether that address is a running CoreDNS: kubectl get endpointslices -n kube-system -l " +
+				"kubernetes.io/service-name=kube-dns; kubectl get pods -n kube-system -l k8s-app=kube-dns -o wide"}
 	},
 	verdict.CauseBufferFull: func(s *scene) []string {
 		return []string{"whether CoreDNS gets enough CPU: throttling (container_cpu_cfs_throttled_periods_total), " +
@@ -252,13 +256,15 @@ var causes = map[verdict.Cause]func(*scene) []string{
 		return []string{"a translation on the way back that is missing: the client asked " +
 			cmp.Or(s.service, "one address") + " and another one answered; look for asymmetric routes and for conntrack " +
 			"entries that were flushed: conntrack -L -p udp --dport 53",
-			"where client and server are on one node: sysctl net.bridge.bridge-nf-call-iptables (and -ip6tables) must be 1, or frames of one bridge pass the translation by (modprobe br_netfilter)",
+			"where client and server are on one node: sysctl net.bridge.bridge-nf-call-iptables (and -ip6tables) must be 1, " +
+				"or frames of one bridge pass the translation by (modprobe br_netfilter)",
 			"where the answer took long: sysctl net.netfilter.nf_conntrack_udp_timeout on " + s.node +
 				" must be longer than a client waits, or the entry is gone when the answer comes"}
 	},
 	verdict.CauseUnexpectedAnswer: func(s *scene) []string {
 		return []string{
-			"what changes the question on the way: CoreDNS's rewrite without a rule for the answer (answer auto, or rules that do not continue), a proxy, a middlebox that answers for others",
+			"what changes the question on the way: CoreDNS's rewrite without a rule for the answer (answer auto, or rules " +
+				"that do not continue), a proxy, a middlebox that answers for others",
 			"what comes back: " + s.exec("dig +noall +comments +question "+s.name+" "+s.qtype) +
 				" (\"Question section mismatch\", \"ID mismatch\")",
 		}
@@ -293,7 +299,8 @@ var causes = map[verdict.Cause]func(*scene) []string{
 		return []string{
 			"how many flows are masqueraded to " + s.target() + " on " + s.here() + ": conntrack -L -p udp --dport 53 | wc " +
 				"-l; conntrack -S (insert_failed)",
-			"the port range of the masquerade rule: nft list ruleset | grep -i masquerade (a range, to :PORT-PORT, must be large; random-fully helps against clashes); better, do not masquerade pod to pod",
+			"the port range of the masquerade rule: nft list ruleset | grep -i masquerade (a range, to :PORT-PORT, must be " +
+				"large; random-fully helps against clashes); better, do not masquerade pod to pod",
 		}
 	},
 	verdict.CauseTooLate: func(s *scene) []string {
@@ -307,8 +314,10 @@ var causes = map[verdict.Cause]func(*scene) []string{
 	},
 	verdict.CauseNoEndpoints: func(s *scene) []string {
 		return []string{"the service's endpoints: kubectl get endpointslices -n kube-system -l " +
-			"kubernetes.io/service-name=kube-dns; CoreDNS pods that are not ready are none: kubectl get pods -n kube-system -l k8s-app=kube-dns",
-			"whether the service is for local endpoints alone: kubectl get service -n kube-system kube-dns -o jsonpath='{.spec.internalTrafficPolicy}' (Local: a node without a CoreDNS of its own drops the queries)"}
+			"kubernetes.io/service-name=kube-dns; CoreDNS pods that are not ready are none: kubectl get pods -n kube-system " +
+			"-l k8s-app=kube-dns",
+			"whether the service is for local endpoints alone: kubectl get service -n kube-system kube-dns -o " +
+				"jsonpath='{.spec.internalTrafficPolicy}' (Local: a node without a CoreDNS of its own drops the queries)"}
 	},
 	verdict.CauseDeadEndpoint: func(s *scene) []string {
 		return []string{"whether " + s.target() + " is a CoreDNS that runs: kubectl get pods -n kube-system -l " +
@@ -329,7 +338,8 @@ var causes = map[verdict.Cause]func(*scene) []string{
 	},
 	verdict.CauseRejected: func(s *scene) []string {
 		return []string{"who rejects: a REJECT rule on " + s.here() + ": nft list ruleset; iptables-save | grep REJECT",
-			"whether the service has endpoints: kube-proxy rejects for one that has none: kubectl get endpointslices -n kube-system"}
+			"whether the service has endpoints: kube-proxy rejects for one that has none: kubectl get endpointslices -n " +
+				"kube-system"}
 	},
 	verdict.CauseEvicted: func(*scene) []string {
 		return []string{

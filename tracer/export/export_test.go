@@ -93,9 +93,8 @@ func pod() *origin.Origin {
 	return &origin.Origin{
 		Kind: identity.Pod, Namespace: "shop", Pod: "cart-1", PodUID: "5e2a0000-0000-4000-8000-000000000001",
 		WorkloadKind: "Deployment", Workload: "cart",
-		Node: "node-1", ContainerID: strings.Repeat(
-			"a", 64), Labels: map[string]string{"app": "cart"}, Addr: netip.MustParseAddr(
-			"10.24.2.10"), Process: "getent", PID: 42,
+		Node: "node-1", ContainerID: strings.Repeat("a", 64), Labels: map[string]string{"app": "cart"},
+		Addr: netip.MustParseAddr("10.24.2.10"), Process: "getent", PID: 42,
 	}
 }
 
@@ -139,8 +138,8 @@ func TestSpansOfALookup(t *testing.T) {
 	for key, want := range map[string]string{
 		semconv.ServiceName: "cart", semconv.ServiceNamespace: "shop", semconv.K8SPodName: "cart-1",
 		semconv.K8SPodIP:          "10.24.2.10",
-		semconv.K8SDeploymentName: "cart", semconv.K8SNodeName: "node-1", semconv.ContainerID: strings.Repeat(
-			"a", 64), semconv.K8SPodLabelPrefix + "app": "cart",
+		semconv.K8SDeploymentName: "cart", semconv.K8SNodeName: "node-1",
+		semconv.ContainerID: strings.Repeat("a", 64), semconv.K8SPodLabelPrefix + "app": "cart",
 	} {
 		if got := attributes(c.got[0].Resource.Attributes)[key]; got != want {
 			t.Errorf("resource: %s is %q, want %q", key, got, want)

@@ -504,8 +504,8 @@ func (m *Memory) about(r *pipeline.Result, why askback.Reason) *holding {
 	}
 	key := l.Key()
 	h := &holding{node: owner.Node(), server: server, ask: askback.Question{
-		Reason: why, ID: l.ID, Hash: key.QuestionHash(), From: l.Start(), To: max(
-			l.End(), time.Now().UnixNano()), Server: server,
+		Reason: why, ID: l.ID, Hash: key.QuestionHash(), From: l.Start(),
+		To: max(l.End(), time.Now().UnixNano()), Server: server,
 	}}
 	for i, e := range l.Epochs(nil, m.o.Guard) {
 		if i < 4 {

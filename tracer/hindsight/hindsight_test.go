@@ -118,8 +118,8 @@ func atServer(t *testing.T, name string, id uint16) pipeline.Result {
 	}
 	return pipeline.Result{
 		Lookup: &lookup.Lookup{
-			Transport: link.UDP, ID: id, Name: wire(
-				t, name), Type: 1, Class: 1, Client: c, Translated: c, Server: s, Attempts: 1,
+			Transport: link.UDP, ID: id,
+			Name: wire(t, name), Type: 1, Class: 1, Client: c, Translated: c, Server: s, Attempts: 1,
 			Ending: lookup.Answered, AnswerSeen: true, Final: true,
 			Hops: []hop.Hop{
 				step(hop.In, false, 0), step(hop.Read, false, time.Millisecond), step(hop.Out, true, time.Second),

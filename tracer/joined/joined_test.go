@@ -96,8 +96,8 @@ func id(n byte) link.TraceID { return link.TraceID{0: n, 15: 1} }
 // clientSpan is what the agent on node-1 sends of a lookup of trace n.
 func clientSpan(n byte, where verdict.Where, cause verdict.Cause, certainty string) *trace.Span {
 	s := &trace.Span{
-		TraceID: id(n), SpanID: id(n).ClientSpanID(), Name: "DNS A", Kind: trace.KindClient, Start: at.Add(
-			time.Duration(n) * time.Second), Resource: resource("node-1"), Scope: tracer,
+		TraceID: id(n), SpanID: id(n).ClientSpanID(), Name: "DNS A", Kind: trace.KindClient,
+		Start: at.Add(time.Duration(n) * time.Second), Resource: resource("node-1"), Scope: tracer,
 		Attributes: trace.Attributes{
 			{Key: semconv.QuestionName, Value: "n" + string('0'+rune(n)) + ".example."}, {Key: semconv.QuestionType, Value: "A"},
 			{Key: semconv.ClientAddress, Value: "10.244.1.10"}, {Key: semconv.ClientPort, Value: int64(4000) +
@@ -118,10 +118,10 @@ func clientSpan(n byte, where verdict.Where, cause verdict.Cause, certainty stri
 // dropSpan is what the agent on node-2 sends of a query that its node dropped.
 func dropSpan(n byte) *trace.Span {
 	return &trace.Span{
-		TraceID: id(n), SpanID: link.SpanID{7: n}, Parent: id(
-			n).ClientSpanID(), Name: verdict.Dropped, Kind: trace.KindInternal,
-		Start: at.Add(time.Duration(n) * time.Second), End: at.Add(time.Duration(n) * time.Second), Resource: resource(
-			"node-2"), Scope: tracer,
+		TraceID: id(n), SpanID: link.SpanID{7: n},
+		Parent: id(n).ClientSpanID(), Name: verdict.Dropped, Kind: trace.KindInternal,
+		Start: at.Add(time.Duration(n) * time.Second), End: at.Add(time.Duration(n) * time.Second),
+		Resource: resource("node-2"), Scope: tracer,
 		Attributes: trace.Attributes{
 			{Key: semconv.Segment, Value: "node"}, {Key: semconv.DropReason, Value: "NETFILTER_DROP"},
 			{Key: semconv.SegmentWay, Value: semconv.WayQuery},
@@ -137,8 +137,8 @@ func dropSpan(n byte) *trace.Span {
 func serverSpan(n byte, parent link.SpanID) *trace.Span {
 	return &trace.Span{
 		TraceID: id(n), SpanID: link.SpanID{6: 1, 7: n}, Parent: parent, Name: "DNS A", Kind: trace.KindServer,
-		Start: at.Add(time.Duration(n) * time.Second), End: at.Add(time.Duration(n) * time.Second).Add(
-			time.Millisecond), Resource: resource("node-2"), Scope: plugin,
+		Start: at.Add(time.Duration(n) * time.Second),
+		End:   at.Add(time.Duration(n) * time.Second).Add(time.Millisecond), Resource: resource("node-2"), Scope: plugin,
 		Attributes: trace.Attributes{
 			{Key: semconv.QuestionName, Value: "n" + string('0'+rune(n)) + ".example."}, {Key: semconv.QuestionType, Value: "A"},
 			{Key: semconv.ResponseCode, Value: "NOERROR"}, {Key: semconv.ResponseWritten, Value: true},

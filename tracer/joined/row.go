@@ -32,9 +32,8 @@ func Row(t *trace.Trace, v trace.Verdict, revision int) *output.Row {
 	r := &output.Row{
 		Schema: output.SchemaVersion, Time: t.Start().UTC(), Revision: revision, TraceID: t.ID.String(),
 		Client: output.Client{
-			Address: address(
-				who.Address), Namespace: who.Namespace, Pod: who.Pod, WorkloadKind: kind, Workload: workload, Node: who.Node,
-			Process: who.Process, PID: uint32(who.PID),
+			Address: address(who.Address), Namespace: who.Namespace, Pod: who.Pod, WorkloadKind: kind, Workload: workload,
+			Node: who.Node, Process: who.Process, PID: uint32(who.PID),
 		},
 		Server: address(asked.Address), Transport: t.Transport(), ID: uint16(top.Int(semconv.DNSID)),
 		Name: t.Name(), Type: t.Type(), Class: top.String(semconv.QuestionClass),

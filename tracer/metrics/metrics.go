@@ -127,7 +127,8 @@ func New(maxClients int, version string) *Metrics {
 			prometheus.CounterOpts{Name: "dnstrail_kernel_events_total", Help: "Kernel events read."}),
 		losses: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "dnstrail_losses_total", Help: "What the tracer itself did not see or keep, by kind: ring_full, " +
-				"reentered, payload, undecodable (kernel events), fragments (packets whose later fragments were not followed), orphan_answer, unmatched_read, unmatched_fragment, evicted (lookups), hops_cut.",
+				"reentered, payload, undecodable (kernel events), fragments (packets whose later fragments were not followed), " +
+				"orphan_answer, unmatched_read, unmatched_fragment, evicted (lookups), hops_cut.",
 		}, []string{"kind"}),
 		inFlight: prometheus.NewGauge(
 			prometheus.GaugeOpts{Name: "dnstrail_lookups_in_flight", Help: "Lookups held, lost ones that wait for a late " +
@@ -138,10 +139,11 @@ func New(maxClients int, version string) *Metrics {
 	}
 	m.asks = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "dnstrail_asks_total",
-		Help: "Questions among agents and CoreDNS about single lookups, by what became of them. Of this agent's: asked, and " +
-			"of these answered and unreachable; limited were not sent. Of others': given (answered), forgotten, refused, " +
-			"replayed, forged, malformed. Without a question: early (lookups let go before their time), unmarked (and not known any more), sent (lookups whose " +
-			"spans went out because somebody asked).",
+		Help: "Questions among agents and CoreDNS about single lookups, by what became of them. " +
+			"Of this agent's: asked, and of these answered and unreachable; limited were not sent. " +
+			"Of others': given (answered), forgotten, refused, replayed, forged, malformed. " +
+			"Without a question: early (lookups let go before their time), unmarked (and not known any more), " +
+			"sent (lookups whose spans went out because somebody asked).",
 	}, []string{"result"})
 	m.recent = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "dnstrail_recent_past", Help: "Lookups remembered for those who ask back, and the bytes that they take, by " +

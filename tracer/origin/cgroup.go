@@ -88,11 +88,12 @@ func (c *Cgroups) walk(id uint64) string {
 // What kubelet and the container runtimes call the cgroups of a pod and of a container, with the systemd driver and
 // with the cgroupfs driver:
 //
-//	/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod5e2a0000_0000_4000_8000_000000000001.slice/cri-containerd-<64 digits>.scope
+//	/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod5e2a0000_0000_4000_8000_000000000001.slice/
+//	  cri-containerd-<64 digits>.scope
 //	/kubepods/besteffort/pod5e2a0000-0000-4000-8000-000000000001/<64 digits>
 var (
-	podPattern = regexp.MustCompile(
-		`(?:^|/|-)pod([0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?(?:/|$)`)
+	podPattern = regexp.MustCompile(`(?:^|/|-)pod` +
+		`([0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?(?:/|$)`)
 	containerPattern = regexp.MustCompile(`/(?:[a-z-]+-)?([0-9a-f]{64})(?:\.scope)?(?:/|$)`)
 )
 

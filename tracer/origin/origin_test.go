@@ -17,7 +17,8 @@ func TestParseCgroup(t *testing.T) {
 	const uid = "5e2a0000-0000-4000-8000-000000000001"
 	for _, c := range []struct{ name, path, pod, container string }{
 		{"systemd, containerd",
-			"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod5e2a0000_0000_4000_8000_000000000001.slice/cri-containerd-" + id + ".scope", uid, id},
+			"/kubepods.slice/kubepods-burstable.slice/" +
+				"kubepods-burstable-pod5e2a0000_0000_4000_8000_000000000001.slice/cri-containerd-" + id + ".scope", uid, id},
 		{"systemd, guaranteed", "/kubepods.slice/kubepods-pod5e2a0000_0000_4000_8000_000000000001.slice/crio-" + id +
 			".scope", uid, id},
 		{"cgroupfs", "/kubepods/besteffort/pod" + uid + "/" + id, uid, id},

@@ -37,16 +37,16 @@ func rows() []*Row {
 			Schema: SchemaVersion, Time: at, Client: cart, Server: "10.96.0.10:53", Transport: "udp", ID: 1,
 			Name: "api.example.com.", Type: "A",
 			Result: "NOERROR", Answers: []string{"192.0.2.1"}, AnsweredBy: "10.244.2.10:53", ResponseLen: 49,
-			Total: 12_400_000, ToServer: new(int64(110_000)), AtServer: new(int64(12_120_000)), Return: new(
-				int64(170_000)), ServerSeen: true, Attempts: 1,
+			Total: 12_400_000, ToServer: new(int64(110_000)), AtServer: new(int64(12_120_000)),
+			Return: new(int64(170_000)), ServerSeen: true, Attempts: 1,
 			Verdict: Verdict{Where: "answered", Cause: "answered", Certainty: "certain"},
 			TraceID: "4bf92f3577b34da6a3ce929d0e0e4736", Group: "4bf92f3577b34da6a3ce929d0e0e4736",
 			Hops: []Hop{{Kind: "out", Attempt: 1, Device: "eth0", NetNS: 4026532201, Src: "10.244.1.10:41000",
 				Dst: "10.96.0.10:53", Process: "curl", PID: 4711}},
 		},
 		{
-			Schema: SchemaVersion, Time: at.Add(
-				900 * time.Millisecond), Client: cart, Server: "10.96.0.10:53", Transport: "udp", ID: 2,
+			Schema: SchemaVersion, Time: at.Add(900 * time.Millisecond), Client: cart,
+			Server: "10.96.0.10:53", Transport: "udp", ID: 2,
 			Name: "db.shop.svc.cluster.local.", Type: "AAAA", Result: Lost, Total: 51_000, Attempts: 2,
 			Verdict: Verdict{
 				Where: "node", Cause: "policy-drop", Certainty: "certain", Drop: "NETFILTER_DROP",
@@ -56,10 +56,10 @@ func rows() []*Row {
 			TraceID: "91aa0000000000000000000000000001", Hops: []Hop{},
 		},
 		{
-			Schema: SchemaVersion, Time: at.Add(time.Second), Client: Client{Address: "[fd00:10:244:1::10]:41000",
-				Process: "node\x1b[31m"}, Server: "[fd00:10:96::a]:53",
-			Transport: "tcp", ID: 3, Name: strings.Repeat(
-				"long-label.", 8), Type: "HTTPS", Result: "SERVFAIL", Total: 4_000_300_000,
+			Schema: SchemaVersion, Time: at.Add(time.Second),
+			Client: Client{Address: "[fd00:10:244:1::10]:41000", Process: "node\x1b[31m"}, Server: "[fd00:10:96::a]:53",
+			Transport: "tcp", ID: 3, Name: strings.Repeat("long-label.", 8), Type: "HTTPS", Result: "SERVFAIL",
+			Total:    4_000_300_000,
 			ToServer: new(int64(150_000)), AtServer: new(int64(4_000_000_000)), Return: new(int64(150_000)), Attempts: 1,
 			Verdict: Verdict{Where: "upstream", Cause: "timeout", Certainty: "inferred",
 				Text: "the server answered SERVFAIL: upstream 192.0.2.53:53 did not answer"},
@@ -252,8 +252,8 @@ func TestColumnsStand(t *testing.T) {
 	} {
 		row := &Row{
 			Schema: SchemaVersion, Time: time.Unix(0, 0).UTC(), Name: "a.example.",
-			Client: Client{Address: "10.0.0.1:1", Process: process}, Type: "A", Result: "NOERROR", TraceID: strings.Repeat(
-				"0", 32), Verdict: Verdict{Where: "answered"},
+			Client: Client{Address: "10.0.0.1:1", Process: process}, Type: "A", Result: "NOERROR",
+			TraceID: strings.Repeat("0", 32), Verdict: Verdict{Where: "answered"},
 		}
 		for _, width := range []int{80, 100, 160, 300} {
 			var b strings.Builder

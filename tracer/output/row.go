@@ -188,18 +188,16 @@ func NewRow(l *lookup.Lookup, v *verdict.Verdict, o *origin.Origin, node string,
 	r := &Row{
 		Schema: SchemaVersion, Time: time.Unix(0, l.Start()).UTC(), Node: node,
 		Client: Client{
-			Address: text(
-				o.From(
-					l.Client.AddrPort())), Namespace: o.Namespace, Pod: o.Pod, PodUID: o.PodUID, WorkloadKind: o.WorkloadKind,
-			Workload: o.Workload,
-			Node:     o.Node, ContainerID: o.ContainerID, Process: o.Process, PID: o.PID,
+			Address: text(o.From(l.Client.AddrPort())), Namespace: o.Namespace, Pod: o.Pod, PodUID: o.PodUID,
+			WorkloadKind: o.WorkloadKind, Workload: o.Workload,
+			Node: o.Node, ContainerID: o.ContainerID, Process: o.Process, PID: o.PID,
 		},
 		Server: l.Server.String(), Transport: l.Transport.String(), ID: l.ID,
 		Name:   l.Question(),
 		Result: Lost, Attempts: l.AttemptsBefore + l.Attempts, Connect: l.Connect, Own: l.Own,
 		Verdict: Verdict{
-			Where: string(v.Where), Cause: string(
-				v.Cause), Text: v.Text, Certainty: v.Certainty(), Drop: v.Drop, Evidence: v.Evidence,
+			Where: string(v.Where), Cause: string(v.Cause), Text: v.Text, Certainty: v.Certainty(), Drop: v.Drop,
+			Evidence: v.Evidence,
 		},
 		Revision: l.Revision, EventsLost: l.EventsLost,
 	}

@@ -75,12 +75,12 @@ func rows() []*output.Row {
 	var list []*output.Row
 	for i := range 90 {
 		r := &output.Row{
-			Schema: output.SchemaVersion, Time: time.Now().Add(-time.Duration(60-i/2) * time.Second), TraceID: fmt.Sprintf(
-				"%032x", i+1),
+			Schema: output.SchemaVersion, Time: time.Now().Add(-time.Duration(60-i/2) * time.Second),
+			TraceID: fmt.Sprintf("%032x", i+1),
 			Client: output.Client{Namespace: "shop", Workload: "cart", Pod: "cart-1", Node: "node-1",
 				Address: "10.0.0.1:1"}, Server: "10.96.0.10:53",
-			Name: "web.shop.", Type: "A", Result: "NOERROR", Total: int64(
-				time.Millisecond), Verdict: output.Verdict{Where: "answered", Cause: "answered"},
+			Name: "web.shop.", Type: "A", Result: "NOERROR",
+			Total: int64(time.Millisecond), Verdict: output.Verdict{Where: "answered", Cause: "answered"},
 			Instance: &output.Instance{Namespace: "kube-system", Pod: "coredns-1", Node: "node-2", Address: "10.0.2.2:53"},
 			Stages:   []output.Stage{{Stage: "node", Nanos: 20_000}, {Stage: "coredns", Nanos: 800_000}},
 		}

@@ -228,8 +228,8 @@ func (v *View) fill(rows []*output.Row, long time.Duration) {
 			break
 		}
 		v.Rows = append(v.Rows, RowView{
-			r.Time, r.Client.Name(), r.Name, r.Type, r.Result, time.Duration(
-				r.Total), r.Verdict.Where, r.Verdict.Cause, r.Verdict.Text, r.TraceID, r.Server,
+			r.Time, r.Client.Name(), r.Name, r.Type, r.Result,
+			time.Duration(r.Total), r.Verdict.Where, r.Verdict.Cause, r.Verdict.Text, r.TraceID, r.Server,
 		})
 	}
 }

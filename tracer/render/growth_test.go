@@ -27,8 +27,8 @@ func TestGrowth(t *testing.T) {
 	make1 := func(i int) *trace.Span {
 		return &trace.Span{
 			TraceID: id, SpanID: spanID(i), Parent: id.ClientSpanID(), Kind: trace.KindInternal, Name: "x",
-			Start: at.Add(time.Duration(i) * time.Microsecond), End: at.Add(
-				time.Duration(i+1) * time.Microsecond), Resource: resource, Scope: tracer,
+			Start: at.Add(time.Duration(i) * time.Microsecond),
+			End:   at.Add(time.Duration(i+1) * time.Microsecond), Resource: resource, Scope: tracer,
 		}
 	}
 	segment := func(i int, stage verdict.Where) *trace.Span {

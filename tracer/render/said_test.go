@@ -19,8 +19,8 @@ func TestWhoSaidWhat(t *testing.T) {
 	at := time.Unix(1_800_000_000, 0).UTC()
 	say := func(sender string, received int64, where verdict.Where, text string) *trace.Span {
 		return &trace.Span{
-			TraceID: id, SpanID: id.ClientSpanID(), Kind: trace.KindClient, Name: "DNS A", Start: at, End: at.Add(
-				time.Millisecond),
+			TraceID: id, SpanID: id.ClientSpanID(), Kind: trace.KindClient, Name: "DNS A", Start: at,
+			End: at.Add(time.Millisecond),
 			Resource: &trace.Resource{Attributes: trace.Attributes{
 				{Key: semconv.K8SNodeName, Value: "node-1"}, {Key: semconv.SenderAddress, Value: sender}, {Key: semconv.SenderTime,
 					Value: received},

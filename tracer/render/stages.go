@@ -58,8 +58,8 @@ func (d *drawing) stages() []stage {
 // stagesSeen gives the stages that a span is of which tells more than a drop.
 func (d *drawing) stagesSeen() map[string]bool {
 	seen := map[string]bool{
-		string(verdict.Client): d.t.Client() != nil, string(verdict.CoreDNS): d.t.Server() != nil, string(
-			verdict.Service): d.t.Translated().IsValid(),
+		string(verdict.Client): d.t.Client() != nil, string(verdict.CoreDNS): d.t.Server() != nil,
+		string(verdict.Service): d.t.Translated().IsValid(),
 	}
 	for _, s := range d.t.Spans {
 		if s.Attributes.String(semconv.DropReason) == "" {

@@ -54,8 +54,8 @@ func TestStages(t *testing.T) {
 			}
 			own := resource("node-1")
 			spans := []*trace.Span{{
-				TraceID: id, SpanID: id.ClientSpanID(), Kind: trace.KindClient, Start: at, End: at.Add(
-					time.Second), Scope: scope, Resource: own,
+				TraceID: id, SpanID: id.ClientSpanID(), Kind: trace.KindClient, Start: at,
+				End: at.Add(time.Second), Scope: scope, Resource: own,
 				Attributes: trace.Attributes{{Key: semconv.VerdictWhere, Value: tc.where},
 					{Key: semconv.VerdictCertainty, Value: trace.Certain}, {Key: semconv.TranslatedAddress, Value: tc.reply}},
 			}}

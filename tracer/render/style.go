@@ -60,8 +60,8 @@ const (
 
 var colours = map[style]*color.Color{
 	strong: color.New(color.Bold), faint: color.New(color.Faint),
-	good: color.New(color.FgGreen, color.Bold), warning: color.New(color.FgYellow, color.Bold), bad: color.New(
-		color.FgRed, color.Bold),
+	good: color.New(color.FgGreen, color.Bold), warning: color.New(color.FgYellow, color.Bold),
+	bad:     color.New(color.FgRed, color.Bold),
 	network: color.New(color.FgCyan), server: color.New(color.FgBlue), remote: color.New(color.FgMagenta),
 }
 

@@ -107,8 +107,8 @@ func (d *drawing) label(n *trace.Node) label {
 // elsewhere tells whether an agent on another node than the client's made the span.
 func (d *drawing) elsewhere(s *trace.Span) bool {
 	c := d.t.Client()
-	return c != nil && s.From(semconv.ScopeTracer) && !s.SameSender(c) && s.String(semconv.K8SNodeName) != c.String(
-		semconv.K8SNodeName)
+	return c != nil && s.From(semconv.ScopeTracer) && !s.SameSender(c) &&
+		s.String(semconv.K8SNodeName) != c.String(semconv.K8SNodeName)
 }
 
 // device gives the device of a place. The way tells the rest; the whole stands in the span.

@@ -272,11 +272,12 @@ func (j *judge) losses() {
 
 // remedies are what to change by cause, and, where the cause is not among them, by place.
 var remedies = map[string]string{
-	"policy-drop":      "let UDP and TCP port 53 pass in the network policy or firewall rule that drops it",
-	"buffer-full":      "give the server more CPU or more replicas: its socket's buffer ran over",
-	"no-listener":      "see that the server runs and listens where the service points",
-	"conntrack":        "raise nf_conntrack_max on the node, or make fewer connections: use a node-local cache",
-	"insertion-race":   "ask one after the other (single-request-reopen in the pods' dnsConfig), or use a node-local cache",
+	"policy-drop": "let UDP and TCP port 53 pass in the network policy or firewall rule that drops it",
+	"buffer-full": "give the server more CPU or more replicas: its socket's buffer ran over",
+	"no-listener": "see that the server runs and listens where the service points",
+	"conntrack":   "raise nf_conntrack_max on the node, or make fewer connections: use a node-local cache",
+	"insertion-race": "ask one after the other (single-request-reopen in the pods' dnsConfig), " +
+		"or use a node-local cache",
 	"no-endpoints":     "see why the service has no server that is ready",
 	"dead-endpoint":    "see why the service still points at a server that has gone",
 	"not-seen-further": "see to the way behind the last place it was seen at: both ways must pass UDP 53",

@@ -326,8 +326,8 @@ func (j *judge) noIPv6() {
 		Lookups: len(empty), Queries: asked, Evidence: evidence(ids),
 		Text: fmt.Sprintf("%d of %d queries (%s) ask for AAAA, and not one had an IPv6 address for an answer: no client "+
 			"has IPv6, "+
-			"and %d of them are for names with an IPv4 address", asked, len(j.lookups), percent(
-			share(asked, len(j.lookups))), len(empty)),
+			"and %d of them are for names with an IPv4 address", asked, len(j.lookups),
+			percent(share(asked, len(j.lookups))), len(empty)),
 		Numbers: []Number{
 			{"AAAA queries", float64(asked), ""}, {"queries", float64(len(j.lookups)), ""}, {"share",
 				share(asked, len(j.lookups)), "share"},

@@ -36,14 +36,14 @@ func (w *world) ask(workload, name, qtype string, change ...func(*output.Row)) *
 	r := &output.Row{
 		Schema: output.SchemaVersion, Time: w.at, Node: fmt.Sprint("node-", node+1),
 		Client: output.Client{
-			Address: fmt.Sprintf("[fd00::%x]:%d", node+1, 10000+w.n%50000), Namespace: "shop", Pod: fmt.Sprint(
-				workload, "-", node), Workload: workload,
+			Address: fmt.Sprintf("[fd00::%x]:%d", node+1, 10000+w.n%50000), Namespace: "shop",
+			Pod: fmt.Sprint(workload, "-", node), Workload: workload,
 			WorkloadKind: "Deployment", Node: fmt.Sprint("node-", node+1),
 		},
 		Server: service, Transport: "udp", Name: name, Type: qtype, Result: "NOERROR", Answers: []string{"10.96.0.1"},
 		Instance: &output.Instance{Namespace: "kube-system", Pod: fmt.Sprint("coredns-", w.n/2%2)}, Cache: "hit",
-		Total: int64(time.Millisecond), ToServer: nanos(100 * time.Microsecond), AtServer: nanos(
-			800 * time.Microsecond), Return: nanos(100 * time.Microsecond),
+		Total: int64(time.Millisecond), ToServer: nanos(100 * time.Microsecond),
+		AtServer: nanos(800 * time.Microsecond), Return: nanos(100 * time.Microsecond),
 		ServerSeen: true, Attempts: 1, Verdict: output.Verdict{Where: "answered", Cause: "answered", Certainty: "certain"},
 		Hops:    []output.Hop{{Nanos: 0, Kind: "out"}, {Nanos: 80_000, Kind: "in"}, {Nanos: 100_000, Kind: "read"}},
 		TraceID: fmt.Sprintf("%032x", w.n),

@@ -63,8 +63,8 @@ func (j *judge) upstreams() {
 				}
 			}
 			found = append(found, Finding{
-				Who: name, Lookups: f.failed, Queries: f.failed, Waited: f.failedIn.Seconds(), Numbers: numbers, Evidence: evidence(
-					ids),
+				Who: name, Lookups: f.failed, Queries: f.failed, Waited: f.failedIn.Seconds(), Numbers: numbers,
+				Evidence: evidence(ids),
 				Text: fmt.Sprintf("upstream %s fails %d of %d queries (%s): %s", name, f.failed, len(asks),
 					percent(share(f.failed, len(asks))), counts(why)),
 				Change: fmt.Sprintf("see to %s, or take it out of forward; until then: forward . OTHERS %s { policy "+
@@ -104,8 +104,8 @@ func (j *judge) upstreams() {
 				name, name)
 		}
 		found = append(found, Finding{
-			Who: name, Lookups: len(f.times), Queries: len(
-				f.times), Waited: over.Seconds(), Numbers: numbers, Evidence: evidence(ids),
+			Who: name, Lookups: len(f.times),
+			Queries: len(f.times), Waited: over.Seconds(), Numbers: numbers, Evidence: evidence(ids),
 			Text: text, Change: change,
 		})
 	}

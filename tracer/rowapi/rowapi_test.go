@@ -31,9 +31,8 @@ func (r rows) Lookups(_ context.Context, f *output.Filter, _ int, _ bool, give f
 }
 
 func TestRowsAndCountsComeThrough(t *testing.T) {
-	s := httptest.NewServer(Handler(
-		rows{{Schema: output.SchemaVersion, Name: "a."},
-			{Schema: output.SchemaVersion, Name: "b."}}, func() any { return map[string]int{"x": 7} }))
+	s := httptest.NewServer(Handler(rows{{Schema: output.SchemaVersion, Name: "a."},
+		{Schema: output.SchemaVersion, Name: "b."}}, func() any { return map[string]int{"x": 7} }))
 	defer s.Close()
 	c, err := NewStoreClient(strings.TrimPrefix(s.URL, "http://"), nil)
 	if err != nil {

@@ -517,8 +517,8 @@ func TestHalfRequestsEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	if _, err := ptraceotlp.NewGRPCClient(conn).Export(t.Context(), ptraceotlp.NewExportRequestFromTraces(
-		otlp(span(1, 1, 0)))); err != nil {
+	if _, err := ptraceotlp.NewGRPCClient(conn).Export(t.Context(),
+		ptraceotlp.NewExportRequestFromTraces(otlp(span(1, 1, 0)))); err != nil {
 		t.Errorf("afterwards: %v", err)
 	}
 	// The server hears of a connection's end after its client did.

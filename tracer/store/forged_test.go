@@ -25,8 +25,8 @@ func TestForgedSpansOverturnNothing(t *testing.T) {
 	clientSpan := func(where string, attributes ...trace.Attribute) *trace.Span {
 		r, scope := claim()
 		return &trace.Span{
-			TraceID: id, SpanID: id.ClientSpanID(), Kind: trace.KindClient, Name: "DNS A", Start: at, End: at.Add(
-				time.Second), Resource: r, Scope: scope,
+			TraceID: id, SpanID: id.ClientSpanID(), Kind: trace.KindClient, Name: "DNS A", Start: at,
+			End: at.Add(time.Second), Resource: r, Scope: scope,
 			Attributes: append(trace.Attributes{
 				{Key: semconv.VerdictWhere, Value: where}, {Key: semconv.VerdictCertainty, Value: trace.Certain},
 				{Key: semconv.ProcessPID, Value: int64(4711)}, {Key: semconv.NetworkTransport, Value: "udp"},

@@ -21,8 +21,8 @@ func some() []*output.Row {
 	var rows []*output.Row
 	add := func(i int, change func(*output.Row)) {
 		r := &output.Row{
-			Time: at.Add(time.Duration(i) * 100 * time.Millisecond), TraceID: fmt.Sprintf(
-				"%032x", len(rows)), Server: "10.96.0.10:53",
+			Time:    at.Add(time.Duration(i) * 100 * time.Millisecond),
+			TraceID: fmt.Sprintf("%032x", len(rows)), Server: "10.96.0.10:53",
 			Client: output.Client{Namespace: "shop", Workload: "cart", Pod: "cart-1", Address: "10.244.1.1:1000",
 				Node: "node-1"}, Attempts: 1,
 			Name: "web.shop.svc.cluster.local.", Type: "A", Result: "NOERROR", Total: int64(400 * time.Microsecond),
@@ -36,7 +36,8 @@ func some() []*output.Row {
 		add(i, func(*output.Row) {})
 		if i%2 == 0 {
 			add(i, func(r *output.Row) {
-				r.Client.Workload, r.Client.Pod, r.Name, r.Total = "checkout-with-a-name-that-is-as-long-as-names-of-workloads-may-be", "c-1", "API.stripe.com.", int64(30*time.Millisecond)
+				r.Client.Workload = "checkout-with-a-name-that-is-as-long-as-names-of-workloads-may-be"
+				r.Client.Pod, r.Name, r.Total = "c-1", "API.stripe.com.", int64(30*time.Millisecond)
 				r.Upstreams = []output.Upstream{{Address: "192.0.2.1:53", Nanos: int64(29 * time.Millisecond), Result: "NOERROR"}}
 				if i%10 == 0 {
 					r.Result, r.Total, r.Attempts, r.Instance = output.Lost, int64(5*time.Second), 2, nil

@@ -21,8 +21,8 @@ func TestNothingGrowsMoreThanLinearly(t *testing.T) {
 	one := &Resource{Attributes: Attributes{{semconv.K8SNodeName, "node-1"}}}
 	make1 := func(i int, kind Kind, scope *Scope) *Span {
 		return &Span{
-			TraceID: id, SpanID: number(i), Parent: id.ClientSpanID(), Kind: kind, Name: fmt.Sprint(
-				i), Scope: scope, Resource: one,
+			TraceID: id, SpanID: number(i), Parent: id.ClientSpanID(), Kind: kind,
+			Name: fmt.Sprint(i), Scope: scope, Resource: one,
 			Start: at.Add(time.Duration(i) * time.Microsecond), End: at.Add(time.Duration(i+1) * time.Microsecond),
 		}
 	}

@@ -310,8 +310,8 @@ func droppedElsewhere(s *sight) (Verdict, bool) {
 	}
 	node := cmp.Or(sp.Node(), "another node")
 	return Verdict{
-		Where: where, Cause: string(
-			cause), Certainty: Certain, Joined: true, Node: sp.Node(), Drop: reason, DropAt: sp.Finish(),
+		Where: where, Cause: string(cause), Certainty: Certain, Joined: true, Node: sp.Node(), Drop: reason,
+		DropAt:   sp.Finish(),
 		Text:     fmt.Sprintf("on %s, the %s was lost: %s", node, what, text),
 		Evidence: append([]string{sp.Finish().Evidence("as seen on "+node, reason)}, s.said.Evidence...),
 	}, true
@@ -497,8 +497,8 @@ func leftTowardsClient(s *sight) (Verdict, bool) {
 		return v, true
 	}
 	return Verdict{
-		Where: string(verdict.ReturnPath), Cause: string(
-			verdict.CauseVanished), Certainty: Inferred, Joined: true, Node: v.Node,
+		Where: string(verdict.ReturnPath),
+		Cause: string(verdict.CauseVanished), Certainty: Inferred, Joined: true, Node: v.Node,
 		Text: "the answer left " + cmp.Or(v.Node, "the server's node") +
 			" towards the client and did not come back to it",
 		Evidence: append(slices.Clone(s.said.Evidence), v.Evidence...),

@@ -64,8 +64,8 @@ func TestATraceThatDoesNotSayWhomItServesIsNoPart(t *testing.T) {
 	}
 	client := New([]*Span{
 		queryOf(1, link.TraceID{}),
-		upstreamIn(1, 2, traceID(2)), upstreamIn(1, 3, traceID(3)), upstreamIn(1, 4, traceID(4)), upstreamIn(
-			1, 5, traceID(5)),
+		upstreamIn(1, 2, traceID(2)), upstreamIn(1, 3, traceID(3)), upstreamIn(1, 4, traceID(4)),
+		upstreamIn(1, 5, traceID(5)),
 	})
 	if got := client.Whole(func(id link.TraceID) *Trace { return traces[id] }); got != client {
 		t.Errorf("%d spans of %d", len(got.Spans), len(client.Spans))

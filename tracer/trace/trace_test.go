@@ -170,8 +170,8 @@ func TestVerdictOverSeveralPrograms(t *testing.T) {
 		{"answered", []*Span{client(said("answered", "", "certain")), server(true)}, "answered", Certain, false},
 		{"truncated, and TCP blocked",
 			[]*Span{client(append(said("answered", "answered", Certain), Attribute{semconv.NetworkTransport, "udp"})),
-				agent(append(said("node", "policy-drop", Certain), Attribute{semconv.NetworkTransport, "tcp"})), server(
-					true)}, "node", Certain, false},
+				agent(append(said("node", "policy-drop", Certain), Attribute{semconv.NetworkTransport, "tcp"})),
+				server(true)}, "node", Certain, false},
 		{"a drop that was seen stands",
 			[]*Span{client(append(said("node", "policy-drop", Certain), Attribute{semconv.DropReason, "NETFILTER_DROP"})),
 				server(true)}, "node", Certain, false},
@@ -201,9 +201,10 @@ func TestVerdictOverSeveralPrograms(t *testing.T) {
 		{"a query of CoreDNS's own is another matter", []*Span{client(said("between-nodes", "no-reply-seen", Inferred)),
 			agent(append(said("return-path", "dropped", Certain),
 				Attribute{semconv.Segment, "upstream"}))}, "between-nodes", Inferred, false},
-		{"SERVFAIL is an answer", []*Span{client(
-			append(said("upstream", "timeout", Inferred), Attribute{semconv.VerdictAnswered, true})), server(
-			true)}, "upstream", Inferred, false},
+		{"SERVFAIL is an answer", []*Span{
+			client(append(said("upstream", "timeout", Inferred), Attribute{semconv.VerdictAnswered, true})),
+			server(true),
+		}, "upstream", Inferred, false},
 		{"called lost, and corrected", []*Span{client(said("coredns-socket", "not-read", Certain)),
 			late(said("client", "answer-too-late", Certain))}, "client", Certain, false},
 		{"the client was gone", []*Span{client(said("client", "socket-closed", Inferred)), server(true)}, "client", Inferred,
@@ -243,8 +244,8 @@ func TestVerdictAmong(t *testing.T) {
 	lost := func() *Trace {
 		id := traceID(1)
 		return New([]*Span{{
-			TraceID: id, SpanID: id.ClientSpanID(), Kind: KindClient, Scope: tracer, Resource: on(
-				"node-1"), Start: at, End: at.Add(5 * time.Second),
+			TraceID: id, SpanID: id.ClientSpanID(), Kind: KindClient, Scope: tracer,
+			Resource: on("node-1"), Start: at, End: at.Add(5 * time.Second),
 			Attributes: Attributes{{semconv.VerdictWhere, "between-nodes"}, {semconv.VerdictCause, "no-reply-seen"},
 				{semconv.VerdictCertainty, Inferred}, translated},
 		}})

@@ -10,8 +10,8 @@ const Answered = string(verdict.Answered)
 
 // Stages are the other words of [semconv.VerdictWhere], in the order in which a lookup passes them.
 var Stages = []string{
-	string(verdict.Client), string(verdict.PodLink), string(verdict.Service), string(verdict.Node), string(
-		verdict.BetweenNodes),
+	string(verdict.Client), string(verdict.PodLink), string(verdict.Service), string(verdict.Node),
+	string(verdict.BetweenNodes),
 	string(verdict.CoreDNSSocket), string(verdict.CoreDNS), string(verdict.Upstream), string(verdict.ReturnPath),
 }
 

@@ -436,8 +436,8 @@ func upstreamFate(up *lookup.Upstream) string {
 func upstreamEvidence(l *lookup.Lookup) []string {
 	var e []string
 	for _, up := range l.Upstreams {
-		e = append(e, fmt.Sprintf("upstream %s asked after %s: %s", up.Server, time.Duration(up.Start-l.Start()).Round(
-			time.Microsecond), upstreamFate(up)))
+		e = append(e, fmt.Sprintf("upstream %s asked after %s: %s", up.Server,
+			time.Duration(up.Start-l.Start()).Round(time.Microsecond), upstreamFate(up)))
 	}
 	return e
 }

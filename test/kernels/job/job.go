@@ -57,7 +57,7 @@ func (l *Load) InfersCauses() bool {
 type Program struct {
 	Name         string `json:"name"`
 	Instructions int    `json:"instructions"` // after the kernel took out what it never runs
-	Verified     uint32 `json:"verified"`     // instructions that the verifier walked; 0 where the kernel does not say (before 5.16)
+	Verified     uint32 `json:"verified"`     // instructions that the verifier walked; 0 before 5.16, which do not say
 }
 
 // Doctor is what dnstrail doctor printed.

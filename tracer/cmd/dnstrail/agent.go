@@ -43,9 +43,10 @@ func newAgentCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "Watch this node and send every lookup as spans",
-		Long: `agent watches this node's DNS lookups and sends them as OpenTelemetry spans, each under the trace ID that CoreDNS's dnstrail plugin derives, too. It
-honors the OTEL_EXPORTER_OTLP_* environment, and shows the token of the file that DNSTRAIL_OTLP_TOKEN_FILE names; a collector that is away costs
-spans, which are counted, and nothing else.`,
+		Long: `agent watches this node's DNS lookups and sends them as OpenTelemetry spans, each under the trace ID that
+CoreDNS's dnstrail plugin derives, too. It honors the OTEL_EXPORTER_OTLP_* environment, and shows the token of
+the file that DNSTRAIL_OTLP_TOKEN_FILE names; a collector that is away costs spans, which are counted, and
+nothing else.`,
 		Example: `  dnstrail agent --endpoint grpc://127.0.0.1:4317
   OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 dnstrail agent --sample 0.01`,
 		Args: noArgs,

@@ -72,13 +72,14 @@ func newExplainCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain {TRACE_ID | --lost | FILTER...}",
 		Short: "Tell one lookup in full: where it went, what took the time, where it was lost and what to look at next",
-		Long: `explain draws one lookup's trace and tells it in words. It asks a Jaeger or a "dnstrail store", where what CoreDNS and the agents of all
-nodes saw of a lookup comes together; or a running agent, which knows what it saw itself; or reads OTLP JSON from a file. Where nothing of
-this is named and a kubeconfig names a cluster ($KUBECONFIG, ~/.kube/config), that cluster's store is asked, through its API server.
+		Long: `explain draws one lookup's trace and tells it in words. It asks a Jaeger or a "dnstrail store", where what
+CoreDNS and the agents of all nodes saw of a lookup comes together; or a running agent, which knows what it
+saw itself; or reads OTLP JSON from a file. Where nothing of this is named and a kubeconfig names a cluster
+($KUBECONFIG, ~/.kube/config), that cluster's store is asked, through its API server.
 
-The first eight digits of a trace ID do, as observe shows them on a narrow terminal: they are looked for among the
-lookups of the last hour (--since).
-Where one socket asked several servers the same, one trace has a lookup for each of them: all are told.
+The first eight digits of a trace ID do, as observe shows them on a narrow terminal: they are looked for among
+the lookups of the last hour (--since). Where one socket asked several servers the same, one trace has a
+lookup for each of them: all are told.
 
 With --ask a lookup that was not sampled is told, too: the agent there sends its spans, and asks CoreDNS and the agents
 that may have seen the lookup to send theirs, as for one that ended badly. It must be an agent with --ask-back.

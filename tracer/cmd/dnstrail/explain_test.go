@@ -128,7 +128,8 @@ func TestExplainRefuses(t *testing.T) {
 		{"is no trace ID", []string{"7cfg"}},
 		{"no trace ID begins with 7cf91 among the", []string{"7cf91", "--file", all}},
 		{"begins 2 trace IDs", []string{"cf92f", "--file", jsonFile(t, `{"resourceSpans":[{"scopeSpans":[{"spans":[
-			{"traceId":"cf92f000000000000000000000000001","spanId":"0000000000000001"},{"traceId":"cf92f000000000000000000000000002","spanId":"0000000000000001"}]}]}]}`)}},
+			{"traceId":"cf92f000000000000000000000000001","spanId":"0000000000000001"},
+			{"traceId":"cf92f000000000000000000000000002","spanId":"0000000000000001"}]}]}]}`)}},
 		{"want text, html or json", []string{id, "-o", "yaml"}},
 		{"--last 0", []string{"--lost", "--last", "0"}},
 		{"--hops goes with --output text", []string{id, "--hops", "-o", "json"}},

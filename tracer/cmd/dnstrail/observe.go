@@ -50,26 +50,31 @@ func newObserveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "observe",
 		Short: "Show DNS lookups as they happen, one row each: of this host, of an agent, or of the whole cluster",
-		Long: `observe shows every DNS lookup on this host, in every network namespace, one row each: who asked, what, how it ended, where the
-time went, and, where no answer came, where it was lost and why. It runs on any Linux host as root, with or without Kubernetes.
+		Long: `observe shows every DNS lookup on this host, in every network namespace, one row each: who asked, what, how it
+ended, where the time went, and, where no answer came, where it was lost and why. It runs on any Linux host as
+root, with or without Kubernetes.
 
-With --socket it asks a running agent instead, which also knows the past. With --store it asks a "dnstrail store", to which the agents of all
-nodes and CoreDNS send, for the lookups of the whole cluster: one row a lookup, with the verdict that joins what every node saw. Neither needs root.
+With --socket it asks a running agent instead, which also knows the past. With --store it asks a "dnstrail
+store", to which the agents of all nodes and CoreDNS send, for the lookups of the whole cluster: one row a
+lookup, with the verdict that joins what every node saw. Neither needs root.
 
-Where a kubeconfig names a cluster ($KUBECONFIG, ~/.kube/config), that cluster's store is asked, through its API server, unless --here or a flag
-about watching is given.
+Where a kubeconfig names a cluster ($KUBECONFIG, ~/.kube/config), that cluster's store is asked, through its
+API server, unless --here or a flag about watching is given.
 
-A lookup whose packet the kernel drops is reported within a second; one that is answered after all gets a corrected row. Of a store's
-lookups a seen drop is shown at once, another when nothing has come of it for 1.5 seconds, and one of which the agent on the client's
-node has not spoken after 12 seconds; what comes later and changes where, why or the result gives a corrected row.
-Times are the client's: TO-DNS until the DNS server has the query, COREDNS in the server (in brackets where the server is out of sight:
-the network between is in it), RETURN back to the client.
+A lookup whose packet the kernel drops is reported within a second; one that is answered after all gets a
+corrected row. Of a store's lookups a seen drop is shown at once, another when nothing has come of it for 1.5
+seconds, and one of which the agent on the client's node has not spoken after 12 seconds; what comes later and
+changes where, why or the result gives a corrected row. Times are the client's: TO-DNS until the DNS server
+has the query, COREDNS in the server (in brackets where the server is out of sight: the network between is in
+it), RETURN back to the client.
 
-On a terminal a row has the columns that fit, and what ended a lookup stands below it; $COLUMNS says how wide it is, elsewhere than on a
-terminal too. In a pipe without it, and with -o wide, a row is one line with all columns.
+On a terminal a row has the columns that fit, and what ended a lookup stands below it; $COLUMNS says how wide
+it is, elsewhere than on a terminal too. In a pipe without it, and with -o wide, a row is one line with all
+columns.
 
-Filters hold together; one that is given several times takes any of its values. Values are shell patterns; one that starts with ! must not match.
-A correction of a row that was shown is shown, whatever the filters say of it.`,
+Filters hold together; one that is given several times takes any of its values. Values are shell patterns; one
+that starts with ! must not match. A correction of a row that was shown is shown, whatever the filters say of
+it.`,
 		Example: `  dnstrail observe
   dnstrail observe --lost --namespace shop
   dnstrail observe --slow 100ms --name '*.example.com' --type '!AAAA' --process '!coredns'

@@ -7,8 +7,8 @@ func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "dnstrail",
 		Short: "Follow DNS lookups from the process that asks to the answer, and say where one was lost",
-		Long: `dnstrail follows one DNS lookup from the process that asked, through every device, network namespace and address
-translation, to the DNS server and back, and says in words where a lookup was lost and why.`,
+		Long: `dnstrail follows one DNS lookup from the process that asked, through every device, network namespace and
+address translation, to the DNS server and back, and says in words where a lookup was lost and why.`,
 		// main prints the error, once; usage after an error that is not about usage only hides it.
 		SilenceErrors: true,
 		SilenceUsage:  true,

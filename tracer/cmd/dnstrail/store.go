@@ -42,18 +42,23 @@ func newStoreCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "store",
 		Short: "Keep the last traces in memory: OTLP in, Jaeger's query API out",
-		Long: `store receives OTLP over gRPC and HTTP, joins what CoreDNS and the tracers send to one trace a lookup, and keeps the
-last of them in memory. It answers GET /api/v3/traces, /api/v3/traces/TRACE_ID and /api/v3/services as a Jaeger does, in OTLP JSON,
-and GET /stats with its own figures; GET / is a page to look at, of where lookups spend their time and are lost, who asks, and the lookups; and it gives "dnstrail observe --store" the lookups of all nodes, live, one row each.
-It holds what fits into memory and nothing else: keep traces for longer in a Jaeger, to which a collector can send them as well.
+		Long: `store receives OTLP over gRPC and HTTP, joins what CoreDNS and the tracers send to one trace a lookup, and
+keeps the last of them in memory. It answers GET /api/v3/traces, /api/v3/traces/TRACE_ID and /api/v3/services
+as a Jaeger does, in OTLP JSON, and GET /stats with its own figures; GET / is a page to look at, of where
+lookups spend their time and are lost, who asks, and the lookups; and it gives "dnstrail observe --store" the
+lookups of all nodes, live, one row each. It holds what fits into memory and nothing else: keep traces for
+longer in a Jaeger, to which a collector can send them as well.
 
-Who may read them sees what everybody asks for. So queries are answered on loopback (kubectl port-forward reaches it), or to those who show a
-token: of a file (--api-token-file), or one that the cluster's API server knows and allows to "get" /dnstrail/* (--reviews; a nonResourceURL).
+Who may read them sees what everybody asks for. So queries are answered on loopback (kubectl port-forward
+reaches it), or to those who show a token: of a file (--api-token-file), or one that the cluster's API server
+knows and allows to "get" /dnstrail/* (--reviews; a nonResourceURL).
 
-Who may send them can say what becomes of lookups. With --otlp-token-file, --otlp-audience, --reviews or --tls-client-ca each sender needs a credential,
-and one of a node or pod sends spans of that node or pod alone; without, each span tells the address that it came from. With --otlp-audience senders
-show a token of their service account that is meant for this audience (a projected volume; agent and plugin read it where DNSTRAIL_OTLP_TOKEN_FILE
-says), and need the right to "create" /v1/traces. A token file has a line for each token:
+Who may send them can say what becomes of lookups. With --otlp-token-file, --otlp-audience, --reviews or
+--tls-client-ca each sender needs a credential, and one of a node or pod sends spans of that node or pod
+alone; without, each span tells the address that it came from. With --otlp-audience senders show a token of
+their service account that is meant for this audience (a projected volume; agent and plugin read it where
+DNSTRAIL_OTLP_TOKEN_FILE says), and need the right to "create" /v1/traces. A token file has a line for each
+token:
 
   TOKEN  node/NAME              an agent: spans of that node
   TOKEN  pod/NAMESPACE/NAME     a CoreDNS: spans of that pod

@@ -45,14 +45,15 @@ func newTopCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "top",
 		Short: "Show a live table of clients, names, upstreams or places, by rate, time or failures",
-		Long: `top counts lookups by client, name, upstream, place (where they ended, and why) and so on, over the last while (--window), and draws the table
-anew each second. FAILED are those without an answer and those whose answer says that the server could not; WAITED is the sum of what all of them took.
+		Long: `top counts lookups by client, name, upstream, place (where they ended, and why) and so on, over the last while
+(--window), and draws the table anew each second. FAILED are those without an answer and those whose answer
+says that the server could not; WAITED is the sum of what all of them took.
 
-It takes lookups from where observe does, with the same flags and filters: a store, an agent, a file (--from), or this host as root. A lookup
-counts when it has ended: lost ones come later than others.
+It takes lookups from where observe does, with the same flags and filters: a store, an agent, a file (--from),
+or this host as root. A lookup counts when it has ended: lost ones come later than others.
 
-Elsewhere than on a terminal, and with --for, it waits for so long (10s if not given) and prints one table; --once prints what an agent or a store had
-in the last --window.`,
+Elsewhere than on a terminal, and with --for, it waits for so long (10s if not given) and prints one table;
+--once prints what an agent or a store had in the last --window.`,
 		Example: `  dnstrail top
   dnstrail top --by place --sort failures
   dnstrail top --by upstream --store http://127.0.0.1:16686

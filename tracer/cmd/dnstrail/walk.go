@@ -342,8 +342,8 @@ func (w *walk) packet(p *hop.Packet) {
 		w.first = p.Time
 	}
 	s := render.Seen{
-		At: time.Duration(p.Time - w.first), Namespace: fmt.Sprintf(
-			"netns %d", p.NetNS), Other: !ours, Failed: p.Kind == hop.Drop,
+		At:        time.Duration(p.Time - w.first),
+		Namespace: fmt.Sprintf("netns %d", p.NetNS), Other: !ours, Failed: p.Kind == hop.Drop,
 		Answer: p.Answer || ours && dst.Port() == w.local.Port(), // a segment of TCP does not say
 		Place:  strings.TrimSpace(p.Device() + " " + p.Kind.String()),
 	}
