@@ -57,8 +57,8 @@ type scene struct {
 
 var firing = []scene{
 	{
-		alert: "DNSLookupsLost", fires: true, at: "10m", labels: `{client_namespace: shop, client_workload: cart, where: node,` +
-			` cause: policy-drop, severity: warning}`,
+		alert: "DNSLookupsLost", fires: true, at: "10m",
+		labels: `{client_namespace: shop, client_workload: cart, where: node, cause: policy-drop, severity: warning}`,
 		series: map[string]string{
 			`dnstrail_lookups_lost_total{client_namespace="shop",client_workload="cart",where="node",cause="policy-drop"}`: "0+2x15",
 			`dns_lookup_duration_seconds_count{client_namespace="shop",client_workload="cart",error_type=""}`:              "0+98x15",
@@ -86,7 +86,8 @@ var firing = []scene{
 		},
 	},
 	{
-		alert: "DNSSearchPathWaste", fires: true, at: "40m", labels: `{client_namespace: shop, client_workload: cart, severity: info}`,
+		alert: "DNSSearchPathWaste", fires: true, at: "40m",
+		labels: `{client_namespace: shop, client_workload: cart, severity: info}`,
 		series: map[string]string{
 			`coredns_dnstrail_client_search_path_misses_total{client_namespace="shop",client_workload="cart"}`: "0+400x45",
 			`coredns_dnstrail_client_requests_total{client_namespace="shop",client_workload="cart"}`:           "0+500x45",
@@ -104,14 +105,16 @@ var firing = []scene{
 		series: map[string]string{`up{job="dnstrail-agent",instance="a"}`: "1 0x15"},
 	},
 	{
-		alert: "DNSTrailAgentDown", at: "10m", series: map[string]string{`up{job="dnstrail-agent",instance="a"}`: "1 1 0 1x15"},
+		alert: "DNSTrailAgentDown", at: "10m",
+		series: map[string]string{`up{job="dnstrail-agent",instance="a"}`: "1 1 0 1x15"},
 	},
 	{
 		alert: "DNSTrailAgentBlind", fires: true, at: "40m", labels: `{instance: a, severity: warning}`,
 		series: map[string]string{`dnstrail_kernel_events_total{instance="a"}`: "5x45"},
 	},
 	{
-		alert: "DNSTrailAgentBlind", at: "40m", series: map[string]string{`dnstrail_kernel_events_total{instance="a"}`: "5+1x45"},
+		alert: "DNSTrailAgentBlind", at: "40m",
+		series: map[string]string{`dnstrail_kernel_events_total{instance="a"}`: "5+1x45"},
 	},
 	{
 		alert: "DNSTrailEventsLost", fires: true, at: "10m", labels: `{instance: a, kind: ring_full, severity: warning}`,
@@ -173,7 +176,8 @@ func TestAlertsFire(t *testing.T) {
 				fmt.Fprintf(&text, "  - {series: '%s', values: '%s'}\n", name, values)
 			}
 			// The alerts themselves are held below by their labels alone: what they say is for people.
-			fmt.Fprintf(&text, "  promql_expr_test:\n  - expr: 'ALERTS{alertname=\"%s\",alertstate=\"firing\"}'\n    eval_time: %s\n",
+			fmt.Fprintf(&text, "  promql_expr_test:\n  - expr: 'ALERTS{alertname=\"%s\",alertstate=\"firing\"}'\n    "+
+				"eval_time: %s\n",
 				f.alert, f.at)
 			if f.fires {
 				labels := strings.NewReplacer("{", "", "}", "", ": ", `="`, ", ", `",`).Replace(f.labels)

@@ -43,8 +43,8 @@ func recorded(k kernel, cache string) (records []job.Record, err error) {
 	return records, nil
 }
 
-// merged adds to what a boot found out what earlier ones of the same release did, of rows and the demo that this one had
-// none of: on an emulated processor one boot for everything takes long.
+// merged adds to what a boot found out what earlier ones of the same release did, of rows and the demo that this one
+// had none of: on an emulated processor one boot for everything takes long.
 func merged(before, now []job.Record) []job.Record {
 	release := func(of []job.Record) string {
 		for _, r := range of {

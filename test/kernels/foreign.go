@@ -19,8 +19,9 @@ import (
 var foreignPackages = []string{"busybox-static", "bind9-dnsutils", "libc-bin"}
 
 // wantedFile are their programs and the libraries of those.
-var wantedFile = regexp.MustCompile(`^(bin/busybox|usr/bin/dig|usr/bin/getent|(usr/)?lib/([^/]+-linux-gnu/)?[^/]+\.so[.0-9]*|` +
-	`(usr/)?lib/[^/]+-linux-gnu/lib(dns|isc|ns|bind9|irs|isccc|isccfg)-[^/]+\.so)$`)
+var wantedFile = regexp.MustCompile(
+	`^(bin/busybox|usr/bin/dig|usr/bin/getent|(usr/)?lib/([^/]+-linux-gnu/)?[^/]+\.so[.0-9]*|` +
+		`(usr/)?lib/[^/]+-linux-gnu/lib(dns|isc|ns|bind9|irs|isccc|isccfg)-[^/]+\.so)$`)
 
 // getUserland gets by apt what another architecture's machine runs, and keeps it as an archive.
 func getUserland(ctx context.Context, a *apt, k kernel, file string) error {

@@ -99,7 +99,8 @@ func run(ctx context.Context) error {
 	kvm := flag.Bool("kvm", false, "let this machine's processor run the others, by /dev/kvm; it is emulated otherwise")
 	docs := flag.String("write", "", "write what the last boot of each kernel found out to this file")
 	faults := flag.String("faults", "", "run instead the rows of the fault matrix whose names match, over IPv4")
-	paths := flag.String("paths", "", "try instead, or besides what -short or -faults do, the data paths whose names match")
+	paths := flag.String("paths", "",
+		"try instead, or besides what -short or -faults do, the data paths whose names match")
 	flag.Parse()
 	j := coreJob
 	jobOf := func(img *image, j job.Job) job.Job {

@@ -23,8 +23,8 @@ const silence = 6 * time.Minute
 // errHung says that the machine printed nothing for so long that nothing more was to be expected.
 var errHung = errors.New("the machine hangs")
 
-// machines are what QEMU emulates, by architecture. Of five-level page tables and of true pointer signatures a processor
-// that is emulated only gets slower.
+// machines are what QEMU emulates, by architecture. Of five-level page tables and of true pointer signatures a
+// processor that is emulated only gets slower.
 var machines = map[string]struct{ program, kind, cpu, console string }{
 	"amd64": {"qemu-system-x86_64", "q35", "max,la57=off", "ttyS0"},
 	"arm64": {"qemu-system-aarch64", "virt", "max,pauth-impdef=on", "ttyAMA0"},

@@ -77,7 +77,8 @@ func (t *trial) helm(ctx context.Context) error {
 
 // agentsRun holds that every agent is of an image, and ready.
 func (t *trial) agentsRun(ctx context.Context, what, image string) error {
-	list, err := t.cluster.Client.CoreV1().Pods(kube.Namespace).List(ctx, metav1.ListOptions{LabelSelector: kube.AgentLabels})
+	list, err := t.cluster.Client.CoreV1().Pods(kube.Namespace).List(
+		ctx, metav1.ListOptions{LabelSelector: kube.AgentLabels})
 	if err != nil {
 		return err
 	}

@@ -107,7 +107,8 @@ func (t *trial) tables(ctx context.Context) error {
 
 // tracerOnly installs what leaves CoreDNS alone, and takes it away.
 func (t *trial) tracerOnly(ctx context.Context) error {
-	if err := t.timed(ctx, "install --tracer-only", append([]string{"install", "--tracer-only"}, installFlags...)...); err != nil {
+	if err := t.timed(ctx, "install --tracer-only",
+		append([]string{"install", "--tracer-only"}, installFlags...)...); err != nil {
 		return err
 	}
 	out, err := t.dnstrail(ctx, "status")
@@ -161,6 +162,7 @@ func (t *trial) during(ctx context.Context, pods []corev1.Pod, what string, do f
 	err := do()
 	close(stop)
 	r := <-done
-	t.check(r.err == nil && r.answered > 0, "%s: %d names were looked up meanwhile, and all answered: %v", what, r.answered, r.err)
+	t.check(r.err == nil && r.answered > 0, "%s: %d names were looked up meanwhile, and all answered: %v", what,
+		r.answered, r.err)
 	return err
 }

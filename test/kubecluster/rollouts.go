@@ -48,7 +48,8 @@ func (t *trial) restart(ctx context.Context, kind, name string) error {
 	if kind == "daemonset" {
 		_, err = apps.DaemonSets(kube.Namespace).Patch(ctx, name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
 	} else {
-		_, err = apps.Deployments(kube.Namespace).Patch(ctx, name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+		_, err = apps.Deployments(kube.Namespace).Patch(ctx, name, types.StrategicMergePatchType, patch,
+			metav1.PatchOptions{})
 	}
 	if err != nil {
 		return err
@@ -184,7 +185,8 @@ func (t *trial) reused(ctx context.Context) error {
 			}
 			return nil
 		})
-		t.check(err == nil && n == 20 && right == n, "%d of %d lookups of the %s pod of an address are its own", right, n, p.Name)
+		t.check(err == nil && n == 20 && right == n, "%d of %d lookups of the %s pod of an address are its own", right, n,
+			p.Name)
 	}
 	return nil
 }

@@ -56,7 +56,8 @@ type testOptions struct {
 }
 
 // The parts of the test, in their order.
-var testParts = []string{"dry-run", "tracer-only", "lookups", "laptop", "faults", "rollouts", "upgrade", "helm", "audit"}
+var testParts = []string{"dry-run", "tracer-only", "lookups", "laptop", "faults", "rollouts", "upgrade", "helm",
+	"audit"}
 
 // trial is dnstrail tried in the cluster.
 type trial struct {
@@ -329,7 +330,8 @@ func (t *trial) lookups(ctx context.Context, pods []corev1.Pod) error {
 	t.check(seen == made, "%d of %d lookups are rows", seen, made)
 	t.check(float64(joined) >= wantJoined*float64(made), "%d of %d are joined (%.2f %%)", joined, made,
 		100*float64(joined)/float64(made))
-	t.check(right == seen, "%d of %d are of the right pod, container, workload and node, on both sides, of %d kinds of pods",
+	t.check(right == seen, "%d of %d are of the right pod, container, workload and node, on both sides, of %d kinds "+
+		"of pods",
 		right, seen, kinds(pods, owners))
 	for _, what := range slices.Sorted(maps.Keys(cpu)) {
 		fmt.Printf("      %s: %.0f us of CPU a lookup\n", what,

@@ -159,7 +159,8 @@ func (c *Cluster) node(ctx context.Context, p *corev1.Pod, found func(Finding)) 
 	found(f)
 	if c.StoreError == nil && !slices.Contains(c.Watched, node) {
 		found(Finding{What: node + " spans", State: Warn, Is: "the store has nothing of its agent",
-			Do: "without a lookup there is nothing to send; else the agent's log tells: kubectl -n " + kube.Namespace + " logs " +
+			Do: "without a lookup there is nothing to send; else the agent's log tells: kubectl -n " + kube.Namespace +
+				" logs " +
 				p.Name})
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)

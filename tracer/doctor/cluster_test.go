@@ -142,7 +142,8 @@ func TestEndedTellsHowAContainerEnded(t *testing.T) {
 		c = cluster(t, pod(corev1.ContainerState{Waiting: waits}, ephemeral))
 		if _, err = c.Ended(t.Context(), "shop", "cart", "walk"); err == nil || t.Context().Err() != nil {
 			t.Errorf("ephemeral %t: an image that is not there: %v", ephemeral, err)
-		} else if want := "container walk of pod shop/cart does not start: ImagePullBackOff no such image"; fmt.Sprint(err) != want {
+		} else if want := "container walk of pod shop/cart does not start: ImagePullBackOff no such image"; fmt.Sprint(
+			err) != want {
 			t.Errorf("it says %q, want %q", err, want)
 		}
 	}

@@ -109,7 +109,8 @@ func (c *Cluster) Once(ctx context.Context, prefix, container, image string, arg
 
 // Ended waits until a container of a pod, an ephemeral one or not, has ended, and gives how. The error is ctx's, with
 // what the container waits for, or tells that the pod cannot run it.
-func (c *Cluster) Ended(ctx context.Context, namespace, pod, container string) (*corev1.ContainerStateTerminated, error) {
+func (c *Cluster) Ended(ctx context.Context, namespace, pod, container string) (*corev1.ContainerStateTerminated,
+	error) {
 	for {
 		p, err := c.Client.CoreV1().Pods(namespace).Get(ctx, pod, metav1.GetOptions{})
 		if err != nil {

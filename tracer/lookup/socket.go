@@ -97,8 +97,8 @@ func (a *Assembler) forgetSocket(s *socket) {
 	}
 }
 
-// idleSockets are the sockets that nothing is under way from, and that have not read what came to them; and, until their
-// turn comes, those of which that is true no more.
+// idleSockets are the sockets that nothing is under way from, and that have not read what came to them; and, until
+// their turn comes, those of which that is true no more.
 type idleSockets struct {
 	first, last *socket
 	n           int

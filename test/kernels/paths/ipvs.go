@@ -46,7 +46,8 @@ func withIPVS(w *world) error {
 	}
 	return w.ipvs(func(family uint16) error {
 		return each(func(proto uint16) error {
-			return errors.Join(ipvs(family, proto, ipvsNewService), ipvs(family, proto, ipvsNewDest, dest(w.west.own(serverAddr))))
+			return errors.Join(ipvs(family, proto, ipvsNewService),
+				ipvs(family, proto, ipvsNewDest, dest(w.west.own(serverAddr))))
 		})
 	})
 }

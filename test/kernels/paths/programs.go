@@ -35,7 +35,8 @@ func word(addr string) int32 {
 	return int32(binary.BigEndian.Uint32(a[:])) // #nosec G115 -- bits
 }
 
-// isUDP ends at "pass" what is no UDP over IPv4 with an address and a port at these offsets. It leaves the packet in R6.
+// isUDP ends at "pass" what is no UDP over IPv4 with an address and a port at these offsets. It leaves the packet in
+// R6.
 func isUDP(at int32, addr string, portAt, port int32) asm.Instructions {
 	return asm.Instructions{
 		asm.Mov.Reg(asm.R6, asm.R1),
@@ -118,10 +119,11 @@ func withRedirect(w *world) error {
 
 // dropInTC drops queries where they come to the server's node.
 func dropInTC(w *world) error {
-	return w.east.tc("eth0", netlink.HANDLE_MIN_INGRESS, append(isUDP(ipDst, w.west.own(serverAddr), portTo, 53), otherwise(
-		asm.Mov.Imm(asm.R0, tcShot),
-		asm.Return(),
-	)...))
+	return w.east.tc("eth0", netlink.HANDLE_MIN_INGRESS, append(isUDP(ipDst, w.west.own(serverAddr), portTo, 53),
+		otherwise(
+			asm.Mov.Imm(asm.R0, tcShot),
+			asm.Return(),
+		)...))
 }
 
 // dropInXDP does the same before the kernel's own.
@@ -230,7 +232,8 @@ func (s *space) tc(device string, at uint32, program asm.Instructions) error {
 			return fmt.Errorf("a program for %s in %s: %w", device, s.name, err)
 		}
 		defer func() { _ = p.Close() }() // the filter holds it
-		attrs := netlink.QdiscAttrs{LinkIndex: int(index), Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}
+		attrs := netlink.QdiscAttrs{LinkIndex: int(index), Handle: netlink.MakeHandle(0xffff, 0),
+			Parent: netlink.HANDLE_CLSACT}
 		if err := netlink.QdiscAdd(&netlink.Clsact{QdiscAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("clsact on %s in %s: %w", device, s.name, err)
 		}

@@ -19,8 +19,8 @@ type space struct {
 	n    int // of its world
 }
 
-// own gives an address of the world that the text means. Texts are those of world 7, 10.7.0.0/16: one agent watches many
-// worlds, and takes what has one address for one machine.
+// own gives an address of the world that the text means. Texts are those of world 7, 10.7.0.0/16: one agent watches
+// many worlds, and takes what has one address for one machine.
 func (s *space) own(text string) string {
 	if text == neutral {
 		return fmt.Sprintf("10.0.3.%d", 2+s.n)

@@ -36,11 +36,13 @@ func newDoctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Look whether dnstrail can work here, and say what to do where it cannot",
-		Long: `doctor looks at what dnstrail needs (capabilities, kernel, BTF, hooks, cgroups, a clock that is kept right) and at what lookups need (resolv.conf, the
-DNS servers that it names, over UDP and TCP), for this host or for a pod. Each line is ok, or says what to do. The exit status is 1 if one is FAIL.
+		Long: `doctor looks at what dnstrail needs (capabilities, kernel, BTF, hooks, cgroups, a clock that is kept
+right) and at what lookups need (resolv.conf, the DNS servers that it names, over UDP and TCP), for
+this host or for a pod. Each line is ok, or says what to do. The exit status is 1 if one is FAIL.
 
-Where a kubeconfig names a cluster ($KUBECONFIG, ~/.kube/config), doctor looks at that cluster: the store, CoreDNS, who is behind its Service, and each
-node from within its agent's pod, which needs the right to create pods/exec in kube-system. --here looks at this host.`,
+Where a kubeconfig names a cluster ($KUBECONFIG, ~/.kube/config), doctor looks at that cluster: the
+store, CoreDNS, who is behind its Service, and each node from within its agent's pod, which needs
+the right to create pods/exec in kube-system. --here looks at this host.`,
 		Example: `  dnstrail doctor
   dnstrail doctor --here
   dnstrail doctor --from shop/cart-7f9c5d4b8-x2x7k --endpoint grpc://collector:4317`,
@@ -153,8 +155,9 @@ func (f *doctorFlags) far(cmd *cobra.Command) (*doctor.Cluster, error) {
 	local := f.watch.changed(cmd.Flags()) != "" || f.from != "" || f.endpoint != "" || f.here
 	switch {
 	case local && chosen:
-		return nil, errors.New("--context is for a cluster, and goes without --here, --from, --endpoint and what says how to " +
-			"watch")
+		return nil,
+			errors.New("--context is for a cluster, and goes without --here, --from, --endpoint and what says how to " +
+				"watch")
 	case local, !chosen && inPod():
 		return nil, nil
 	}

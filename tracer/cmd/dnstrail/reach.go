@@ -42,5 +42,6 @@ func reachCluster(cmd *cobra.Command, context string) (*kube.Cluster, string, er
 	return c, store, nil
 }
 
-// inPod tells whether this runs in a pod and no kubeconfig says otherwise: an agent's, which has its own node to look at.
+// inPod tells whether this runs in a pod and no kubeconfig says otherwise: an agent's, which has its own node to look
+// at.
 func inPod() bool { return os.Getenv("KUBERNETES_SERVICE_HOST") != "" && os.Getenv("KUBECONFIG") == "" }

@@ -57,14 +57,16 @@ func newWalkCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "walk NAME [TYPE]",
 		Short: "Send one lookup, as a pod if you like, and print its walk hop by hop as it happens",
-		Long: `walk sends one query from a pod's network namespace and prints every place at which its packet and the answer's are seen: every device of every
-network namespace of this host, translations, drops, the DNS server's read. Then it draws the whole. It is the walk that is otherwise done with a tcpdump on five
-interfaces. The name is asked as it stands: the pod's search list is not applied.
+		Long: `walk sends one query from a pod's network namespace and prints every place at which its packet and
+the answer's are seen: every device of every network namespace of this host, translations, drops,
+the DNS server's read. Then it draws the whole. It is the walk that is otherwise done with a tcpdump
+on five interfaces. The name is asked as it stands: the pod's search list is not applied.
 
-Where a kubeconfig names a cluster ($KUBECONFIG, ~/.kube/config), the query is sent in that cluster: in the pod of --from, by an ephemeral container that
-stays in the pod, ended, as Kubernetes has it; or in a pod made for that and deleted. What CoreDNS and the agents of all nodes saw of it is taken from the
-cluster's store and drawn. It needs the rights to patch pods/ephemeralcontainers (or to create pods in kube-system) and to create pods/portforward. --here
-walks on this host, as root.`,
+Where a kubeconfig names a cluster ($KUBECONFIG, ~/.kube/config), the query is sent in that cluster:
+in the pod of --from, by an ephemeral container that stays in the pod, ended, as Kubernetes has it;
+or in a pod made for that and deleted. What CoreDNS and the agents of all nodes saw of it is taken
+from the cluster's store and drawn. It needs the rights to patch pods/ephemeralcontainers (or to
+create pods in kube-system) and to create pods/portforward. --here walks on this host, as root.`,
 		Example: `  dnstrail walk kubernetes.default.svc.cluster.local
   dnstrail walk api.stripe.com AAAA --from shop/cart-7f9c5d4b8-x2x7k
   dnstrail walk kubernetes.default.svc.cluster.local --here   # this host, as root
