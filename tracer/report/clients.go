@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/dnstrail/dnstrail/tracer/output"
+	"github.com/dnstrail/dnstrail/tracer/verdict"
 )
 
 // judged gives the lookups by whose they are, of those who made enough; a kind is told of if there is nobody.
@@ -215,7 +216,7 @@ func (j *judge) losses() {
 		return
 	}
 	byPlace, names := by(j.lookups, func(l *lookup) string {
-		if !l.lost() {
+		if !l.lost() || l.ofConntrack() { // that is told of apart
 			return ""
 		}
 		return l.Verdict.Where + ": " + l.Verdict.Cause
@@ -270,19 +271,25 @@ func (j *judge) losses() {
 	j.told(Losses, found)
 }
 
+// The causes of which more is known here than what to change.
+const (
+	causeFull = string(verdict.CauseConntrack)
+	causeRace = string(verdict.CauseInsertRace)
+)
+
 // remedies are what to change by cause, and, where the cause is not among them, by place.
 var remedies = map[string]string{
-	"policy-drop": "let UDP and TCP port 53 pass in the network policy or firewall rule that drops it",
-	"buffer-full": "give the server more CPU or more replicas: its socket's buffer ran over",
-	"no-listener": "see that the server runs and listens where the service points",
-	"conntrack":   "raise nf_conntrack_max on the node, or make fewer connections: use a node-local cache",
-	"insertion-race": "ask one after the other (single-request-reopen in the pods' dnsConfig), " +
-		"or use a node-local cache",
-	"no-endpoints":     "see why the service has no server that is ready",
-	"dead-endpoint":    "see why the service still points at a server that has gone",
-	"not-seen-further": "see to the way behind the last place it was seen at: both ways must pass UDP 53",
-	"no-reply-seen":    "run the agent on the other node, too; what lies between must pass UDP 53 both ways",
-	"timeout":          "see to the upstream that does not answer, or take it out of forward",
+	string(verdict.CausePolicyDrop): "let UDP and TCP port 53 pass in the network policy or firewall rule that drops it",
+	string(verdict.CauseBufferFull): "give the server more CPU or more replicas: its socket's buffer ran over",
+	string(verdict.CauseNoListener): "see that the server runs and listens where the service points",
+	causeFull:                       "raise nf_conntrack_max on the node, or make fewer connections: use a node-local cache",
+	causeRace: "ask one after the other (single-request-reopen in the pods' dnsConfig), or use a node-local " +
+		"cache",
+	string(verdict.CauseNoEndpoints):  "see why the service has no server that is ready",
+	string(verdict.CauseDeadEndpoint): "see why the service still points at a server that has gone",
+	string(verdict.CauseVanished):     "see to the way behind the last place it was seen at: both ways must pass UDP 53",
+	string(verdict.CauseNoReply):      "run the agent on the other node, too; what lies between must pass UDP 53 both ways",
+	string(verdict.CauseTimeout):      "see to the upstream that does not answer, or take it out of forward",
 
 	"client": "see to the client", "pod-link": "see to the pod's network", "node": "see to the node's firewall and routes",
 	"service": "see to the service's endpoints and kube-proxy", "between-nodes": "see to the network between the nodes",

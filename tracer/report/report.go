@@ -35,12 +35,14 @@ const (
 	Truncation Kind = "truncation"  // answers that do not fit, and TCP after them
 	Losses     Kind = "losses"      // lookups without an answer
 	Nodes      Kind = "node"        // a node where things are worse than elsewhere
+	Cache      Kind = "cache"       // answers that servers' caches do not keep for long enough
+	Conntrack  Kind = "conntrack"   // what connection tracking loses
 )
 
 // Kinds are all of them.
 var Kinds = []Kind{
 	SearchPath, NeverThere, NoIPv6, Upstreams, Failover, Instances, Queue, Retries, Ports, Outside, Truncation, Losses,
-	Nodes,
+	Nodes, Cache, Conntrack,
 }
 
 // When something is a finding. Less than enough of anything is judged neither well nor ill.
@@ -267,6 +269,8 @@ func (c *Collector) Report() *Report {
 	j.truncation()
 	j.losses()
 	j.nodes()
+	j.cache()
+	j.conntrack()
 	// By what it costs; what nobody waited for, by the queries.
 	slices.SortStableFunc(j.report.Findings, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(b.Waited, a.Waited), cmp.Compare(b.Queries, a.Queries))

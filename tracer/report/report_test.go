@@ -104,9 +104,9 @@ func healthy() *world {
 			w.ask(workload, clusterName, "A")
 			w.ask(workload, clusterName, "AAAA")
 		}
-		w.ask("cart", fmt.Sprintf("host-%d.example.com.", i%7), "A",
+		w.ask("cart", fmt.Sprintf("host-%d.example.com.", i), "A",
 			to(up(goodOne, time.Duration(9+i%3)*time.Millisecond, "NOERROR")))
-		w.ask("web", fmt.Sprintf("host-%d.example.com.", i%7), "A",
+		w.ask("web", fmt.Sprintf("site-%d.example.com.", i), "A",
 			to(up(goodTwo, time.Duration(9+i%3)*time.Millisecond, "NOERROR")))
 	}
 	return w
@@ -201,8 +201,8 @@ func TestPlanted(t *testing.T) {
 		},
 		"an upstream that fails, and failover": {
 			func(w *world) {
-				for range 100 {
-					w.ask("cart", "www.example.org.", "A", to(up("192.0.2.9:53", 2*time.Second, "timeout"),
+				for i := range 100 {
+					w.ask("cart", fmt.Sprintf("www-%d.example.org.", i), "A", to(up("192.0.2.9:53", 2*time.Second, "timeout"),
 						up(goodOne, 10*time.Millisecond, "NOERROR")))
 				}
 			},
@@ -214,8 +214,8 @@ func TestPlanted(t *testing.T) {
 		},
 		"a slow upstream": {
 			func(w *world) {
-				for range 100 {
-					w.ask("cart", "www.example.org.", "A", to(up("192.0.2.9:53", 110*time.Millisecond, "NOERROR")))
+				for i := range 100 {
+					w.ask("cart", fmt.Sprintf("www-%d.example.org.", i), "A", to(up("192.0.2.9:53", 110*time.Millisecond, "NOERROR")))
 				}
 			},
 			[]want{{Upstreams, "192.0.2.9", 10, 100, map[string]float64{"queries": 100, "p50": 0.110, "failures": 0},
@@ -321,6 +321,59 @@ func TestPlanted(t *testing.T) {
 					"port 53"},
 				{Nodes, "node-2", 500, 100, map[string]float64{"lost": 100, "lookups": 1200, "share elsewhere": 0},
 					"cordon node-2"},
+			},
+		},
+		"a TTL that is too short": {
+			func(w *world) {
+				for i := range 120 {
+					w.at = w.at.Add(2 * time.Second)
+					status := to(up(goodOne, 9*time.Millisecond, "NOERROR"))
+					if i%4 == 3 { // the second of two at once
+						w.at = w.at.Add(-2 * time.Second)
+						status = func(*output.Row) {}
+					}
+					w.ask("cart", "api.vendor.co.uk.", "A", status, func(r *output.Row) {
+						r.Instance.Pod, r.Total = "coredns-0", int64(10*time.Millisecond)
+						if r.Cache == "hit" {
+							r.Total = int64(time.Millisecond)
+						}
+					})
+				}
+			},
+			// 90 are missed, at 0, 2.01, 4.02 s and then 6.04 s: of each 31 s the first is fetched all the same.
+			[]want{{Cache, "vendor.co.uk", 84 * 0.009, 84, map[string]float64{"lookups": 120, "hits": 30, "hit share": 0.25,
+				"misses": 90, "fetched again": 89, "after": 2}, "success 9984 3600 30"}},
+		},
+		"denials that are not kept": {
+			func(w *world) {
+				for range 100 {
+					w.ask("cart", "gone.vendor.example.", "A", to(up(goodOne, 9*time.Millisecond, "NXDOMAIN")),
+						func(r *output.Row) { r.Result, r.Answers = "NXDOMAIN", nil })
+				}
+			},
+			[]want{
+				{Cache, "vendor.example", 98 * 0.001, 98, map[string]float64{"lookups": 100, "hits": 0}, "denial 9984 1800 30"},
+				{NeverThere, "shop/cart", -1, 100, map[string]float64{"queries": 100}, "gone.vendor.example"},
+			},
+		},
+		"connection tracking that is full, and races": {
+			func(w *world) {
+				for i := range 40 {
+					w.ask("web", clusterName, "A", func(r *output.Row) {
+						r.Client.Node = "node-1"
+						r.Result, r.Total, r.Instance, r.ServerSeen = output.Lost, int64(5*time.Second), nil, false
+						r.Verdict = output.Verdict{Where: "node", Cause: "conntrack-full", Certainty: "certain"}
+						if i%4 == 0 {
+							r.Verdict = output.Verdict{Where: "service", Cause: "conntrack-insert-race", Certainty: "certain"}
+						}
+						r.ToServer, r.AtServer, r.Return = nil, nil, nil
+					})
+				}
+			},
+			[]want{
+				{Conntrack, "node-1", 200, 40, map[string]float64{"lost": 40, "table full": 30, "insert failures": 10,
+					"share": 40. / 2440}, "nf_conntrack_max"},
+				{Nodes, "node-1", 200, 40, map[string]float64{"lost": 40}, "cordon node-1"},
 			},
 		},
 		"a slow node": {
@@ -519,5 +572,37 @@ func BenchmarkReport(b *testing.B) {
 			c.Add(r)
 		}
 		c.Report()
+	}
+}
+
+// TestHTML: the page says what the report says, and what others chose is text.
+func TestHTML(t *testing.T) {
+	w := healthy()
+	for range 100 {
+		w.ask("<script>alert(1)</script>", "\u202eevil.example.", "A", func(r *output.Row) {
+			r.Result, r.Total = output.Lost, int64(5*time.Second)
+			r.Verdict = output.Verdict{Where: "node", Cause: "<img src=x>", Certainty: "certain"}
+		})
+	}
+	var page strings.Builder
+	r := w.report()
+	if err := r.WriteHTML(&page); err != nil {
+		t.Fatal(err)
+	}
+	for _, banned := range []string{"<script", "<img", "\u202e", "http:", "https:"} {
+		if strings.Contains(page.String(), banned) {
+			t.Errorf("the page has %q", banned)
+		}
+	}
+	if len(r.Findings) == 0 || strings.Count(page.String(), "<li data-kind=") != len(r.Findings) {
+		t.Errorf("%d findings, in:\n%s", len(r.Findings), page.String())
+	}
+	for _, want := range []string{"500 s of waiting", "dnstrail explain " + r.Findings[0].Evidence[0], "<dd>100</dd>"} {
+		if !strings.Contains(page.String(), want) {
+			t.Errorf("the page has no %q", want)
+		}
+	}
+	if err := new(Collector).Report().WriteHTML(&page); err != nil || !strings.Contains(page.String(), "0 findings") {
+		t.Errorf("of nothing: %v", err)
 	}
 }

@@ -30,11 +30,10 @@ func newReportCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "report",
 		Short: "Say what is wrong with the DNS of a cluster or a host, what it costs and what to change",
-		Long: `report looks through lookups and tells what is worth a change: search paths that ask for nothing, names that
-never exist, AAAA where there is no IPv6, upstreams and servers that are slow or fail, clients that ask again
-or elsewhere, answers that do not fit, losses, nodes worse than others. Each finding has what it costs,
-numbers, trace IDs of lookups that show it, and the change to make. What cannot be judged for want of lookups
-is said.
+		Long: `report looks through lookups and tells what is worth a change: search paths that ask for nothing, names that never exist, AAAA where there is no
+IPv6, upstreams and servers that are slow or fail, clients that ask again or elsewhere, answers that do not fit, losses, nodes worse than others,
+answers that caches keep for too short a time, what connection tracking loses.
+Each finding has what it costs, numbers, trace IDs of lookups that show it, and the change to make. What cannot be judged for want of lookups is said.
 
 It asks the store of the cluster that your kubeconfig names, or one named by --store, or an agent (--socket),
 for the past (--since); it reads rows that observe -o jsonl wrote (--from); or it watches this host for a
@@ -46,6 +45,7 @@ that resolvers do. A lookup that its first name answered is taken to stay as it 
 		Example: `  dnstrail report                               # the last hour of the cluster of your kubeconfig
   dnstrail report --store http://127.0.0.1:16686 --since 15m
   dnstrail report --socket /run/dnstrail/agent.sock -o json
+  dnstrail report -o html > report.html         # to hand around
   dnstrail report --here --for 5m               # this host, as root
   dnstrail observe -o jsonl > rows.jsonl; dnstrail report --from rows.jsonl --namespace shop`,
 		Args: noArgs,
@@ -56,8 +56,8 @@ that resolvers do. A lookup that its first name answered is taken to stay as it 
 	fs.DurationVar(&f.since, "since", time.Hour, "of an agent or a store: the past from this long ago on")
 	fs.DurationVar(&f.during, "for", 0, "how long to watch: this host (1m if not given), or what comes from an agent "+
 		"or a store")
-	fs.StringVarP(&f.output, "output", "o", "text", "text or json")
-	offer(cmd, "output", "text", "json")
+	fs.StringVarP(&f.output, "output", "o", "text", "text, html (one page that needs nothing else) or json")
+	offer(cmd, "output", "text", "html", "json")
 	return cmd
 }
 
@@ -68,8 +68,8 @@ func (f *reportFlags) run(cmd *cobra.Command) error {
 		return err
 	case f.since <= 0 || f.during < 0:
 		return fmt.Errorf("--since %s, --for %s: want more than 0", f.since, f.during)
-	case !slices.Contains([]string{"text", "json"}, f.output):
-		return fmt.Errorf("--output %q: want text or json", f.output)
+	case !slices.Contains([]string{"text", "html", "json"}, f.output):
+		return fmt.Errorf("--output %q: want text, html or json", f.output)
 	}
 	from, client, err := f.source.open(cmd)
 	if err != nil {
@@ -114,8 +114,11 @@ func (f *reportFlags) run(cmd *cobra.Command) error {
 		return err
 	}
 	r := c.Report()
-	if f.output == "json" {
+	switch f.output {
+	case "json":
 		return r.WriteJSON(cmd.OutOrStdout())
+	case "html":
+		return r.WriteHTML(cmd.OutOrStdout())
 	}
 	return r.WriteText(cmd.OutOrStdout(), columns(cmd))
 }
