@@ -18,7 +18,9 @@ STRIP   := -s -w
 GOLANGCI_LINT_VERSION := v2.15.0
 ACTIONLINT_VERSION := v1.7.12
 HELM_VERSION := v4.3.1
+AXE_VERSION := 4.10.3
 SBOM_VERSION := v1.10.0
+AXE     := $(CACHE)/axe-$(AXE_VERSION).min.js
 CLANG ?= clang
 # The generated objects are compared byte for byte, so the compiler's version is part of them.
 CLANG_MAJOR := 14
@@ -28,7 +30,7 @@ say = @printf '==> %s\n' "$(1)"
 ##@ Use
 
 .PHONY: demo
-demo: build need-demo ## Raise a two-node lab, run real lookups, print each as one trace. JAEGER=1 starts a real Jaeger, JAEGER=host:port uses one
+demo: build need-demo ## Raise a two-node lab, run real lookups, print each as one trace. JAEGER=1 starts a real Jaeger, JAEGER=host:port uses one.
 	$(if $(filter 1,$(JAEGER)),@$(MAKE) $(BIN)/jaeger)
 	@$(if $(ROOT),,echo "make demo raises network namespaces and loads eBPF: run it as root" >&2; exit 1;) \
 	mkdir -p $(BIN) && go build -o $(BIN)/demo ./test/demo && exec $(BIN)/demo -bin $(BIN) $(if $(JAEGER),-jaeger $(JAEGER))
@@ -91,9 +93,15 @@ test-unit: $(if $(ROOT),need-system) ## Unit tests under the race detector (some
 	@go test -race -timeout 30m $(UNIT)
 
 .PHONY: test-system
-test-system: build need-system $(BIN)/jaeger ## The lab, end to end, as root
+test-system: build need-system $(BIN)/jaeger $(AXE) ## The lab, end to end, as root
 	$(call say,system tests: real packets in network namespaces)
-	@DNSTRAIL_BIN=$(BIN) go test -p 1 -count=1 -timeout 40m $(SYSTEM)
+	@DNSTRAIL_BIN=$(BIN) DNSTRAIL_AXE=$(AXE) go test -p 1 -count=1 -timeout 40m $(SYSTEM)
+
+# axe-core (MPL-2.0) looks at pages with the eyes of those who do not see them. It is fetched for tests, and is in no program.
+$(AXE):
+	@test/need.sh npm=npm
+	@echo "==> fetching axe-core $(AXE_VERSION)"
+	@mkdir -p $(CACHE) && cd $(CACHE) && npm pack --silent axe-core@$(AXE_VERSION) >/dev/null && tar -xzOf axe-core-$(AXE_VERSION).tgz package/axe.min.js >$@.part && mv $@.part $@ && rm axe-core-$(AXE_VERSION).tgz
 
 KERNELS ?=
 .PHONY: test-kernels

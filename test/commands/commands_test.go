@@ -68,7 +68,7 @@ func up(t *testing.T, more ...lab.PodSpec) *scene {
 	go func() { _ = s.store.ServeGRPC(ctx, otlp) }()
 	go func() {
 		_ = store.ServeHTTP(ctx, api,
-			joined.Handler(s.store, page.Handler(&joined.Rows{Store: s.store}, s.store, traceapi.Handler(s.store))))
+			joined.Handler(s.store, page.Handler(&joined.Rows{Store: s.store}, s.store, 0, traceapi.Handler(s.store))))
 	}()
 	k, err := cluster.Up(ctx, cluster.Config{
 		Bin: bin, Collector: otlp.Addr().String(), Agents: cluster.AgentPerNode,

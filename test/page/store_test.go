@@ -88,7 +88,7 @@ type shown struct {
 func TestStorePageInChromium(t *testing.T) {
 	needChromium(t)
 	s := recent(t)
-	srv := serve(t, "127.0.0.1:0", access.Local(nil, look.Handler(&joined.Rows{Store: s}, s, traceapi.Handler(s))))
+	srv := serve(t, "127.0.0.1:0", access.Local(nil, look.Handler(&joined.Rows{Store: s}, s, 0, traceapi.Handler(s))))
 	base := "http://" + srv.Addr
 	view := func(query string) (v look.View) {
 		t.Helper()
@@ -103,12 +103,7 @@ func TestStorePageInChromium(t *testing.T) {
 		}
 		return v
 	}
-	checker := filepath.Join(t.TempDir(), "browser")
-	build := exec.Command("go", "build", "-o", checker, ".")
-	build.Dir = "browser"
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the checker: %v\n%s", err, out)
-	}
+	checker := buildBrowser(t)
 	dir := os.Getenv("DNSTRAIL_SCREENSHOTS") // where they are looked at
 	if dir == "" {
 		dir = t.TempDir()

@@ -4,6 +4,7 @@ package output
 import (
 	"net/netip"
 	"time"
+	"unsafe"
 
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/tracer/dnswire"
@@ -295,4 +296,45 @@ func part(ns int64) *int64 {
 		return nil
 	}
 	return &ns
+}
+
+// Bytes gives about how much memory the row takes, in bytes: what it holds, counted as if it shared nothing.
+func (r *Row) Bytes() int {
+	n := int(unsafe.Sizeof(*r))
+	for _, text := range []string{
+		r.Node, r.Server, r.Transport, r.Name, r.Type, r.Class, r.Opcode, r.Result, r.AnsweredBy, r.Cache, r.TraceID, r.Group,
+		r.Serves, r.OwnTraceID, r.Client.Address, r.Client.Namespace, r.Client.Pod, r.Client.PodUID, r.Client.WorkloadKind,
+		r.Client.Workload, r.Client.Node, r.Client.ContainerID, r.Client.Process, r.Verdict.Where, r.Verdict.Cause,
+		r.Verdict.Text, r.Verdict.Certainty, r.Verdict.Drop, r.Verdict.Node,
+	} {
+		n += len(text)
+	}
+	const header = int(unsafe.Sizeof(""))
+	for _, list := range [][]string{r.Answers, r.Verdict.Evidence} {
+		for _, text := range list {
+			n += header + len(text)
+		}
+	}
+	if i := r.Instance; i != nil {
+		n += int(unsafe.Sizeof(*i)) + len(i.Address) + len(i.Namespace) + len(i.Pod) + len(i.Node)
+	}
+	if o := r.Verdict.DropOwner; o != nil {
+		n += int(unsafe.Sizeof(*o)) + len(o.Kind) + len(o.Name)
+	}
+	for _, u := range r.Upstreams {
+		n += int(unsafe.Sizeof(u)) + len(u.Address) + len(u.Transport) + len(u.Result)
+	}
+	for _, s := range r.Stages {
+		n += int(unsafe.Sizeof(s)) + len(s.Stage)
+	}
+	for _, rel := range r.Related {
+		n += int(unsafe.Sizeof(rel)) + len(rel.Kind) + len(rel.TraceID)
+	}
+	for i := range r.Hops {
+		h := &r.Hops[i]
+		n += int(unsafe.Sizeof(*h)) + len(h.Kind) + len(h.Node) + len(h.Device) + len(h.Src) + len(h.Dst) + len(h.Conntrack) +
+			len(h.Reason) + len(h.Process)
+	}
+	const part = int(unsafe.Sizeof(int64(0)))
+	return n + 3*part // ToServer, AtServer, Return
 }

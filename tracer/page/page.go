@@ -70,9 +70,10 @@ type Traces interface {
 }
 
 // Handler answers with the page at /, and with what it asks for; all else is otherwise's. Rows are those of the whole
-// cluster, followed while somebody looks on. It is to be guarded as what otherwise answers is.
-func Handler(rows rowapi.Source, traces Traces, otherwise http.Handler) http.Handler {
-	f := &feed{source: rows}
+// cluster, followed while somebody looks on, and then the last of them are kept, in so many bytes; 0 means
+// [DefaultBytes]. It is to be guarded as what otherwise answers is.
+func Handler(rows rowapi.Source, traces Traces, bytes int, otherwise http.Handler) http.Handler {
+	f := &feed{source: rows, bytes: cmp.Or(bytes, DefaultBytes)}
 	mux := http.NewServeMux()
 	for path, file := range map[string]struct{ name, kind string }{
 		"/{$}": {"page.html", "text/html; charset=utf-8"}, "/page/page.js": {"page.js", "text/javascript; charset=utf-8"},
@@ -106,9 +107,10 @@ func answer(w http.ResponseWriter, kind, policy string, body []byte) {
 
 // query is what a view is asked for.
 type query struct {
-	filter             output.Filter
-	since              time.Duration
-	upstream, instance string
+	filter output.Filter
+	since  time.Duration
+	// These are no patterns.
+	upstream, instance, serverNode string
 }
 
 // lists are the filters of observe that take patterns, under their flags' names.
@@ -165,6 +167,8 @@ func parse(values url.Values) (*query, error) {
 				q.upstream = v
 			case key == "instance":
 				q.instance = v
+			case key == "server-node":
+				q.serverNode = v
 			default:
 				err = errors.New("no such filter")
 			}
@@ -206,6 +210,8 @@ func (f *feed) view(ctx context.Context, q *query) ([]byte, error) {
 }
 
 func (f *feed) json(q *query, now time.Time) ([]byte, error) {
+	f.making.Lock()
+	defer f.making.Unlock()
 	body, err := json.Marshal(f.make(q, now))
 	return printable.JSON(body), err
 }

@@ -109,7 +109,7 @@ func serve(t *testing.T, s *source) (get func(path string) (answered, string)) {
 	t.Helper()
 	otherwise := http.HandlerFunc(
 		func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "otherwise", http.StatusTeapot) })
-	srv := httptest.NewServer(access.Local(nil, Handler(s, store.New(store.Limits{}), otherwise)))
+	srv := httptest.NewServer(access.Local(nil, Handler(s, store.New(store.Limits{}), 0, otherwise)))
 	t.Cleanup(srv.Close)
 	return func(path string) (answered, string) {
 		t.Helper()
@@ -167,7 +167,7 @@ func TestView(t *testing.T) {
 		"lost=true": 30, "lost=false": 60, "client=shop/web": 30, "client=!shop/web": 60, "upstream=192.0.2.1": 20,
 		"slow=100ms": 50, "where=between-*": 30,
 		"name=*.shop": 90, "name=none": 0, "instance=" +
-			url.QueryEscape("kube-system/coredns-1"): 60, "since=1s": 0, "type=A,AAAA&rcode=NOERROR": 60,
+			url.QueryEscape("kube-system/coredns-1"): 60, "server-node=node-2&lost=true": 30, "server-node=node-1": 0, "since=1s": 0, "type=A,AAAA&rcode=NOERROR": 60,
 	} {
 		if v := view("?" + query); v.Lookups != want {
 			t.Errorf("%s: %d lookups, want %d", query, v.Lookups, want)
@@ -335,7 +335,7 @@ func FuzzParse(f *testing.F) {
 		if q.since < time.Second || q.since > maxSince || q.filter.Slow < 0 {
 			t.Errorf("%q: since %v, slow %v", text, q.since, q.filter.Slow)
 		}
-		q.takes(&output.Row{})
+		q.takes(&output.Row{}, nil)
 	})
 }
 

@@ -14,6 +14,9 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/trace"
 )
 
+// DefaultBytes is how much memory the lookups take that views are made of, where nothing else is said.
+const DefaultBytes = 32 << 20
+
 const (
 	// maxKept is how many lookups a view is made of at most, the last that came. One takes about 1 KiB.
 	maxKept = 20_000
@@ -27,6 +30,9 @@ const (
 // feed follows rows while somebody looks on: one for all readers.
 type feed struct {
 	source rowapi.Source
+	bytes  int
+
+	making sync.Mutex // one view is made at a time: what it takes is not bounded by the readers
 
 	mu      sync.Mutex
 	window  *tally.Window
@@ -47,7 +53,7 @@ func (f *feed) enter() (leave func()) {
 	}
 	if f.stop == nil {
 		ctx, stop := context.WithCancel(context.Background())
-		window, ready := &tally.Window{Keep: maxSince, Max: maxKept}, make(chan struct{})
+		window, ready := &tally.Window{Keep: maxSince, Max: maxKept, MaxBytes: f.bytes}, make(chan struct{})
 		f.window, f.ready, f.stop = window, ready, stop
 		go f.follow(ctx, window, ready)
 	}
@@ -159,10 +165,11 @@ type RowView struct {
 	Server  string        `json:"server"`
 }
 
-// takes tells whether a row is of a client's lookup that the query asks for.
-func (q *query) takes(r *output.Row) bool {
+// takes tells whether a row is of a client's lookup that the query asks for. at is what [serverNodes] gives.
+func (q *query) takes(r *output.Row, at map[string]string) bool {
 	return !r.Own && !r.Connect && q.filter.Takes(r) &&
 		(q.instance == "" || tally.Instance.Key(r) == q.instance) &&
+		(q.serverNode == "" || serverNode(r, at) == q.serverNode) &&
 		(q.upstream == "" || slices.ContainsFunc(
 			r.Upstreams, func(u output.Upstream) bool { return tally.Host(u.Address) == q.upstream }))
 }
@@ -186,14 +193,15 @@ func (f *feed) make(q *query, now time.Time) *View {
 		}
 	}
 	q.filter.Since = v.From
-	rows := slices.DeleteFunc(kept, func(r *output.Row) bool { return !q.takes(r) })
+	at := serverNodes(kept)
+	rows := slices.DeleteFunc(kept, func(r *output.Row) bool { return !q.takes(r, at) })
 	long := now.Sub(v.From)
-	v.fill(rows, long)
+	v.fill(rows, at, long)
 	return v
 }
 
 // fill counts rows that began in so long from v.From on.
-func (v *View) fill(rows []*output.Row, long time.Duration) {
+func (v *View) fill(rows []*output.Row, at map[string]string, long time.Duration) {
 	v.Seconds = long.Seconds()
 	v.Spark = make([]int, tally.Slices)
 	var times []time.Duration
@@ -221,7 +229,7 @@ func (v *View) fill(rows []*output.Row, long time.Duration) {
 	}
 	v.Clients, v.Names, v.Upstreams, v.Instances = lines(tally.Client), lines(tally.Name), lines(tally.Upstream),
 		lines(tally.Instance)
-	v.nodes(rows)
+	v.nodes(rows, at)
 	v.Rows = []RowView{}
 	for _, r := range slices.Backward(rows) {
 		if len(v.Rows) == maxRows {
@@ -265,21 +273,31 @@ func (v *View) stages(rows []*output.Row) {
 	}
 }
 
-// nodes counts by the client's node and the server's. Of a lost lookup the server's is known by the address that the
-// query was translated to, where another lookup tells whose that is.
-func (v *View) nodes(rows []*output.Row) {
+// serverNodes gives the nodes of DNS servers by the addresses that queries were translated to.
+func serverNodes(rows []*output.Row) map[string]string {
 	at := map[string]string{}
 	for _, r := range rows {
 		if i := r.Instance; i != nil && i.Node != "" && i.Address != "" {
 			at[i.Address] = i.Node
 		}
 	}
+	return at
+}
+
+// serverNode gives the node of the DNS server that a lookup was for; "" where it is not known. Of a lost one it is known
+// by the address that the query was translated to, where another lookup tells whose that is.
+func serverNode(r *output.Row, at map[string]string) string {
+	if r.Instance == nil {
+		return ""
+	}
+	return cmp.Or(r.Instance.Node, at[r.Instance.Address])
+}
+
+// nodes counts by the client's node and the server's.
+func (v *View) nodes(rows []*output.Row, at map[string]string) {
 	pairs := map[[2]string]*NodePair{}
 	for _, r := range rows {
-		from, to := tally.Node.Key(r), ""
-		if i := r.Instance; i != nil {
-			to = cmp.Or(i.Node, at[i.Address])
-		}
+		from, to := tally.Node.Key(r), serverNode(r, at)
 		if from == "" {
 			continue
 		}

@@ -214,10 +214,13 @@ func Quantile(times []time.Duration, p float64) time.Duration {
 
 // Window keeps the rows of the last while. It is for one goroutine.
 type Window struct {
-	// Keep is how long a row is kept after its lookup began; Max is how many are kept, the last.
-	Keep time.Duration
-	Max  int
+	// Keep is how long a row is kept after its lookup began; Max is how many are kept, the last, and MaxBytes how much
+	// memory they take. 0 of one does not bound it.
+	Keep     time.Duration
+	Max      int
+	MaxBytes int
 
+	bytes   int
 	rows    []*output.Row // in the order in which they came
 	at      map[string]int
 	gone    int // how many before the first of rows
@@ -233,16 +236,29 @@ func (w *Window) Add(r *output.Row) {
 	}
 	k := key(r)
 	if at, known := w.at[k]; r.Revision > 0 && known {
+		w.bytes += weight(r) - weight(w.rows[at-w.gone])
 		w.rows[at-w.gone] = r
-		return
+	} else {
+		w.bytes += weight(r)
+		w.at[k] = w.gone + len(w.rows)
+		w.rows = append(w.rows, r)
 	}
-	if w.Max > 0 && len(w.rows) >= w.Max {
-		w.dropped++
-		w.drop(1)
+	n, bytes := 0, w.bytes
+	for n < len(w.rows) && (w.Max > 0 && len(w.rows)-n > w.Max || w.MaxBytes > 0 && bytes > w.MaxBytes) {
+		bytes -= weight(w.rows[n])
+		n++
 	}
-	w.at[k] = w.gone + len(w.rows)
-	w.rows = append(w.rows, r)
+	w.dropped += uint64(n) // #nosec G115 -- not negative
+	w.drop(n)
 }
+
+// weight gives about how much memory a row takes in a window: itself, its key and its places.
+func weight(r *output.Row) int {
+	return r.Bytes() + len(r.TraceID) + len(r.OwnTraceID) + len(r.Server) + entry
+}
+
+// entry is about what a map's entry and a slice's element take, with the room that both leave.
+const entry = 96
 
 // drop lets go of the first n.
 func (w *Window) drop(n int) {
@@ -250,6 +266,7 @@ func (w *Window) drop(n int) {
 		if k := key(r); w.at[k] == w.gone+i {
 			delete(w.at, k)
 		}
+		w.bytes -= weight(r)
 		w.rows[i] = nil
 	}
 	w.rows, w.gone = w.rows[n:], w.gone+n

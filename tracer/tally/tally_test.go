@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -133,6 +134,46 @@ func TestWindow(t *testing.T) {
 	}
 	if rows, _ = w.Rows(at.Add(time.Hour)); len(rows) != 0 || len(w.at) != 0 {
 		t.Errorf("%d rows and %d keys after an hour", len(rows), len(w.at))
+	}
+}
+
+// TestWindowStaysWithinItsBytes: also of rows whose names and answers are as long as somebody makes them.
+func TestWindowStaysWithinItsBytes(t *testing.T) {
+	const bound = 4 << 20
+	w := Window{Keep: time.Hour, Max: 1 << 20, MaxBytes: bound}
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	usual := some()[:10]
+	before, total := heap(), 0
+	for i := range 20_000 {
+		r := *usual[i%10]
+		r.TraceID, r.Name = fmt.Sprintf("%032x", i), strings.Repeat("x", i%250)+fmt.Sprint(i)
+		for n := range i % 60 {
+			r.Answers = append(r.Answers, fmt.Sprintf("2001:db8::%x:%x", i, n))
+		}
+		total += r.Bytes()
+		w.Add(&r)
+		if i%7 == 0 { // told again, and longer
+			again := r
+			again.Revision, again.Verdict.Text = 1, strings.Repeat("y", 500)
+			w.Add(&again)
+		}
+	}
+	if total < 2*bound {
+		t.Fatalf("only %d bytes were tried", total)
+	}
+	grown := int64(heap()) - int64(before) //nolint:gosec // a heap of a test
+	rows, dropped := w.Rows(at)
+	t.Logf("%d rows in %d bytes, %d dropped", len(rows), grown, dropped)
+	if grown > bound*5/4 || w.bytes > bound || len(rows) < 100 || int(dropped)+len(rows) != 20_000 {
+		t.Errorf("%d rows in %d bytes (counted %d), %d dropped; want at most %d", len(rows), grown, w.bytes, dropped, bound)
+	}
+	if w.Rows(at.Add(100 * time.Hour)); w.bytes != 0 {
+		t.Errorf("%d bytes of no rows", w.bytes)
 	}
 }
 

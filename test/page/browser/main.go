@@ -3,6 +3,7 @@
 // at the width of a desk and of a telephone.
 //
 //	browser store URL DIRECTORY    uses the page that a store serves, and prints what it showed as JSON
+//	browser demo URL DIRECTORY     finds by clicking what is wrong in the lab of make demo PAGE=1, and prints it as JSON
 //	browser PAGE.html DIRECTORY    screenshots go to the directory; exit status 1 and the list if something is wrong
 package main
 
@@ -37,15 +38,16 @@ func (c *complaints) add(format string, args ...any) {
 }
 
 func main() {
-	if len(os.Args) == 4 && os.Args[1] == "store" {
-		if err := store(os.Args[2], os.Args[3]); err != nil {
+	if use := map[string]func(url, shots string) error{"store": store, "demo": demo}; len(os.Args) == 4 &&
+		use[os.Args[1]] != nil {
+		if err := use[os.Args[1]](os.Args[2], os.Args[3]); err != nil {
 			fmt.Fprintln(os.Stderr, "browser:", err)
 			os.Exit(2)
 		}
 		return
 	}
 	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: browser PAGE.html DIRECTORY, or browser store URL DIRECTORY")
+		fmt.Fprintln(os.Stderr, "usage: browser PAGE.html DIRECTORY, or browser store|demo URL DIRECTORY")
 		os.Exit(2)
 	}
 	wrong, err := check(os.Args[1], os.Args[2])
@@ -131,6 +133,7 @@ func check(file, shots string) ([]string, error) {
 				png = base64.StdEncoding.EncodeToString(b)
 				return err
 			}),
+			axe(&c, view.name),
 		)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", view.name, err)

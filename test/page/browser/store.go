@@ -40,17 +40,14 @@ type seen struct {
 	Wrong         []string
 }
 
-// store opens the page that a dnstrail store serves at a URL, uses it, and prints what it showed.
-func store(url, shots string) error {
+// session opens a browser for at most so long. Of what it shows of a URL it notes what no page may do: it is to ask
+// nobody else, and to complain of nothing.
+func session(url string, limit time.Duration) (ctx context.Context, end func(), c *complaints) {
 	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.DisableGPU)
 	ctx, stop := chromedp.NewExecAllocator(context.Background(), opts...)
-	defer stop()
 	ctx, cancel := chromedp.NewContext(ctx)
-	defer cancel()
-	ctx, cancelTimeout := context.WithTimeout(ctx, 90*time.Second)
-	defer cancelTimeout()
-
-	var c complaints
+	ctx, cancelTimeout := context.WithTimeout(ctx, limit)
+	c = &complaints{}
 	chromedp.ListenTarget(ctx, func(ev any) {
 		switch e := ev.(type) {
 		case *runtime.EventConsoleAPICalled:
@@ -71,45 +68,55 @@ func store(url, shots string) error {
 			c.add("dialog: %s", e.Message)
 		}
 	})
-	var s seen
-	read := func(into *json.RawMessage) chromedp.Action {
-		return chromedp.ActionFunc(func(ctx context.Context) error {
-			var v any
-			if err := chromedp.Evaluate(drawn, &v).Do(ctx); err != nil {
-				return err
-			}
-			b, err := json.Marshal(v)
-			*into = b
+	return ctx, func() { cancelTimeout(); cancel(); stop() }, c
+}
+
+// read gives what the page shows, as JSON.
+func read(into *json.RawMessage) chromedp.Action {
+	return chromedp.ActionFunc(func(ctx context.Context) error {
+		var v any
+		if err := chromedp.Evaluate(drawn, &v).Do(ctx); err != nil {
 			return err
-		})
-	}
-	if err := chromedp.Run(ctx, network.Enable(), log.Enable(), runtime.Enable(), chromedp.Navigate(url),
-		chromedp.WaitReady(`body[data-ready]`, chromedp.ByQuery), read(&s.First)); err != nil {
-		return fmt.Errorf("opening %s: %w", url, err)
-	}
+		}
+		b, err := json.Marshal(v)
+		*into = b
+		return err
+	})
+}
+
+// screenshot writes what the window shows into a file.
+func screenshot(file string) chromedp.Action {
+	return chromedp.ActionFunc(func(ctx context.Context) error {
+		png, err := page.CaptureScreenshot().Do(ctx)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(file, png, 0o644)
+	})
+}
+
+// views looks at each view of the page, in windows of each kind.
+func views(ctx context.Context, c *complaints, shots string) error {
 	for _, view := range []string{"now", "who", "rows"} {
 		for _, size := range []struct {
 			name          string
 			width, height int64
 			dark          bool
-		}{{"desk", 1280, 900, false}, {"desk-dark", 1280, 900, true}, {"telephone", 420, 900, false}} {
+		}{{"desk", 1280, 900, false}, {"desk-dark", 1280, 900, true}, {"telephone", 420, 900, false}, {"telephone-dark", 420, 900, true}} {
 			scheme := "light"
 			if size.dark {
 				scheme = "dark"
 			}
 			var wide bool
 			var small []string
-			var png []byte
 			err := chromedp.Run(ctx,
 				emulation.SetDeviceMetricsOverride(size.width, size.height, 1, false),
 				emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}),
 				chromedp.Click("#tab-"+view, chromedp.ByQuery), chromedp.WaitVisible("#"+view, chromedp.ByQuery),
 				chromedp.Evaluate(`document.documentElement.scrollWidth > document.documentElement.clientWidth`, &wide),
 				chromedp.Evaluate(unnamed, &small),
-				chromedp.ActionFunc(func(ctx context.Context) (err error) {
-					png, err = page.CaptureScreenshot().Do(ctx)
-					return err
-				}),
+				screenshot(filepath.Join(shots, view+"-"+size.name+".png")),
+				axe(c, view+" at "+size.name),
 			)
 			if err != nil {
 				return fmt.Errorf("%s at %s: %w", view, size.name, err)
@@ -120,10 +127,22 @@ func store(url, shots string) error {
 			for _, what := range small {
 				c.add("%s at %s: %s", view, size.name, what)
 			}
-			if err := os.WriteFile(filepath.Join(shots, view+"-"+size.name+".png"), png, 0o644); err != nil {
-				return err
-			}
 		}
+	}
+	return nil
+}
+
+// store opens the page that a dnstrail store serves at a URL, uses it, and prints what it showed.
+func store(url, shots string) error {
+	ctx, end, c := session(url, 8*time.Minute)
+	defer end()
+	var s seen
+	if err := chromedp.Run(ctx, network.Enable(), log.Enable(), runtime.Enable(), chromedp.Navigate(url),
+		chromedp.WaitReady(`body[data-ready]`, chromedp.ByQuery), read(&s.First)); err != nil {
+		return fmt.Errorf("opening %s: %w", url, err)
+	}
+	if err := views(ctx, c, shots); err != nil {
+		return err
 	}
 	// A lookup opens by keyboard, and closes by it.
 	var open, closed bool
@@ -136,13 +155,7 @@ func store(url, shots string) error {
 		chromedp.Sleep(time.Second),
 		chromedp.Evaluate(`document.getElementById('walk').open`, &open),
 		chromedp.Evaluate(`document.getElementById('alone').href`, &walk),
-		chromedp.ActionFunc(func(ctx context.Context) error {
-			png, err := page.CaptureScreenshot().Do(ctx)
-			if err != nil {
-				return err
-			}
-			return os.WriteFile(filepath.Join(shots, "walk.png"), png, 0o644)
-		}),
+		screenshot(filepath.Join(shots, "walk.png")),
 		chromedp.KeyEvent(kb.Escape),
 		chromedp.Sleep(300*time.Millisecond),
 		chromedp.Evaluate(`!document.getElementById('walk').open`, &closed),
@@ -168,7 +181,8 @@ func store(url, shots string) error {
 	var again json.RawMessage
 	var bars int
 	err = chromedp.Run(ctx, read(&again),
-		chromedp.Navigate(walk), chromedp.Evaluate(`document.querySelectorAll('.walk .bar').length`, &bars))
+		chromedp.Navigate(walk), chromedp.Evaluate(`document.querySelectorAll('.walk .bar').length`, &bars),
+		axe(c, "a walk"))
 	if err != nil {
 		return fmt.Errorf("a link: %w", err)
 	}

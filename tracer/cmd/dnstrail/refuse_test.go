@@ -54,7 +54,7 @@ func TestEveryCommandRefuses(t *testing.T) {
 		{"report --from /nonexistent", "open /nonexistent"},
 		{"report --from " + bad, "line 1: no row of observe -o jsonl"},
 		{"report --since 0", "--since 0s, --for 0s: want more than 0"},
-		{"report -o html --here", `--output "html": want text or json`},
+		{"report -o yaml --here", `--output "yaml": want text, html or json`},
 		{"report --where nowhere", "--where nowhere: want one of"},
 		{"top --by color", `--by "color": want one of client, pod, name`},
 		{"top --sort color", `--sort "color": want one of rate, time, failures`},

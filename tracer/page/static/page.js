@@ -58,13 +58,17 @@ function asked() {
 	return q;
 }
 
-// choose sets one filter, or takes it back, and asks again.
-function choose(word, value) {
-	const e = form.elements[word], v = word === "upstream" || word === "instance" ? value : literal(value);
-	e.value = e.value === v ? "" : v;
+// exact are the filters that are no patterns, which observe does not have.
+const exact = ["upstream", "instance", "server-node"];
+
+// choose sets filters, or takes them back where all are set so, and asks again.
+function choose(...filters) {
+	const set = filters.map(([word, value]) => [form.elements[word], exact.includes(word) ? value : literal(value)]);
+	const back = set.every(([e, v]) => e.value === v);
+	for (const [e, v] of set) e.value = back ? "" : v;
 	apply();
 }
-const pick = (word, value, text) => make("button", {class: "plain", type: "button", "data-pick": word, onclick: () => choose(word, value)}, text ?? value);
+const pick = (word, value, text) => make("button", {class: "plain", type: "button", "data-pick": word, onclick: () => choose([word, value])}, text ?? value);
 
 function apply() {
 	const q = asked();
@@ -168,7 +172,10 @@ function matrix(v) {
 		make("tr", {}, make("th", {scope: "col"}, "from, to"), ...to.map(n => make("th", {scope: "col"}, n || "not known"))),
 		...from.map(f => make("tr", {}, make("td", {}, pick("client", f)), ...to.map(t => {
 			const p = v.nodes.find(n => n.from === f && n.to === t);
-			return p ? make("td", {"data-pair": f + " " + t, class: p.failed ? "lossy" : ""}, p.failed + " of " + p.lookups) : make("td", {class: "faint"}, "-");
+			if (!p) return make("td", {class: "faint"}, "-");
+			const text = p.failed + " of " + p.lookups;
+			return make("td", {"data-pair": f + " " + t, class: p.failed ? "lossy" : ""}, t === "" ? text : make("button",
+				{class: "plain", type: "button", "aria-label": text + " failed from " + f + " to " + t, onclick: () => choose(["client", f], ["server-node", t])}, text));
 		})))]);
 }
 
@@ -213,7 +220,7 @@ function command() {
 	const quote = v => /^[\w.,:/*@!-]+$/.test(v) ? v.replace(/^.*[*!].*$/, "'$&'") : "'" + v.replace(/'/g, "'\\''") + "'";
 	let line = "dnstrail observe --store " + location.origin;
 	for (const [k, v] of asked()) {
-		if (k === "upstream" || k === "instance") continue; // observe has no such filter
+		if (exact.includes(k)) continue; // observe has no such filter
 		line += " --" + k + (k === "lost" ? "=" : " ") + quote(v);
 	}
 	return line;
