@@ -41,8 +41,14 @@ type scene struct {
 	bin   string
 }
 
-// up makes the scene, with more pods beside the client's.
-func up(t *testing.T, more ...lab.PodSpec) *scene {
+// up makes the scene.
+func up(t *testing.T) *scene {
+	t.Helper()
+	return upWith(t, cluster.Config{})
+}
+
+// upWith makes the scene with more pods beside the client's, and with other configuration.
+func upWith(t *testing.T, c cluster.Config) *scene {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		if os.Getenv("CI") == "true" {
@@ -70,12 +76,11 @@ func up(t *testing.T, more ...lab.PodSpec) *scene {
 		_ = store.ServeHTTP(ctx, api,
 			joined.Handler(s.store, page.Handler(&joined.Rows{Store: s.store}, s.store, 0, traceapi.Handler(s.store))))
 	}()
-	k, err := cluster.Up(ctx, cluster.Config{
-		Bin: bin, Collector: otlp.Addr().String(), Agents: cluster.AgentPerNode,
-		Pods: append([]lab.PodSpec{
-			{Node: "node-1", Namespace: "shop", Workload: lab.Workload{Kind: "Deployment", Name: "cart"}},
-		}, more...),
-	})
+	c.Bin, c.Collector, c.Agents = bin, otlp.Addr().String(), cluster.AgentPerNode
+	c.Pods = append([]lab.PodSpec{
+		{Node: "node-1", Namespace: "shop", Workload: lab.Workload{Kind: "Deployment", Name: "cart"}},
+	}, c.Pods...)
+	k, err := cluster.Up(ctx, c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,8 +91,10 @@ func up(t *testing.T, more ...lab.PodSpec) *scene {
 	})
 	s.Cluster, s.pod = k, k.Clients[0]
 	// A pod has a process that lives as long as it does: kubelet's pause.
-	if _, err := s.pod.Start(lab.Command{Path: "sleep", Args: []string{"600"}}); err != nil {
-		t.Fatal(err)
+	for _, p := range k.Clients {
+		if _, err := p.Start(lab.Command{Path: "sleep", Args: []string{"600"}}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return s
 }
