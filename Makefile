@@ -30,10 +30,10 @@ say = @printf '==> %s\n' "$(1)"
 ##@ Use
 
 .PHONY: demo
-demo: build need-demo ## Raise a two-node lab, run real lookups, print each as one trace. JAEGER=1 starts a real Jaeger, JAEGER=host:port uses one.
+demo: build need-demo ## Raise a two-node lab, run real lookups, print each as one trace. JAEGER=1 starts a real Jaeger, JAEGER=host:port uses one. PAGE=1 keeps traffic and faults running and serves the store's page
 	$(if $(filter 1,$(JAEGER)),@$(MAKE) $(BIN)/jaeger)
 	@$(if $(ROOT),,echo "make demo raises network namespaces and loads eBPF: run it as root" >&2; exit 1;) \
-	mkdir -p $(BIN) && go build -o $(BIN)/demo ./test/demo && exec $(BIN)/demo -bin $(BIN) $(if $(JAEGER),-jaeger $(JAEGER))
+	mkdir -p $(BIN) && go build -o $(BIN)/demo ./test/demo && exec $(BIN)/demo -bin $(BIN) $(if $(JAEGER),-jaeger $(JAEGER)) $(if $(PAGE),-page $(PAGE))
 
 .PHONY: story
 story: build ## Play the incident that the README tells: a firewall between two nodes lost its rule for UDP 53
@@ -239,7 +239,7 @@ $(BIN)/jaeger:
 
 .PHONY: need-cluster need-demo need-system need-clients need-faults need-bench need-images need-clang need-kernels need-kernels-all
 need-demo:
-	@test/need.sh dig=bind9-dnsutils
+	@test/need.sh dig=bind9-dnsutils $(if $(PAGE),dnsperf=dnsperf)
 need-system:
 	@test/need.sh dig=bind9-dnsutils dnsperf=dnsperf prometheus=prometheus ip=iproute2 setpriv=util-linux chromium=chromium
 	@test/need.sh gcc=gcc musl-gcc=musl-tools kdig=knot-dnsutils python3=python3 runc=runc
