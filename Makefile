@@ -103,6 +103,11 @@ $(AXE):
 	@echo "==> fetching axe-core $(AXE_VERSION)"
 	@mkdir -p $(CACHE) && cd $(CACHE) && npm pack --silent axe-core@$(AXE_VERSION) >/dev/null && tar -xzOf axe-core-$(AXE_VERSION).tgz package/axe.min.js >$@.part && mv $@.part $@ && rm axe-core-$(AXE_VERSION).tgz
 
+.PHONY: screenshots
+screenshots: build need-system $(AXE) ## The pictures of the page in docs/images, of make demo PAGE=1 in a real Chromium, as root
+	@mkdir -p docs/images && rm -f docs/images/*.png
+	@DNSTRAIL_BIN=$(BIN) DNSTRAIL_AXE=$(AXE) DNSTRAIL_SCREENSHOTS=$(CURDIR)/docs/images go test -count=1 -timeout 20m -run TestDemoPageInChromium ./test/page
+
 KERNELS ?=
 .PHONY: test-kernels
 test-kernels: build need-kernels need-kernels-all ## Other kernels under QEMU, 5.10 to the newest: doctor, the demo, a core of the fault matrix; writes docs/kernels.md. KERNELS=6.1,6.12 boots only these, and writes nothing. Not part of make test
