@@ -93,9 +93,9 @@ func (s *scene) onThePage(t *testing.T, since time.Time, lookups, lost int) {
 	}
 }
 
-// TestReport: on a lab that is well report finds nothing; of seven planted problems it names each and no other, with the
-// numbers of those who made them: the lab's upstream and the clients. What it says that a lower ndots saves is what its
-// patch saves, put in and measured.
+// TestReport: on a lab that is well report finds nothing; of seven planted problems it names each and no other, with
+// the numbers of those who made them: the lab's upstream and the clients. What it says that a lower ndots saves is what
+// its patch saves, put in and measured.
 func TestReport(t *testing.T) {
 	pod := func(workload string) lab.PodSpec {
 		return lab.PodSpec{Node: "node-1", Namespace: "shop", Workload: lab.Workload{Kind: "Deployment", Name: workload}}
@@ -138,7 +138,8 @@ func TestReport(t *testing.T) {
 	in(cart, "for i in $(seq %d); do getent ahosts ledger.corp; done", stale)
 	slow := in(cart, "for n in $(seq %d); do for i in $(seq %d); do dig delay-250ms.n$n-$i.example.org & done; wait; done",
 		batches, batch)
-	in(stuck, "for i in $(seq %d); do dig -b '%s#5353' +short kubernetes.default.svc.cluster.local; done", onePort, stuck.V4)
+	in(stuck, "for i in $(seq %d); do dig -b '%s#5353' +short kubernetes.default.svc.cluster.local; done", onePort,
+		stuck.V4)
 	in(bulky, "for i in $(seq %d); do dig +noedns +short size-2000.example.com; done", truncated)
 	in(poller, "for n in $(seq %d); do for i in $(seq %d); do dig +short ttl-1.n$i.example.net & done; wait; sleep 1.3; "+
 		"done", rounds, polled)

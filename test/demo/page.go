@@ -158,7 +158,8 @@ func look(ctx context.Context, c config) (err error) {
 }
 
 func introduceSight(addr string) {
-	fmt.Printf(`Two nodes, CoreDNS on node-2, five workloads in shop that ask all the time. Three things are wrong. To find them,
+	fmt.Printf(
+		`Two nodes, CoreDNS on node-2, five workloads in shop that ask all the time. Three things are wrong. To find them,
 
   open http://%s/
 

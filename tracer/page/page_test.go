@@ -167,7 +167,8 @@ func TestView(t *testing.T) {
 		"lost=true": 30, "lost=false": 60, "client=shop/web": 30, "client=!shop/web": 60, "upstream=192.0.2.1": 20,
 		"slow=100ms": 50, "where=between-*": 30,
 		"name=*.shop": 90, "name=none": 0, "instance=" +
-			url.QueryEscape("kube-system/coredns-1"): 60, "server-node=node-2&lost=true": 30, "server-node=node-1": 0, "since=1s": 0, "type=A,AAAA&rcode=NOERROR": 60,
+			url.QueryEscape("kube-system/coredns-1"): 60, "server-node=node-2&lost=true": 30, "server-node=node-1": 0,
+		"since=1s": 0, "type=A,AAAA&rcode=NOERROR": 60,
 	} {
 		if v := view("?" + query); v.Lookups != want {
 			t.Errorf("%s: %d lookups, want %d", query, v.Lookups, want)

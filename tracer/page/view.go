@@ -284,8 +284,8 @@ func serverNodes(rows []*output.Row) map[string]string {
 	return at
 }
 
-// serverNode gives the node of the DNS server that a lookup was for; "" where it is not known. Of a lost one it is known
-// by the address that the query was translated to, where another lookup tells whose that is.
+// serverNode gives the node of the DNS server that a lookup was for; "" where it is not known. Of a lost one it is
+// known by the address that the query was translated to, where another lookup tells whose that is.
 func serverNode(r *output.Row, at map[string]string) string {
 	if r.Instance == nil {
 		return ""

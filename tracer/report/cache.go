@@ -8,8 +8,8 @@ import (
 	"golang.org/x/net/publicsuffix"
 )
 
-// keptAtLeast is what caches are tried with: so long CoreDNS keeps an answer at the most where its Corefile is the usual
-// one (cache 30), so that nobody gets older answers for it than are usual.
+// keptAtLeast is what caches are tried with: so long CoreDNS keeps an answer at the most where its Corefile is the
+// usual one (cache 30), so that nobody gets older answers for it than are usual.
 const keptAtLeast = 30 * time.Second
 
 // zone gives the domain that somebody registered, of a name: what stands before a public suffix.

@@ -282,14 +282,16 @@ var remedies = map[string]string{
 	string(verdict.CausePolicyDrop): "let UDP and TCP port 53 pass in the network policy or firewall rule that drops it",
 	string(verdict.CauseBufferFull): "give the server more CPU or more replicas: its socket's buffer ran over",
 	string(verdict.CauseNoListener): "see that the server runs and listens where the service points",
-	causeFull:                       "raise nf_conntrack_max on the node, or make fewer connections: use a node-local cache",
+	causeFull: "raise nf_conntrack_max on the node, or make fewer connections: use a node-local " +
+		"cache",
 	causeRace: "ask one after the other (single-request-reopen in the pods' dnsConfig), or use a node-local " +
 		"cache",
 	string(verdict.CauseNoEndpoints):  "see why the service has no server that is ready",
 	string(verdict.CauseDeadEndpoint): "see why the service still points at a server that has gone",
 	string(verdict.CauseVanished):     "see to the way behind the last place it was seen at: both ways must pass UDP 53",
-	string(verdict.CauseNoReply):      "run the agent on the other node, too; what lies between must pass UDP 53 both ways",
-	string(verdict.CauseTimeout):      "see to the upstream that does not answer, or take it out of forward",
+	string(
+		verdict.CauseNoReply): "run the agent on the other node, too; what lies between must pass UDP 53 both ways",
+	string(verdict.CauseTimeout): "see to the upstream that does not answer, or take it out of forward",
 
 	"client": "see to the client", "pod-link": "see to the pod's network", "node": "see to the node's firewall and routes",
 	"service": "see to the service's endpoints and kube-proxy", "between-nodes": "see to the network between the nodes",

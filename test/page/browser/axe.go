@@ -12,7 +12,8 @@ import (
 // axeFile names the environment variable that says where axe-core's script is. Without it nothing is asked of axe.
 const axeFile = "DNSTRAIL_AXE"
 
-// rules is what axe-core is asked for: what it finds serious or worse. What it says of elements that move is left alone.
+// rules is what axe-core is asked for: what it finds serious or worse. What it says of elements that move is left
+// alone.
 const rules = `axe.run(document, {resultTypes: ["violations"], iframes: false}).then(r => r.violations
 	.filter(v => v.impact === "serious" || v.impact === "critical")
 	.map(v => v.impact + " " + v.id + ": " + v.help + ": " + v.nodes.slice(0, 3).map(n => n.html.slice(0, 120)).join(" ")))`

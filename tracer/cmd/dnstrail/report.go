@@ -30,10 +30,12 @@ func newReportCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "report",
 		Short: "Say what is wrong with the DNS of a cluster or a host, what it costs and what to change",
-		Long: `report looks through lookups and tells what is worth a change: search paths that ask for nothing, names that never exist, AAAA where there is no
-IPv6, upstreams and servers that are slow or fail, clients that ask again or elsewhere, answers that do not fit, losses, nodes worse than others,
-answers that caches keep for too short a time, what connection tracking loses.
-Each finding has what it costs, numbers, trace IDs of lookups that show it, and the change to make. What cannot be judged for want of lookups is said.
+		Long: `report looks through lookups and tells what is worth a change: search paths that ask for nothing,
+names that never exist, AAAA where there is no IPv6, upstreams and servers that are slow or fail,
+clients that ask again or elsewhere, answers that do not fit, losses, nodes worse than others,
+answers that caches keep for too short a time, what connection tracking loses. Each finding has what
+it costs, numbers, trace IDs of lookups that show it, and the change to make. What cannot be judged
+for want of lookups is said.
 
 It asks the store of the cluster that your kubeconfig names, or one named by --store, or an agent (--socket),
 for the past (--since); it reads rows that observe -o jsonl wrote (--from); or it watches this host for a

@@ -82,7 +82,8 @@ token:
 	f.StringVar(&flags.http, "http", "127.0.0.1:4318", "address to receive OTLP over HTTP at; empty for none")
 	f.StringVar(&flags.api, "api", "127.0.0.1:16686", "address to answer queries at; empty for none")
 	f.IntVar(&flags.limits.Spans, "spans", store.DefaultSpans, "how many spans are kept at most")
-	f.Var(&flags.memory, "memory", "memory to stay within, half of it for spans, a sixteenth for the page; what the cgroup allows if not given, "+
+	f.Var(&flags.memory, "memory", "memory to stay within, half of it for spans, a sixteenth for the page; what the "+
+		"cgroup allows if not given, "+
 		"or else 256MiB")
 	f.StringVar(&flags.otlpTokens, "otlp-token-file", "", "file of the tokens of those who may send; an "+
 		"OTEL_EXPORTER_OTLP_HEADERS sends one")
