@@ -180,7 +180,8 @@ func (h *hand) told() ByHand {
 
 // plain says what one said, for whoever asked by hand.
 func (x *heard) plain() Heard {
-	said, seen := "", false
+	var said string
+	seen := false
 	switch {
 	case x.result == askback.Limited:
 		said = "was not asked: there is too much to ask"

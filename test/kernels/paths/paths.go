@@ -88,16 +88,16 @@ var paths = []path{
 		name: "path: delay and duplicates", udp: true,
 		build: func(w *world) error {
 			late := netlink.NetemQdiscAttrs{Latency: 50_000, Jitter: 40_000, Duplicate: 30}
-			return errors.Join(w.west.netem("eth0", late), w.east.netem("eth0", late))
+			return errors.Join(w.west.netem(late), w.east.netem(late))
 		},
 	},
 	{
 		name: "path: 30 % loss of queries", lookups: 1000, loses: true,
-		build: func(w *world) error { return w.west.netem("eth0", netlink.NetemQdiscAttrs{Loss: 30}) },
+		build: func(w *world) error { return w.west.netem(netlink.NetemQdiscAttrs{Loss: 30}) },
 	},
 	{
 		name: "path: 30 % loss of answers", lookups: 1000, loses: true,
-		build: func(w *world) error { return w.east.netem("eth0", netlink.NetemQdiscAttrs{Loss: 30}) },
+		build: func(w *world) error { return w.east.netem(netlink.NetemQdiscAttrs{Loss: 30}) },
 	},
 }
 
@@ -200,10 +200,10 @@ func (w *world) between(device string, make func(parent int, local, remote net.I
 	return nil
 }
 
-// netem makes a device lose, delay or double what leaves by it.
-func (s *space) netem(device string, what netlink.NetemQdiscAttrs) error {
+// netem makes eth0 lose, delay or double what leaves by it.
+func (s *space) netem(what netlink.NetemQdiscAttrs) error {
 	return s.inside(func() error {
-		l, err := netlink.LinkByName(device)
+		l, err := netlink.LinkByName("eth0")
 		if err != nil {
 			return err
 		}

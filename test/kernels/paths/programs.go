@@ -35,9 +35,9 @@ func word(addr string) int32 {
 	return int32(binary.BigEndian.Uint32(a[:])) // #nosec G115 -- bits
 }
 
-// isUDP ends at "pass" what is no UDP over IPv4 with an address and a port at these offsets. It leaves the packet in
+// isDNS ends at "pass" what is no UDP over IPv4 with an address and port 53 at these offsets. It leaves the packet in
 // R6.
-func isUDP(at int32, addr string, portAt, port int32) asm.Instructions {
+func isDNS(at int32, addr string, portAt int32) asm.Instructions {
 	return asm.Instructions{
 		asm.Mov.Reg(asm.R6, asm.R1),
 		asm.LoadAbs(etherType, asm.Half),
@@ -48,7 +48,7 @@ func isUDP(at int32, addr string, portAt, port int32) asm.Instructions {
 		asm.Mov.Imm32(asm.R7, word(addr)),
 		asm.JNE.Reg(asm.R0, asm.R7, "pass"),
 		asm.LoadAbs(portAt, asm.Half),
-		asm.JNE.Imm(asm.R0, port, "pass"),
+		asm.JNE.Imm(asm.R0, 53, "pass"),
 	}
 }
 
@@ -62,7 +62,7 @@ func otherwise(program ...asm.Instruction) asm.Instructions {
 
 // replace puts an address in another's place and lets the packet pass.
 func replace(at int32, from, to string, portAt int32) asm.Instructions {
-	return append(isUDP(at, from, portAt, 53), otherwise(
+	return append(isDNS(at, from, portAt), otherwise(
 		asm.Mov.Imm(asm.R1, int32(binary.NativeEndian.Uint32(net.ParseIP(to).To4()))), // #nosec G115 -- bits
 		asm.StoreMem(asm.RFP, -4, asm.R1, asm.Word),
 		asm.Mov.Reg(asm.R1, asm.R6),
@@ -96,7 +96,7 @@ func withRedirect(w *world) error {
 		return err
 	}
 	return errors.Join(
-		w.west.tc("pod0", netlink.HANDLE_MIN_INGRESS, append(isUDP(ipDst, w.west.own(serverAddr), portTo, 53), otherwise(
+		w.west.tc("pod0", netlink.HANDLE_MIN_INGRESS, append(isDNS(ipDst, w.west.own(serverAddr), portTo), otherwise(
 			asm.Mov.Imm(asm.R1, out),
 			asm.Mov.Imm(asm.R2, 0),
 			asm.Mov.Imm(asm.R3, 0),
@@ -104,7 +104,7 @@ func withRedirect(w *world) error {
 			asm.FnRedirectNeigh.Call(),
 			asm.Return(),
 		)...)),
-		w.west.tc("eth0", netlink.HANDLE_MIN_INGRESS, append(isUDP(ipSrc, w.west.own(serverAddr), portFrom, 53), otherwise(
+		w.west.tc("eth0", netlink.HANDLE_MIN_INGRESS, append(isDNS(ipSrc, w.west.own(serverAddr), portFrom), otherwise(
 			// The frame is for the node's hardware address, and so for another host where it is redirected to.
 			asm.Mov.Reg(asm.R1, asm.R6),
 			asm.Mov.Imm(asm.R2, packetHost),
@@ -119,7 +119,7 @@ func withRedirect(w *world) error {
 
 // dropInTC drops queries where they come to the server's node.
 func dropInTC(w *world) error {
-	return w.east.tc("eth0", netlink.HANDLE_MIN_INGRESS, append(isUDP(ipDst, w.west.own(serverAddr), portTo, 53),
+	return w.east.tc("eth0", netlink.HANDLE_MIN_INGRESS, append(isDNS(ipDst, w.west.own(serverAddr), portTo),
 		otherwise(
 			asm.Mov.Imm(asm.R0, tcShot),
 			asm.Return(),
