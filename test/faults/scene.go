@@ -182,13 +182,16 @@ func (s *scene) startObserve(ctx context.Context, bin string, args ...string) (*
 		if s.options.partial() {
 			zone = "servfail-here.example." // which is kept, whatever the share
 		}
-		conn, err := s.send(families[0], fmt.Sprintf("%s%d.%s", readyPrefix, time.Now().UnixNano(), zone))
-		if err != nil {
-			return nil, err
+		// Over both families: a tracer knows a service by a lookup that it saw translated.
+		for _, f := range families {
+			conn, err := s.send(f, fmt.Sprintf("%s%d.%s", readyPrefix, time.Now().UnixNano(), zone))
+			if err != nil {
+				return nil, err
+			}
+			_ = conn.SetReadDeadline(time.Now().Add(time.Second)) // never fails: an open UDP socket
+			_, _ = conn.Read(make([]byte, 512))                   // no answer is no row either
+			_ = conn.Close()
 		}
-		_ = conn.SetReadDeadline(time.Now().Add(time.Second)) // never fails: an open UDP socket
-		_, _ = conn.Read(make([]byte, 512))                   // no answer is no row either
-		_ = conn.Close()
 		for range 100 { // rows wait a while to be put in order, or for what another node's agent sends
 			if rows.any() {
 				return rows, nil

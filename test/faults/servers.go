@@ -25,15 +25,15 @@ type instance struct {
 	node  *lab.Node
 	// pod and namespace are what CoreDNS is told that its pod is.
 	pod, namespace string
-	// ready is an address at which it answers when it is ready.
-	ready netip.AddrPort
+	// ready are the addresses at which it answers when it is ready: a tracer knows a server by what it saw it read.
+	ready []netip.AddrPort
 	// uid is the user that it runs as, if not root.
 	uid string
 }
 
 func inPod(p *lab.Pod, ready netip.AddrPort) instance {
 	return instance{start: p.Start, ns: p.Namespace, node: p.Node, pod: p.Name, namespace: p.PodSpec.Namespace,
-		ready: ready}
+		ready: []netip.AddrPort{ready}}
 }
 
 // stop ends a process whose end is wanted, stopped or not.
@@ -88,13 +88,7 @@ func (s *scene) serve(in instance, c lab.Command) (*lab.Process, error) {
 		return nil, err
 	}
 	for end := time.Now().Add(slowStart); ; time.Sleep(30 * time.Millisecond) {
-		conn, err := in.ns.Dial(context.Background(), "udp", in.ready.String())
-		if err == nil {
-			client := dns.Client{Timeout: 500 * time.Millisecond}
-			_, _, err = client.ExchangeWithConn(new(dns.Msg).SetQuestion(readyPrefix+"server.example.", dns.TypeA),
-				&dns.Conn{Conn: conn})
-			_ = conn.Close()
-		}
+		err := answers(in)
 		if err == nil {
 			return p, nil
 		}
@@ -107,6 +101,24 @@ func (s *scene) serve(in instance, c lab.Command) (*lab.Process, error) {
 			return nil, errors.Join(fmt.Errorf("a server does not answer: %w\n%s", err, cluster.Tail(p)), stop(p)())
 		}
 	}
+}
+
+// answers asks a server at each of its addresses.
+func answers(in instance) error {
+	client := dns.Client{Timeout: 500 * time.Millisecond}
+	for _, at := range in.ready {
+		conn, err := in.ns.Dial(context.Background(), "udp", at.String())
+		if err != nil {
+			return err
+		}
+		_, _, err = client.ExchangeWithConn(new(dns.Msg).SetQuestion(readyPrefix+"server.example.", dns.TypeA),
+			&dns.Conn{Conn: conn})
+		_ = conn.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // localV4 and localV6 are the addresses of NodeLocal DNSCache.
@@ -131,7 +143,7 @@ func (s *scene) nodeLocal() (*lab.Process, error) {
 	chain := fmt.Sprintf("errors\n    bind %s %s\n    forward . %s {\n        force_tcp\n    }", localV4, localV6,
 		lab.ServiceV4)
 	in := instance{start: n.Start, ns: n.Namespace, node: n, pod: "node-local-dns-x7x2k", namespace: "kube-system",
-		ready: netip.AddrPortFrom(localV4, 53)}
+		ready: []netip.AddrPort{netip.AddrPortFrom(localV4, 53), netip.AddrPortFrom(localV6, 53)}}
 	return s.coreDNS(in, "traceparent send", cluster.Zone{Name: ".:53", Chain: chain})
 }
 
