@@ -28,7 +28,7 @@ func TestQuadraticTablesAreFound(t *testing.T) {
 			}
 			return func() { slices.Sort(list) }
 		}},
-		{name: "a list looked through for each of its entries", n: 1 << 12, quadratic: true, work: func(n int) func() {
+		{name: "a list looked through for each of its entries", n: 1 << 13, quadratic: true, work: func(n int) func() {
 			return func() {
 				var list []int
 				for i := range n {
@@ -38,7 +38,7 @@ func TestQuadraticTablesAreFound(t *testing.T) {
 				}
 			}
 		}},
-		{name: "one bucket of a hash", n: 1 << 12, quadratic: true, work: func(n int) func() {
+		{name: "one bucket of a hash", n: 1 << 13, quadratic: true, work: func(n int) func() {
 			return func() {
 				buckets := map[string][]int{}
 				for i := range n {

@@ -86,7 +86,7 @@ func TestPageInChromium(t *testing.T) {
 // TestCheckerFindsWhatIsWrong: a checker that finds nothing anywhere would pass every page.
 func TestCheckerFindsWhatIsWrong(t *testing.T) {
 	needChromium(t)
-	const head = `<!doctype html><link rel="icon" href="data:,">`
+	const head = `<!doctype html><html lang="en"><title>x</title><link rel="icon" href="data:,">`
 	const line = `<details><summary>x</summary><div class="attributes">y</div></details>` +
 		`<div style="position: relative; width: 90%">` +
 		`<i class="bar" style="position: absolute; left: 10%; width: 20%; height: 1em"></i></div>`
