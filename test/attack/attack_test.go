@@ -24,6 +24,16 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/trace"
 )
 
+// scrape reads /metrics of an address.
+func scrape(t *testing.T, addr string) cluster.Figures {
+	t.Helper()
+	f, err := cluster.Scrape(t.Context(), addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
 func TestMain(m *testing.M) {
 	lab.Reexec()
 	if text := os.Getenv(clientEnv); text != "" {
@@ -192,9 +202,9 @@ func (s *scene) events(t *testing.T) int {
 	last := -1.0
 	for range 100 {
 		m := scrape(t, s.AgentMetrics[0])
-		n := m.sum("dnstrail_kernel_events_total")
+		n := m.Sum("dnstrail_kernel_events_total")
 		for _, kind := range []string{"ring_full", "reentered"} {
-			n += m.sum("dnstrail_losses_total", "kind", kind)
+			n += m.Sum("dnstrail_losses_total", "kind", kind)
 		}
 		if n == last {
 			return int(n)
@@ -294,8 +304,8 @@ func TestFlood(t *testing.T) {
 			}
 			s.survives(t)
 			m := scrape(t, s.AgentMetrics[0])
-			untold := m.sum("dnstrail_lookups_untold_total")
-			if mine := m.sum("dnstrail_lookups_untold_total", "client_workload", "victim"); mine > 0 {
+			untold := m.Sum("dnstrail_lookups_untold_total")
+			if mine := m.Sum("dnstrail_lookups_untold_total", "client_workload", "victim"); mine > 0 {
 				t.Errorf("%.0f lookups of the victim were left untold", mine)
 			}
 			if untold == 0 {

@@ -80,7 +80,7 @@ func benchTracer(ctx context.Context, b *bench) (err error) {
 		if err := nanosecondsARun(client, k, b, others); err != nil {
 			return err
 		}
-		return cpuALookup(client, k, agent, b)
+		return cpuALookup(ctx, client, k, agent, b)
 	})
 }
 
@@ -279,7 +279,7 @@ func emptyPrograms() (ids map[string]ebpf.ProgramID, detach func(), err error) {
 
 // cpuALookup prints what the agent's user space costs a lookup, and whether it lost events, at rates up to the
 // budget's.
-func cpuALookup(client *lab.Pod, k *cluster.Cluster, agent *lab.Process, b *bench) error {
+func cpuALookup(ctx context.Context, client *lab.Pod, k *cluster.Cluster, agent *lab.Process, b *bench) error {
 	fmt.Printf("%10s %12s %16s %12s\n", "asked/s", "answered/s", "us CPU a lookup", "events lost")
 	// What is done once, reading the kernel's symbols for instance, is no part of a lookup.
 	if _, err := dnsperf(client, b, 2000, time.Second); err != nil {
@@ -287,7 +287,7 @@ func cpuALookup(client *lab.Pod, k *cluster.Cluster, agent *lab.Process, b *benc
 	}
 	time.Sleep(2 * time.Second)
 	for _, rate := range []int{2000, 5000, 10000, 20000} {
-		lost, err := eventsLost(k)
+		lost, err := eventsLost(ctx, k)
 		if err != nil {
 			return err
 		}
@@ -304,7 +304,7 @@ func cpuALookup(client *lab.Pod, k *cluster.Cluster, agent *lab.Process, b *benc
 		if err != nil {
 			return err
 		}
-		now, err := eventsLost(k)
+		now, err := eventsLost(ctx, k)
 		if err != nil {
 			return err
 		}
@@ -343,7 +343,14 @@ func dnsperf(from *lab.Pod, b *bench, rate int, length time.Duration) (float64, 
 }
 
 // eventsLost gives the number of kernel events that the newest agent says it lost.
-func eventsLost(k *cluster.Cluster) (float64, error) {
-	return metric("http://"+k.AgentMetrics[len(k.AgentMetrics)-1]+"/metrics", "dnstrail_losses_total", "kind", "ring_full",
-		"reentered", "undecodable")
+func eventsLost(ctx context.Context, k *cluster.Cluster) (float64, error) {
+	f, err := cluster.Scrape(ctx, k.AgentMetrics[len(k.AgentMetrics)-1])
+	if err != nil {
+		return 0, err
+	}
+	lost := 0.0
+	for _, kind := range []string{"ring_full", "reentered", "undecodable"} {
+		lost += f.Sum("dnstrail_losses_total", "kind", kind)
+	}
+	return lost, nil
 }

@@ -39,8 +39,11 @@ type scene struct {
 // together is how many clients run at once: most of their time is waiting.
 const together = 3
 
-// agentMemory lets the spans of a flood wait until they are sent, all of them: what is judged is what they say.
-const agentMemory = "4GiB"
+// The spans of a flood wait until they are sent, all of them: what is judged is what they say.
+const (
+	agentMemory  = "4GiB"
+	coreDNSQueue = "OTEL_BSP_MAX_QUEUE_SIZE=262144"
+)
 
 // run runs the clients and gives what came of each.
 func run(ctx context.Context, o options, dir string) (results []*result, err error) {
@@ -93,6 +96,12 @@ func run(ctx context.Context, o options, dir string) (results []*result, err err
 	if err := s.rows.problem(); err != nil {
 		return nil, err
 	}
+	switch unsent, words, err := s.cluster.UnsentSpans(ctx); {
+	case err != nil:
+		return nil, err
+	case unsent > 0:
+		return nil, fmt.Errorf("the traces cannot be judged: %s", words)
+	}
 	for _, r := range results {
 		s.judge(r)
 	}
@@ -110,7 +119,7 @@ func (s *scene) raise(ctx context.Context, bin, collector string, chosen []clien
 	}
 	specs = append(specs, lab.PodSpec{Node: "node-1", Namespace: "shop", Name: "ready"})
 	s.cluster, err = cluster.Up(ctx, cluster.Config{
-		Bin: bin, Collector: collector, Pods: specs, Agents: cluster.NoAgent,
+		Bin: bin, Collector: collector, Pods: specs, Agents: cluster.NoAgent, Env: []string{coreDNSQueue},
 		AgentArgs: []string{"--memory", agentMemory},
 	})
 	if err != nil {

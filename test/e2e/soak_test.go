@@ -2,17 +2,12 @@ package e2e
 
 import (
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 
 	"github.com/dnstrail/dnstrail/test/cluster"
 	"github.com/dnstrail/dnstrail/test/lab"
@@ -65,11 +60,14 @@ func soak(t *testing.T, lookups, rate int, dnsperf ...string) {
 	}
 	sent, answered := number(t, dnsperfSent, p.Stdout()), number(t, dnsperfCompleted, p.Stdout())
 	time.Sleep(7 * time.Second) // longer than it takes to give a lookup up
-	m := scrape(t, k.AgentMetrics[0])
-	lost, seen := sum(m, "dnstrail_lookups_lost_total"), sum(m, "dns_lookup_duration_seconds")
-	events, gone := sum(m, "dnstrail_kernel_events_total"), 0.0
+	m, err := cluster.Scrape(t.Context(), k.AgentMetrics[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost, seen := m.Sum("dnstrail_lookups_lost_total"), m.Sum("dns_lookup_duration_seconds")
+	events, gone := m.Sum("dnstrail_kernel_events_total"), 0.0
 	for _, kind := range []string{"ring_full", "reentered", "undecodable", "evicted"} {
-		gone += sum(m, "dnstrail_losses_total", "kind", kind)
+		gone += m.Sum("dnstrail_losses_total", "kind", kind)
 	}
 	t.Logf("%.0f sent, %.0f answered in %d s; the agent saw %.0f lookups, called %.0f lost; %.0f kernel events, %.0f lost",
 		sent, answered, seconds, seen, lost, events, gone)
@@ -82,56 +80,4 @@ func soak(t *testing.T, lookups, rate int, dnsperf ...string) {
 	if answered < float64(lookups)*0.9 {
 		t.Errorf("%.0f lookups answered of %d wanted: the machine is too busy to try what must be tried", answered, lookups)
 	}
-}
-
-// scrape reads /metrics of an address.
-func scrape(t *testing.T, addr string) map[string][]sample {
-	t.Helper()
-	resp, err := http.Get("http://" + addr + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(strings.NewReader(string(body)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := map[string][]sample{}
-	for name, f := range families {
-		for _, m := range f.GetMetric() {
-			s := sample{labels: map[string]string{}, value: m.GetCounter().GetValue() + m.GetGauge().GetValue() +
-				float64(m.GetHistogram().GetSampleCount())}
-			for _, l := range m.GetLabel() {
-				s.labels[l.GetName()] = l.GetValue()
-			}
-			all[name] = append(all[name], s)
-		}
-	}
-	return all
-}
-
-// sample is one series: the value of a counter or gauge, the count of a histogram.
-type sample struct {
-	labels map[string]string
-	value  float64
-}
-
-// sum adds the series of a name that have the labels given as name, value, ...
-func sum(m map[string][]sample, name string, labels ...string) float64 {
-	total := 0.0
-series:
-	for _, s := range m[name] {
-		for i := 0; i < len(labels); i += 2 {
-			if s.labels[labels[i]] != labels[i+1] {
-				continue series
-			}
-		}
-		total += s.value
-	}
-	return total
 }
