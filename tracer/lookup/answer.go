@@ -106,6 +106,19 @@ func (a *Assembler) answerHop(e *entry, p *hop.Packet) {
 	}
 }
 
+// wasOf takes back the read of what was not seen coming to a lookup where that can have been of a packet which is none
+// to its question, and was on its way before; false where it cannot.
+func (a *Assembler) wasOf(e *entry, p *hop.Packet) bool {
+	if e.AnswerSeen || e.Revision > 0 || e.readSize != 0 && e.readSize != p.PayloadLen {
+		return false
+	}
+	if _, ok := e.giveBack(); !ok {
+		return false
+	}
+	a.schedule(e, e.lastQuery+int64(a.o.GiveUp))
+	return true
+}
+
 // droppedLater says whether the kernel dropped the packet of a hop after it.
 func (e *entry) droppedLater(h *hop.Hop) bool {
 	for i := len(e.Hops) - 1; i >= 0; i-- {
@@ -129,14 +142,17 @@ func (a *Assembler) stray(p *hop.Packet) {
 		s.gone(p.SKB)
 	}
 	var e, came *entry
-	n, rank := 0, 0
+	n, rank, read := 0, 0, false
 	for l := s.open.first; l != nil && n < maxByID; l, n = l.next, n+1 {
 		x := l.e
 		if x.ClientNetNS == p.NetNS && p.NetNS != 0 && p.Kind == hop.In {
 			came = x
 		}
-		if x.ReadUnseen && p.Time <= x.readEarly && x.goes(p.Src) {
-			x.ReadInferred = true // another CPU's record: what was read may have been this
+		if x.ReadUnseen && p.Time <= x.readEarly && x.goes(p.Src) { // another CPU's record
+			x.ReadInferred = true // what was read may have been this
+			if p.Kind != hop.Drop && x.ID == p.Head.ID && a.wasOf(x, p) {
+				read = true // it was
+			}
 		}
 		if x.done() || x.Connect || !x.goes(p.Src) && (!p.Tracked || !x.goes(p.Conntrack.OrigDst)) {
 			continue
@@ -185,6 +201,10 @@ func (a *Assembler) stray(p *hop.Packet) {
 		m.skb, m.unread = p.SKB, true // one more of it
 	}
 	m.Source = p.Src
+	if read {
+		m.Arrived, m.Read, m.unread = true, true, false
+		return
+	}
 	if p.Local && p.Process != nil {
 		e.ServerProcess, e.ServerNetNS = p.Process, p.NetNS
 		a.serves(p.NetNS, p.Process)

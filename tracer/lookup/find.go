@@ -85,7 +85,7 @@ func (a *Assembler) findQuery(k key, p *hop.Packet) *entry {
 	if e := first.e; first.next == nil && e.goes(p.Dst) && e.same(&p.Head) { // nearly always
 		return e
 	}
-	var only, fresh *entry
+	var only, fresh, died *entry
 	n := 0
 	for x := first; x != nil; x = x.next {
 		e := x.e
@@ -99,7 +99,11 @@ func (a *Assembler) findQuery(k key, p *hop.Packet) *entry {
 			e.went(p.Dst)
 			return e
 		}
-		if e.elsewhere(p) || e.diedAtSender(uint8(e.Attempts-1)) != 0 {
+		if e.elsewhere(p) {
+			continue
+		}
+		if e.diedAtSender(uint8(e.Attempts-1)) != 0 {
+			died = e
 			continue
 		}
 		if e.carried(p.SKB, false) && !p.Local {
@@ -114,6 +118,9 @@ func (a *Assembler) findQuery(k key, p *hop.Packet) *entry {
 		if fresh == nil && e.ndsts == 1 && !e.done() {
 			fresh = e
 		}
+	}
+	if n == 0 && died != nil && died.Again && died.ClientNetNS != 0 && p.NetNS != died.ClientNetNS {
+		return died // a copy of what was asked before, under one trace ID: the client takes its answer for one to this
 	}
 	if n == 0 || p.Local {
 		return nil // its own sender asks another server

@@ -174,6 +174,9 @@ type Lookup struct {
 	// AnsweredBefore says that an answer to that came to the client, and that its read was not seen: what is asked now
 	// may be a further try of a slow reader.
 	AnsweredBefore bool
+	// Owed counts the queries of those askings that were neither seen answered nor dropped: an answer that is seen may be
+	// to one of them.
+	Owed int
 	// Beside says that the same socket asked another server the same with the same ID before, its source translated alike:
 	// both servers derive one trace ID, whose client span is that of the first.
 	Beside bool

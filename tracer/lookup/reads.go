@@ -310,12 +310,16 @@ func (s *socket) next(p *hop.Packet) int {
 			continue // a reader's buffer may be too small for it
 		}
 		e := x.of()
-		if x.src == p.Src || e != nil && (e.goes(p.Src) || e.AnswerSource == p.Src) {
+		if x.src == p.Src || e != nil && (e.goes(p.Src) || e.AnswerSource == p.Src) ||
+			e == nil && s.asksAgain(x, p.Src, p.Time) != nil {
 			return i
 		}
 		if best < 0 && x.mismatch == nil {
 			best = i
 		}
+	}
+	if best >= 0 && s.awaits(p.Src) {
+		return -1 // that server's answer came unseen
 	}
 	return best
 }
@@ -424,6 +428,9 @@ func (e *entry) giveBack() (p hop.Packet, ok bool) {
 			p = hop.Packet{Hop: *h, Transport: uint8(e.Transport), PayloadLen: e.readSize}
 			p.Answer, p.Dst = false, e.Client
 			e.Hops, e.seen = slices.Delete(e.Hops, i, i+1), window{}
+			if up := e.serving; up != nil && up.End == p.Time {
+				up.Answered, up.End = false, 0
+			}
 			e.reopen()
 			return p, true
 		}

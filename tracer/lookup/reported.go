@@ -26,6 +26,7 @@ type told struct {
 	beside     bool
 	began      link.Epoch   // as FirstEpoch
 	unread     bool         // answered well, and the answer was not seen read
+	owed       uint16       // queries that may still be answered
 	translated hop.Endpoint // the client's end behind source translation
 	server     hop.Endpoint
 }
@@ -203,6 +204,7 @@ func (r *reported) add(e *entry, now int64) {
 		attempts: uint16(min(e.AttemptsBefore+e.Attempts,
 			1<<16-1)), exported: e.Exported, beside: e.Beside, began: e.FirstEpoch, server: e.Server,
 		translated: e.Translated, unread: e.done() && e.ClientNetNS != 0 && !e.ReadByClient && (e.goodCame || !e.retried()),
+		owed: uint16(min(e.owed(), 1<<16-1)),
 	}
 	n := r.name(e)
 	if other, ok := r.get(n); ok && other.server != e.Server {
@@ -212,6 +214,47 @@ func (r *reported) add(e *entry, now int64) {
 	if e.Exported && !e.Beside && (e.first || e.second) {
 		r.exported(e, t)
 	}
+}
+
+// owed counts the lookup's queries, and those that its client asked before it, that may still be answered.
+func (e *entry) owed() int {
+	if e.Attempts == 1 && e.Owed == 0 && e.AnswerSeen {
+		return 0 // nearly always
+	}
+	return max(0, e.Owed+e.Attempts-e.attemptsDropped()-e.answersSent())
+}
+
+// attemptsDropped counts the attempts whose query the kernel dropped.
+func (e *entry) attemptsDropped() int {
+	n, counted := 0, -1
+	for i := range e.Hops {
+		h := &e.Hops[i]
+		if h.Kind == hop.Drop && !h.Answer && !h.Reason.Harmless() && int(h.Attempt) > counted {
+			n, counted = n+1, int(h.Attempt)
+		}
+	}
+	return n
+}
+
+// answersSent counts the answers that were seen: at the place that most of them passed.
+func (e *entry) answersSent() int {
+	most := 0
+	for i := range e.Hops {
+		h := &e.Hops[i]
+		if !passes(h) {
+			continue
+		}
+		n := 0
+		for j := i; j < len(e.Hops); j++ {
+			if x := &e.Hops[j]; passes(x) && x.Kind == h.Kind && x.NetNS == h.NetNS && x.IfIndex == h.IfIndex {
+				n++
+			}
+		}
+		if most = max(most, n); most >= e.Attempts+e.Owed || n >= len(e.Hops)-i {
+			break
+		}
+	}
+	return most
 }
 
 // exported remembers what was told of a lookup whose span was sent, and whose question another server was asked, too: e
@@ -279,6 +322,7 @@ func (r *reported) continues(e *entry, now int64) {
 	}
 	e.told, e.AskedBefore = t.epochs, true
 	e.AnsweredBefore = t.unread
+	e.Owed = int(t.owed)
 	if epoch > t.last {
 		e.told.floor = t.last
 		return // a lookup of its own

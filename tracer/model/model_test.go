@@ -101,7 +101,8 @@ var (
 )
 
 // found are worlds beyond those that TestWorlds tries in which something was wrong, and is not any more.
-var found = []uint32{0x56e7, 0x6364, 0x20bb, 0x4fad, 0x5497, 0x54b2, 0x609e, 0x67c5}
+var found = []uint32{0x56e7, 0x6364, 0x20bb, 0x4fad, 0x5497, 0x54b2, 0x609e, 0x67c5, 0x8c14, 0x9734, 0x9d51, 0x9e6f,
+	0x791b, 0x8968}
 
 // TestWorlds tries worlds by their number. One that fails prints its bytes, by which it can be tried alone.
 func TestWorlds(t *testing.T) {

@@ -125,7 +125,7 @@ func (w *world) questionFindings(x *watch, q *question, rows []*row, add, strict
 	}
 	seenAttempts, seenAskings, failures := 0, 0, 0
 	for _, a := range q.askings {
-		failures += a.afterFailure()
+		failures += a.afterFailure(w.reads)
 		n := 0
 		for _, t := range a.attempts {
 			if x.saw(w, t.shown) {
@@ -261,12 +261,13 @@ func (w *world) alone(q *question) bool {
 }
 
 // afterFailure counts the attempts that follow an answer which tells of a failure: it ends a row, and what is asked
-// again under another trace ID is another row.
-func (a *asking) afterFailure() int {
+// again under another trace ID is another row. So is what follows a good answer where reads are out of sight: that the
+// client had not read it, nothing shows.
+func (a *asking) afterFailure(reads bool) int {
 	n := 0
 	for _, t := range a.attempts {
 		for _, h := range a.arrived {
-			if !h.good && h.time < t.sent {
+			if (!h.good || !reads) && h.time < t.sent {
 				n++
 				break
 			}

@@ -212,7 +212,7 @@ func (v *view) sayDropped(out *Verdict) {
 	}
 	if drop.Answer {
 		// Of several earlier askings with this ID one may have been unanswered still: this may be its answer.
-		out.Certain = out.Certain && l.AttemptsBefore < 2
+		out.Certain = out.Certain && l.AttemptsBefore < 2 && l.Owed == 0
 		out.Where = ReturnPath
 		out.Text = fmt.Sprintf("the answer was lost at %s%s: %s", at(drop), inside(drop), text)
 		if atClient && (out.Cause == CauseNoListener || out.Cause == CauseSocketClosed || out.Cause == CauseClosed) {
