@@ -45,6 +45,9 @@ func (a *Assembler) answerHop(e *entry, p *hop.Packet) {
 		a.claim(e, p)
 	}
 	e.AnswerSeen = true
+	if e.readBlind && p.Time <= e.readEarly {
+		e.readBlind, e.ReadInferred = false, false // another CPU's record of the read came first
+	}
 	if first {
 		e.AnsweredBy = p.Src
 		e.AnswerSize = p.PayloadLen

@@ -162,6 +162,7 @@ type entry struct {
 	goodCame     bool       // an answer that ends a client's asking has come to it, whatever came first
 	readLate     bool       // a server read it after it had been reported for good, under another trace ID maybe
 	readSize     int        // of that read, 0 where it is not known
+	readBlind    bool       // it read what was not seen coming, and no answer was seen anywhere
 	readEarly    int64      // when the client read what was not seen coming yet, in ns since 1970; 0 where it did not
 	waiting      bool       // it was reported as answered, and waits for the client's read
 	askedAgain   int64      // when the client asked again with the answer unread, in ns since 1970; 0 where it did not
@@ -353,6 +354,10 @@ func (a *Assembler) Flush() {
 
 // expire is called when a lookup's deadline has come.
 func (a *Assembler) expire(e *entry) {
+	if len(e.Hops) == 0 {
+		a.release(e) // of its message, nothing has passed any place yet
+		return
+	}
 	switch e.Ending {
 	case Answered:
 		if until := a.readUntil(e); a.now < until {
@@ -416,8 +421,8 @@ func (a *Assembler) giveUp(e *entry) {
 
 // finish reports a lookup that has ended, if it is not yet reported so, and lets it go.
 func (a *Assembler) finish(e *entry) {
-	if e.Connect && e.Ending == InFlight && !e.Final {
-		a.release(e) // nothing is known yet of a connection that is being opened
+	if e.Connect && e.Ending == InFlight && !e.Final || len(e.Hops) == 0 {
+		a.release(e) // nothing is known yet of a connection that is being opened, or of a message that is being taken
 		return
 	}
 	if (!e.Final || e.reportedAs != e.Ending || e.askings != e.Attempts) && !a.hush(e) {
@@ -557,7 +562,7 @@ func (e *entry) reopen() {
 	e.Ending = InFlight
 	e.AnswerSeen, e.Delivered, e.ReadByClient, e.ReadUnseen, e.ReadInferred = false, false, false, false, false
 	e.ReadAmong = false
-	e.readEarly, e.waiting, e.askedAgain = 0, false, 0
+	e.readEarly, e.readBlind, e.waiting, e.askedAgain = 0, false, false, 0
 	e.Body, e.Flags = dnswire.Body{}, 0
 }
 

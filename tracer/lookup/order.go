@@ -205,4 +205,12 @@ func (a *Assembler) segment(c *conn, s *stream, p *hop.Packet, seq uint32, toSer
 	}
 	a.stats.BytesCut += uint64(s.cut - before)
 	a.passed(c, s, p, seq, toServer)
+	for _, e := range a.streams.began {
+		if len(e.Hops) == 0 && e.serial != 0 && s.tearing.Time != 0 { // its part that was dropped is all there is of it
+			q := *p
+			q.Hop, q.Answer, q.Partial, q.Payload = s.tearing, false, true, nil
+			a.queryHop(e, &q)
+		}
+	}
+	a.streams.began = a.streams.began[:0]
 }

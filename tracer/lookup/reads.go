@@ -333,6 +333,11 @@ func (a *Assembler) readAnswer(e *entry, p *hop.Packet) {
 	if !e.done() && h.Time < e.lastQuery {
 		h.Attempt = e.attemptOf(&h) // another CPU's record: the client has asked again since
 		a.keep(e, &h)
+		if e.AnswerSeen && !e.answeredSince(e.lastQuery) && e.Transport == link.UDP {
+			// What was seen is what was read, and answers nothing that was asked since.
+			e.AnswerSeen, e.Delivered, e.ReadUnseen, e.ReadInferred, e.readBlind = false, false, false, false, false
+			e.Body, e.Flags = dnswire.Body{}, 0
+		}
 		return
 	}
 	a.clientRead(e, &h)
@@ -379,6 +384,9 @@ func (a *Assembler) readUnseen(s *socket, p *hop.Packet) bool {
 	x := a.addresses[p.NetNS]
 	best.ReadUnseen = true
 	best.ReadInferred = waiting > 1 || x != nil && x.arrivals || s.astray != 0
+	// What was read may have been no answer to the question, too, until one is seen that was on its way.
+	best.readBlind = !best.ReadInferred && !best.AnswerSeen
+	best.ReadInferred = best.ReadInferred || best.readBlind
 	best.readEarly, best.readSize = p.Time, p.PayloadLen
 	s.guesses++
 	a.readAnswer(best, p)

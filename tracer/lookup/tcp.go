@@ -35,8 +35,9 @@ type streams struct {
 	conns  map[hop.Endpoint]*conn
 	masked map[hop.Endpoint]hop.Endpoint // clients' ends before their source was translated
 	swept  int64
-	gaps   []*held // of streams in which something is missing
-	held   int     // packets held in all of them
+	gaps   []*held  // of streams in which something is missing
+	held   int      // packets held in all of them
+	began  []*entry // by the segment that is taken now
 }
 
 // before gives a client's end as it was before translation, where that was seen.
@@ -70,18 +71,19 @@ type conn struct {
 // stream is one direction of a connection.
 type stream struct {
 	synced   bool
-	begun    bool   // its SYN was seen
-	first    uint32 // the sequence number of its first byte, where begun
-	since    int64  // when the first of it that was taken was seen, in ns since 1970
-	next     uint32 // the sequence number of the next byte to take
-	held     *held  // what came before its turn; nil where nothing did
-	partial  []byte // the start of a message that is not whole, its length included
-	missing  int    // bytes of that message that went by without being captured
-	from     uint32 // where it started
-	torn     uint32 // behind the segment of it that was dropped last; from where none was
-	tornAt   uint32 // the first byte of it that was dropped
-	tears    bool   // a segment was dropped once
-	got      uint32 // behind the last byte that was read, where read is set
+	begun    bool    // its SYN was seen
+	first    uint32  // the sequence number of its first byte, where begun
+	since    int64   // when the first of it that was taken was seen, in ns since 1970
+	next     uint32  // the sequence number of the next byte to take
+	held     *held   // what came before its turn; nil where nothing did
+	partial  []byte  // the start of a message that is not whole, its length included
+	missing  int     // bytes of that message that went by without being captured
+	from     uint32  // where it started
+	torn     uint32  // behind the segment of it that was dropped last; from where none was
+	tearing  hop.Hop // the first drop of a part of it, in the order of its bytes
+	tornAt   uint32  // the first byte of it that was dropped
+	tears    bool    // a segment was dropped once
+	got      uint32  // behind the last byte that was read, where read is set
 	read     bool
 	arrived  arrived
 	messages []message
@@ -187,8 +189,8 @@ func (a *Assembler) streamRead(s *stream, p *hop.Packet, toServer bool) {
 	s.hasRead(p.Seq, end)
 	s.ending(p.Seq, end, func(m *message) {
 		e := m.of()
-		if e == nil || m.head.Flags.Response() == toServer {
-			return
+		if e == nil || m.head.Flags.Response() == toServer || int32(end-m.end) < 0 {
+			return // a message of which a part is still to be read stands where that part does
 		}
 		h := p.Hop
 		h.Answer = !toServer
@@ -248,6 +250,7 @@ func (a *Assembler) messageFound(c *conn, p *hop.Packet, m *message, data []byte
 				q.Local, q.Process = true, c.process // the kernel sends it of itself; the process is the connection's
 			}
 			e = a.begin(&q, k)
+			a.streams.began = append(a.streams.began, e)
 			e.AnswerUnseen = !c.answer.synced && !c.answer.fresh() // until a message begins where a segment does
 			if e.Process == nil && c.process != nil {
 				e.Process, e.ClientNetNS = c.process, c.netns
@@ -547,6 +550,29 @@ func (x *arrived) come(from, to uint32) bool {
 	return true
 }
 
+// without takes back a part that came before its turn.
+func (x *arrived) without(from, to uint32) {
+	for i := 0; i < len(x.ahead); i++ {
+		s := &x.ahead[i]
+		before, behind := span{s.from, from}, span{to, s.to}
+		if int32(s.to-from) <= 0 || int32(to-s.from) <= 0 {
+			continue
+		}
+		switch rest := int32(behind.to-behind.from) > 0; {
+		case int32(before.to-before.from) > 0:
+			*s = before
+			if rest && len(x.ahead) < maxAhead {
+				x.ahead = append(x.ahead, behind)
+			}
+		case rest:
+			*s = behind
+		default:
+			x.ahead = slices.Delete(x.ahead, i, i+1)
+			i--
+		}
+	}
+}
+
 // comes notes that a segment of answers has come to the client, and says whether it came before its turn. What came
 // before its turn earlier has its turn now, where nothing before it is missing any more.
 func (s *stream) comes(seq, end uint32) (behind bool) {
@@ -575,6 +601,7 @@ func (s *stream) comes(seq, end uint32) (behind bool) {
 // for it.
 func (s *stream) goes(seq, end uint32) {
 	x := &s.arrived
+	x.without(seq, end)
 	if !x.known || int32(x.to-seq) <= 0 {
 		return
 	}
@@ -629,7 +656,7 @@ func (a *Assembler) passed(c *conn, s *stream, p *hop.Packet, seq uint32, toServ
 		}
 		seq = later(seq, s.got)
 	}
-	if !toServer && p.NetNS == c.netns && p.NetNS != 0 {
+	if !toServer && p.NetNS == c.netns && p.NetNS != 0 && !p.Reason.Harmless() {
 		s.goes(seq, end)
 	}
 	s.ending(seq, end, through)
@@ -641,7 +668,7 @@ func (a *Assembler) passed(c *conn, s *stream, p *hop.Packet, seq uint32, toServ
 		s.messages[i].mark = end // what comes behind is of no use without it
 	} else if i == len(s.messages) && len(s.partial) > 0 && int32(end-s.from) > 0 {
 		if s.torn == s.from || int32(seq-s.tornAt) < 0 {
-			s.tornAt = later(seq, s.from)
+			s.tornAt, s.tearing = later(seq, s.from), p.Hop
 		}
 		s.torn, s.tears = end, true
 	}

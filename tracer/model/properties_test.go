@@ -209,7 +209,7 @@ func (w *world) rowFindings(x *watch, q *question, r *row, add func(string, ...a
 	// Where records were lost, a read that was seen may be that of another answer to the same socket.
 	// Where the record was lost that tells how the client's address was translated, the packets behind are another
 	// client's.
-	known := x.sawSender(w, a) &&
+	known := x.sawSender(w, a, q.net.clientNS) &&
 		(len(x.lost) == 0 || l.Client == q.client && l.Server.AddrPort() == q.net.asked && q.transport == udp && w.alone(q))
 	if lost && handed != nil && handed.shown >= 0 && x.seen[handed.shown] && known {
 		add("LOST though the client's read of the answer was seen: %s", tellReport(l))
@@ -286,11 +286,11 @@ func (q *question) waited() bool {
 	return false
 }
 
-// sawSender says whether it was seen where the asking was sent from.
-func (x *watch) sawSender(w *world, a *asking) bool {
+// sawSender says whether it was seen where the asking was sent from: in its client's network namespace.
+func (x *watch) sawSender(w *world, a *asking, ns uint32) bool {
 	for _, t := range a.attempts {
 		for _, i := range t.shown {
-			if x.seen[i] && w.shown[i].Local {
+			if h := &w.shown[i]; x.seen[i] && h.Local && h.NetNS == ns {
 				return true
 			}
 		}
