@@ -58,6 +58,9 @@ func (r *result) summary() string {
 			for _, m := range rec.Load.Missing {
 				fmt.Fprintf(&b, "  without %s\n", m)
 			}
+			for _, m := range rec.Load.Refused {
+				fmt.Fprintf(&b, "  refused %s\n", m)
+			}
 		case rec.Demo != nil:
 			fmt.Fprintf(&b, "  demo: %v: %s\n", rec.Demo.OK, rec.Demo.Last)
 		case rec.Row != nil && rec.Row.Absent == "":

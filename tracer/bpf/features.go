@@ -24,13 +24,13 @@ const (
 
 // feature is what the program uses where the running kernel lets it, and does without elsewhere.
 type feature struct {
-	name     string
-	probe    string // the program whose loading shows that the kernel has it: of src/probe.h, or the one to be used
-	constant string // of src/config.h: tells the program; "" for none
-	with     string // the program that is for kernels that have it
-	without  string // the program that is for kernels that do not
-	instead  string // the feature that stands in for it, at no loss; "" for none
-	lack     string // what is not there, and what that costs, in words for the user; "" if it costs nothing
+	name      string
+	probe     string   // the program whose loading shows that the kernel has it: of src/probe.h, or the one to be used
+	constants []string // of src/config.h: tell the program
+	with      string   // the program that is for kernels that have it
+	without   string   // the program that is for kernels that do not
+	instead   string   // the feature that stands in for it, at no loss; "" for none
+	lack      string   // what is not there, and what that costs, in words for the user; "" if it costs nothing
 }
 
 const (
@@ -41,18 +41,22 @@ const (
 	readsUnseen = "tracepoint sock_recv_length, or a way into skb_consume_udp: " + clientReads
 )
 
+// featureTable is in the order of the trials: a program is tried as a kernel with the features before it gets it.
 var featureTable = []feature{
-	{name: featureDynptr, probe: "probe_dynptr", constant: "have_dynptr", instead: featureSKBOutput, lack: pagesUnread},
+	{name: featureGlobalPointer, probe: "probe_global_pointer"},
 	{
-		name: featureSKBOutput, probe: "probe_skb_output", constant: "have_skb_output", instead: featureDynptr,
+		name: featureDynptr, probe: "probe_dynptr", constants: []string{"have_dynptr", "bad_loads_give_zero"},
+		instead: featureSKBOutput, lack: pagesUnread,
+	},
+	{
+		name: featureSKBOutput, probe: "probe_skb_output", constants: []string{"have_skb_output"}, instead: featureDynptr,
 		lack: pagesUnread,
 	},
 	{
-		name: "rdonly_cast", probe: "probe_rdonly_cast", constant: "have_rdonly_cast",
+		name: "rdonly_cast", probe: "probe_rdonly_cast", constants: []string{"have_rdonly_cast"},
 		lack: "bpf_rdonly_cast: to tell that a packet is not DNS costs a call more",
 	},
-	{name: "task_btf", probe: "probe_task_btf", constant: "have_task_btf"},
-	{name: featureGlobalPointer, probe: "probe_global_pointer"},
+	{name: "task_btf", probe: "probe_task_btf", constants: []string{"have_task_btf"}},
 	{
 		name: "drop_reason", probe: "probe_drop_reason", with: "on_kfree_skb", without: "on_kfree_skb_plain",
 		lack: "the reasons of drops: why a packet was dropped is concluded from the function that dropped it",
@@ -88,18 +92,23 @@ var featureTable = []feature{
 // adapt tries each feature, leaves in the program what is for a kernel with these features, and tells it which they
 // are. Those in without count as missing.
 func (t *Tracer) adapt(spec *ebpf.CollectionSpec, without []string, kernel *btf.Cache) error {
-	t.has = map[string]bool{}
+	t.has, t.Refused = map[string]bool{}, map[string]error{}
 	for _, f := range featureTable {
-		t.has[f.name] = !slices.Contains(without, f.name) && loads(spec, f.probe, kernel)
-		if f.constant == "" {
-			continue
+		if !slices.Contains(without, f.name) {
+			tested, ok := t.has[featureGlobalPointer]
+			err := try(spec, f.probe, ok && !tested, kernel)
+			t.has[f.name] = err == nil
+			if err != nil {
+				t.Refused[f.name] = err
+			}
+		} else {
+			t.has[f.name] = false
 		}
-		if err := spec.Variables[f.constant].Set(t.has[f.name]); err != nil {
-			return fmt.Errorf("telling the program of %s: %w", f.name, err)
+		for _, c := range f.constants {
+			if err := spec.Variables[c].Set(t.has[f.name]); err != nil {
+				return fmt.Errorf("telling the program of %s: %w", f.name, err)
+			}
 		}
-	}
-	if err := spec.Variables["bad_loads_give_zero"].Set(t.has[featureDynptr]); err != nil {
-		return fmt.Errorf("telling the program how to read: %w", err)
 	}
 	for _, f := range featureTable {
 		if f.probe != f.with {
@@ -163,9 +172,9 @@ func makeStatic(spec *ebpf.CollectionSpec) {
 	}
 }
 
-// loads says whether the kernel takes a program. Why it does not is of no interest: what is wrong with all of them
-// shows when the rest is loaded.
-func loads(spec *ebpf.CollectionSpec, name string, kernel *btf.Cache) bool {
+// try gives why the kernel does not take a program, nil if it does. The program is what would be used: with the
+// constants as they are, and with static functions if so asked.
+func try(spec *ebpf.CollectionSpec, name string, static bool, kernel *btf.Cache) error {
 	alone := spec.Copy()
 	uses := map[string]bool{}
 	for _, ins := range alone.Programs[name].Instructions {
@@ -173,14 +182,16 @@ func loads(spec *ebpf.CollectionSpec, name string, kernel *btf.Cache) bool {
 	}
 	maps.DeleteFunc(alone.Programs, func(n string, _ *ebpf.ProgramSpec) bool { return n != name })
 	maps.DeleteFunc(alone.Maps, func(n string, _ *ebpf.MapSpec) bool { return !uses[n] })
-	maps.DeleteFunc(alone.Variables, func(n string, _ *ebpf.VariableSpec) bool { return true })
-	options := ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{LogDisabled: true}, Cache: kernel}
-	c, err := ebpf.NewCollectionWithOptions(alone, options)
+	maps.DeleteFunc(alone.Variables, func(_ string, v *ebpf.VariableSpec) bool { return !uses[v.SectionName] })
+	if static {
+		makeStatic(alone)
+	}
+	c, err := ebpf.NewCollectionWithOptions(alone, ebpf.CollectionOptions{Cache: kernel})
 	if err != nil {
-		return false
+		return err
 	}
 	c.Close()
-	return true
+	return nil
 }
 
 // withoutFromEnvironment gives the features that the environment tells to do without.

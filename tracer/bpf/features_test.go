@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 )
 
@@ -75,17 +76,50 @@ func TestProbesTellWhatIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !loads(spec, "probe_skb_output", btf.NewCache()) {
-		t.Error("a program that every kernel takes counts as refused")
+	if err := try(spec, "probe_skb_output", false, btf.NewCache()); err != nil {
+		t.Errorf("a program that every kernel takes counts as refused: %v", err)
 	}
 	p := spec.Programs["probe_skb_output"]
 	p.Instructions = p.Instructions[len(p.Instructions)-1:] // r0 is not set: the verifier refuses
-	if loads(spec, "probe_skb_output", btf.NewCache()) {
+	if try(spec, "probe_skb_output", false, btf.NewCache()) == nil {
 		t.Error("a program that the verifier refuses counts as taken")
 	}
 	for _, p := range spec.Programs {
 		if strings.HasPrefix(p.Name, "probe_") && p.Type != ebpf.Tracing {
 			t.Errorf("%s is a %v: it must be of the kind that it speaks for", p.Name, p.Type)
+		}
+	}
+}
+
+// TestProbesKnowTheConstants tries a program that holds what no kernel takes, behind a constant: without the constant's
+// feature, that is never run.
+func TestProbesKnowTheConstants(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: eBPF")
+	}
+	for _, name := range []string{"on_copy_datagram", "on_sock_recv"} {
+		spec, err := loadObject()
+		if err != nil {
+			t.Fatal(err)
+		}
+		calls := 0
+		for i := range spec.Programs[name].Instructions {
+			if ins := &spec.Programs[name].Instructions[i]; ins.IsBuiltinCall() &&
+				asm.BuiltinFunc(ins.Constant) == asm.FnGetCurrentTaskBtf {
+				ins.Constant = 1 << 20
+				calls++
+			}
+		}
+		if calls == 0 {
+			t.Fatalf("%s does not ask for the current task", name)
+		}
+		for _, has := range []bool{false, true} {
+			if err := spec.Variables["have_task_btf"].Set(has); err != nil {
+				t.Fatal(err)
+			}
+			if err := try(spec, name, false, btf.NewCache()); (err == nil) == has {
+				t.Errorf("%s, task_btf %v: %v", name, has, err)
+			}
 		}
 	}
 }

@@ -45,6 +45,8 @@ type Tracer struct {
 	recvmsg     int                        // of the hooks that see a server's read, how many are attached
 	// Missing are the hooks that could not be attached and what that costs, in words for the user.
 	Missing []string
+	// Refused says why the kernel did not take a program that tries for a feature, by the feature's name.
+	Refused map[string]error
 }
 
 // Open checks what the kernel offers, loads the program and attaches it.

@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -161,6 +163,9 @@ func load() *job.Load {
 		return &l
 	}
 	l.Missing = t.Missing
+	for _, name := range slices.Sorted(maps.Keys(t.Refused)) {
+		l.Refused = append(l.Refused, fmt.Sprintf("%s: %v", name, t.Refused[name]))
+	}
 	for id := ebpf.ProgramID(0); ; {
 		if id, err = ebpf.ProgramGetNextID(id); err != nil {
 			break

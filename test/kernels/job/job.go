@@ -44,6 +44,7 @@ type Boot struct {
 type Load struct {
 	Error        string    `json:"error,omitempty"`
 	Missing      []string  `json:"missing,omitempty"` // what is done without, in dnstrail's words
+	Refused      []string  `json:"refused,omitempty"` // features, and the kernel's last word on each
 	Milliseconds int64     `json:"ms"`
 	Programs     []Program `json:"programs,omitempty"`
 }
