@@ -50,8 +50,8 @@ type scene struct {
 // wholeRun lets the store keep the spans of all lookups of a lab: every row is judged once more at the end.
 var wholeRun = store.Limits{Spans: 2_000_000, Bytes: 2 << 30}
 
-// slowStart is how long observe may take until it sees lookups. It ends a hopeless wait; on an emulated processor a
-// start takes half a minute.
+// slowStart is how long observe may take until it sees lookups, on a machine that is not called slower: it ends a
+// hopeless wait.
 const slowStart = 90 * time.Second
 
 // chain is CoreDNS's, with a zone in which it loses queries itself.
@@ -177,7 +177,8 @@ func (s *scene) startObserve(ctx context.Context, bin string, args ...string) (*
 	rows := &rows{}
 	go rows.read(r)
 	// It says nothing when it is ready: ask until it has seen a lookup.
-	for end := time.Now().Add(slowStart); ; {
+	limit := time.Duration(s.slow) * slowStart
+	for end := time.Now().Add(limit); ; {
 		zone := "example."
 		if s.options.partial() {
 			zone = "servfail-here.example." // which is kept, whatever the share
@@ -207,7 +208,7 @@ func (s *scene) startObserve(ctx context.Context, bin string, args ...string) (*
 		}
 		if time.Now().After(end) {
 			_ = p.Stop(3 * time.Second) // its last line says what it did see
-			return nil, errors.Join(fmt.Errorf("dnstrail observe saw no lookup in %v\n%s", slowStart, cluster.Tail(p)),
+			return nil, errors.Join(fmt.Errorf("dnstrail observe saw no lookup in %v\n%s", limit, cluster.Tail(p)),
 				rows.problem())
 		}
 	}

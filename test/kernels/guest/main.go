@@ -107,8 +107,12 @@ func run() error {
 		faults(args)
 	}
 	if j.Paths != "" {
+		args := []string{"-bin", "/p", "-slow", "4", "-run", j.Paths}
+		if loaded.InfersCauses() {
+			args = append(args, "-infer")
+		}
 		// What is wrong with a path stands in its row.
-		if out, err := passOn("/p/paths", "-bin", "/p", "-slow", "4", "-run", j.Paths); !strings.Contains(out, job.Marker) {
+		if out, err := passOn("/p/paths", args...); !strings.Contains(out, job.Marker) {
 			say(&job.Record{Problem: fmt.Sprintf("no data path was tried: %v", err)})
 		}
 	}

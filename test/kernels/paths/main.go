@@ -32,6 +32,8 @@ func run() error {
 	bin := flag.String("bin", "bin", "the directory of the built dnstrail")
 	only := flag.String("run", "", "only the paths whose name matches")
 	slow := flag.Int("slow", 1, "how many times as long to wait, on a machine that is as much slower")
+	infer := flag.Bool("infer", false, "let a drop be without a cause where its function drops for several: on kernels "+
+		"without reasons of drops")
 	flag.Parse()
 	match, err := regexp.Compile(*only)
 	if err != nil {
@@ -47,6 +49,9 @@ func run() error {
 	var rows []*job.Row
 	for i := range paths {
 		p := &paths[i]
+		if *infer && p.plain != "" {
+			p.cause += "|" + p.plain
+		}
 		if !match.MatchString(p.name) {
 			continue
 		}

@@ -24,6 +24,8 @@ type path struct {
 	delay time.Duration
 	// where and cause are what is to be said of each lookup, where it is not answered; with | there are alternatives.
 	where, cause string
+	// plain is what may stand in place of cause where the kernel gives no reasons of drops: its function drops for several.
+	plain string
 	// loses says that the path loses some: those that the client saw no answer to are to be called lost, and no others.
 	loses bool
 }
@@ -77,11 +79,11 @@ var paths = []path{
 	{name: "path: bpf_redirect_neigh, bpf_redirect_peer", build: withRedirect, udp: true},
 	{name: "path: XDP_TX", ask: neutral, build: withXDPTX, udp: true},
 	{
-		name: "path: drop in tc", lookups: 1, where: "node", cause: "policy-drop",
+		name: "path: drop in tc", lookups: 1, where: "node", cause: "policy-drop", plain: "dropped",
 		build: func(*world) error { return nil }, then: dropInTC,
 	},
 	{
-		name: "path: XDP_DROP", lookups: 1, where: "node", cause: "policy-drop",
+		name: "path: XDP_DROP", lookups: 1, where: "node", cause: "policy-drop", plain: "dropped",
 		build: func(*world) error { return nil }, then: dropInXDP,
 	},
 	{
