@@ -349,7 +349,7 @@ func eventsLost(ctx context.Context, k *cluster.Cluster) (float64, error) {
 		return 0, err
 	}
 	lost := 0.0
-	for _, kind := range []string{"ring_full", "reentered", "undecodable"} {
+	for _, kind := range []string{"ring_full", "flood", "reentered", "undecodable"} {
 		lost += f.Sum("dnstrail_losses_total", "kind", kind)
 	}
 	return lost, nil

@@ -66,7 +66,7 @@ func soak(t *testing.T, lookups, rate int, dnsperf ...string) {
 	}
 	lost, seen := m.Sum("dnstrail_lookups_lost_total"), m.Sum("dns_lookup_duration_seconds")
 	events, gone := m.Sum("dnstrail_kernel_events_total"), 0.0
-	for _, kind := range []string{"ring_full", "reentered", "undecodable", "evicted"} {
+	for _, kind := range []string{"ring_full", "flood", "reentered", "undecodable", "evicted"} {
 		gone += m.Sum("dnstrail_losses_total", "kind", kind)
 	}
 	t.Logf("%.0f sent, %.0f answered in %d s; the agent saw %.0f lookups, called %.0f lost; %.0f kernel events, %.0f lost",

@@ -3,6 +3,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -111,6 +112,13 @@ func configure(spec *ebpf.CollectionSpec, o Options) error {
 			return fmt.Errorf("setting the wake-up level: %w", err)
 		}
 	}
+	if err := spec.Variables["ring_bytes"].Set(spec.Maps["events"].MaxEntries); err != nil {
+		return fmt.Errorf("telling the ring buffer's size: %w", err)
+	}
+	// #nosec G404 -- seeded by Go from the kernel; it guards a table, no secret
+	if err := spec.Variables["share_seed"].Set(rand.Uint64()); err != nil {
+		return fmt.Errorf("seeding the table of who writes: %w", err)
+	}
 	return nil
 }
 
@@ -203,16 +211,18 @@ type Losses struct {
 	// identifications of fragmented packets forgotten while their later fragments may have been on their way
 	Fragment uint64
 	Connect  uint64 // connections to a DNS port that were not watched: too many at once
-	Missed   uint64 // events: a hook was hit while it ran on the same CPU
+	// events: the ring buffer filled, and whose client had written most of late gave way to the others
+	Flood  uint64
+	Missed uint64 // events: a hook was hit while it ran on the same CPU
 }
 
 // Total is the number of events that never came.
-func (l Losses) Total() uint64 { return l.RingFull + l.Missed }
+func (l Losses) Total() uint64 { return l.RingFull + l.Flood + l.Missed }
 
 // Losses counts what was lost.
 func (t *Tracer) Losses() (Losses, error) {
 	var l Losses
-	for i, n := range []*uint64{&l.RingFull, &l.Paged, &l.Fragment, &l.Connect} {
+	for i, n := range []*uint64{&l.RingFull, &l.Paged, &l.Fragment, &l.Connect, &l.Flood} {
 		var perCPU []uint64
 		if err := t.objects.Maps["losses"].Lookup(uint32(i), &perCPU); err != nil {
 			return l, fmt.Errorf("reading the kernel side's losses: %w", err)

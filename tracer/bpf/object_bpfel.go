@@ -104,6 +104,13 @@ type objectSending struct {
 	_ [4]byte
 }
 
+type objectShare struct {
+	_     structs.HostLayout
+	Turn  uint64
+	Bytes uint64
+	Read  uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -118,6 +125,7 @@ const (
 	objectMapPaged               = "paged"
 	objectMapPagedRoom           = "paged_room"
 	objectMapSendings            = "sendings"
+	objectMapShares              = "shares"
 	objectProgOnConnect4         = "on_connect4"
 	objectProgOnConnect6         = "on_connect6"
 	objectProgOnConsumeUdp       = "on_consume_udp"
@@ -154,6 +162,8 @@ const (
 	objectVarHaveSkbOutput       = "have_skb_output"
 	objectVarHaveTaskBtf         = "have_task_btf"
 	objectVarNetnsConfined       = "netns_confined"
+	objectVarRingBytes           = "ring_bytes"
+	objectVarShareSeed           = "share_seed"
 	objectVarWakeupBytes         = "wakeup_bytes"
 )
 
@@ -241,6 +251,7 @@ type objectMapSpecs struct {
 	Paged        *ebpf.MapSpec `ebpf:"paged"`
 	PagedRoom    *ebpf.MapSpec `ebpf:"paged_room"`
 	Sendings     *ebpf.MapSpec `ebpf:"sendings"`
+	Shares       *ebpf.MapSpec `ebpf:"shares"`
 }
 
 // objectVariableSpecs contains global variables before they are loaded into the kernel.
@@ -257,6 +268,8 @@ type objectVariableSpecs struct {
 	HaveSkbOutput    *ebpf.VariableSpec `ebpf:"have_skb_output"`
 	HaveTaskBtf      *ebpf.VariableSpec `ebpf:"have_task_btf"`
 	NetnsConfined    *ebpf.VariableSpec `ebpf:"netns_confined"`
+	RingBytes        *ebpf.VariableSpec `ebpf:"ring_bytes"`
+	ShareSeed        *ebpf.VariableSpec `ebpf:"share_seed"`
 	WakeupBytes      *ebpf.VariableSpec `ebpf:"wakeup_bytes"`
 }
 
@@ -290,6 +303,7 @@ type objectMaps struct {
 	Paged        *ebpf.Map `ebpf:"paged"`
 	PagedRoom    *ebpf.Map `ebpf:"paged_room"`
 	Sendings     *ebpf.Map `ebpf:"sendings"`
+	Shares       *ebpf.Map `ebpf:"shares"`
 }
 
 func (m *objectMaps) Close() error {
@@ -304,6 +318,7 @@ func (m *objectMaps) Close() error {
 		m.Paged,
 		m.PagedRoom,
 		m.Sendings,
+		m.Shares,
 	)
 }
 
@@ -321,6 +336,8 @@ type objectVariables struct {
 	HaveSkbOutput    *ebpf.Variable `ebpf:"have_skb_output"`
 	HaveTaskBtf      *ebpf.Variable `ebpf:"have_task_btf"`
 	NetnsConfined    *ebpf.Variable `ebpf:"netns_confined"`
+	RingBytes        *ebpf.Variable `ebpf:"ring_bytes"`
+	ShareSeed        *ebpf.Variable `ebpf:"share_seed"`
 	WakeupBytes      *ebpf.Variable `ebpf:"wakeup_bytes"`
 }
 

@@ -24,6 +24,7 @@ func TestMain(m *testing.M) {
 type crafted struct {
 	t      *testing.T
 	tracer *Tracer
+	lab    *lab.Lab
 	pod    *lab.Pod
 	fd     int
 	index  int
@@ -50,17 +51,26 @@ func craftWith(t *testing.T, without []string) *crafted {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pod, err := l.AddPod(lab.PodSpec{Node: "node-1", Namespace: "test",
-		Workload: lab.Workload{Kind: "Deployment", Name: "raw"}})
-	if err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
 		if err := l.Down(); err != nil {
 			t.Error(err)
 		}
 	})
-	c := &crafted{t: t, pod: pod}
+	c := &crafted{t: t, lab: l}
+	c.from("raw")
+	c.open(Options{NetNS: []uint32{uint32(c.pod.Inode())}, without: without})
+	return c
+}
+
+// from makes a pod, out of whose device frames are sent from now on.
+func (c *crafted) from(name string) {
+	c.t.Helper()
+	pod, err := c.lab.AddPod(lab.PodSpec{Node: "node-1", Namespace: "test",
+		Workload: lab.Workload{Kind: "Deployment", Name: name}})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.pod = pod
 	err = pod.Do(func() error {
 		dev, err := netlink.LinkByName("eth0")
 		if err != nil {
@@ -71,19 +81,26 @@ func craftWith(t *testing.T, without []string) *crafted {
 		return err
 	})
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = unix.Close(c.fd) })
-	if c.tracer, err = Open(Options{NetNS: []uint32{uint32(pod.Inode())}, RingBytes: 1 << 20,
-		without: without}); err != nil {
-		t.Fatal(err)
+	fd := c.fd
+	c.t.Cleanup(func() { _ = unix.Close(fd) })
+}
+
+// open opens a tracer with a small ring buffer.
+func (c *crafted) open(o Options) {
+	c.t.Helper()
+	o.RingBytes = 1 << 20
+	tracer, err := Open(o)
+	if err != nil {
+		c.t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := c.tracer.Close(); err != nil {
-			t.Error(err)
+	c.tracer = tracer
+	c.t.Cleanup(func() {
+		if err := tracer.Close(); err != nil {
+			c.t.Error(err)
 		}
 	})
-	return c
 }
 
 // send puts one IP packet on the device.

@@ -127,7 +127,7 @@ func New(maxClients int, version string) *Metrics {
 			prometheus.CounterOpts{Name: "dnstrail_kernel_events_total", Help: "Kernel events read."}),
 		losses: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "dnstrail_losses_total", Help: "What the tracer itself did not see or keep, by kind: ring_full, " +
-				"reentered, payload, undecodable (kernel events), fragments (packets whose later fragments were not followed), " +
+				"flood, reentered, payload, undecodable (kernel events), fragments (packets whose later fragments were not followed), " +
 				"orphan_answer, unmatched_read, unmatched_fragment, evicted (lookups), hops_cut.",
 		}, []string{"kind"}),
 		inFlight: prometheus.NewGauge(
@@ -230,6 +230,7 @@ func (m *Metrics) Tick(now time.Time, s pipeline.Stats, e export.Stats) {
 	m.events.Add(float64(s.Events - b.stats.Events))
 	for kind, n := range map[string]uint64{
 		"ring_full":          s.Kernel.RingFull - b.stats.Kernel.RingFull,
+		"flood":              s.Kernel.Flood - b.stats.Kernel.Flood,
 		"reentered":          s.Kernel.Missed - b.stats.Kernel.Missed,
 		"payload":            s.Kernel.Paged - b.stats.Kernel.Paged,
 		"undecodable":        s.Undecodable - b.stats.Undecodable,

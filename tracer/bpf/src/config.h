@@ -30,6 +30,10 @@ const volatile bool have_skb_output = true; /* bpf_skb_output: the kernel copies
 /* Wake the reader when so many bytes wait, a power of two, and when so many more do; it polls besides. */
 const volatile __u32 wakeup_bytes = 1 << 20;
 
+/* The ring buffer's size, a power of two, and what nobody outside knows (fair.h). */
+const volatile __u32 ring_bytes = 64 << 20;
+const volatile __u64 share_seed = 0;
+
 /* The most payload to capture, */
 #define MAX_TCP_CAPTURE 65528
 /* ... and where the kernel copies it into a buffer whose records are smaller. */
@@ -62,7 +66,8 @@ enum loss {
 	LOSS_PAGED = 1,
 	LOSS_FRAGMENT = 2,
 	LOSS_CONNECT = 3,
-	LOSS_MAX = 4,
+	LOSS_FLOOD = 4, /* fair.h */
+	LOSS_MAX = 5,
 };
 
 struct {

@@ -14,6 +14,7 @@
 #include "config.h"
 #include "fragment.h"
 #include "packet.h"
+#include "fair.h"
 #include "record.h"
 #include "unsent.h"
 #include "probe.h"

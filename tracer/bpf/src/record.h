@@ -107,6 +107,24 @@ struct {
 	__type(value, struct departure);
 } departed SEC(".maps");
 
+/* Notes that a packet of the socket has left, sent by who runs now. */
+static __always_inline void note_departure(struct sock *sk)
+{
+	__u32 zero = 0;
+	struct departure *d = bpf_map_lookup_elem(&departed, &zero);
+
+	if (!d)
+		return;
+	d->sk = (__u64)sk;
+	d->thread = bpf_get_current_pid_tgid();
+}
+
+/* Whether a socket of that cgroup is sent by who runs now. */
+static __always_inline bool sent_by_current(__u64 cgroup)
+{
+	return !cgroup || cgroup == bpf_get_current_cgroup_id();
+}
+
 /*
  * Fills in who sends, where that is who runs now. A packet that waited for its neighbor's address, or a segment,
  * leaves in the context of whoever made that possible: of another cgroup than the socket's, it is not the sender. One
@@ -114,18 +132,11 @@ struct {
  */
 static __always_inline void put_sender(struct event *e, struct sock *sk)
 {
-	__u32 zero = 0;
-	struct departure *d = bpf_map_lookup_elem(&departed, &zero);
-
 	put_process(e, sk);
-	if (e->cgroup && e->cgroup != bpf_get_current_cgroup_id()) {
+	if (sent_by_current(e->cgroup))
+		note_departure(sk);
+	else
 		e->pid = 0;
-		return;
-	}
-	if (d) {
-		d->sk = (__u64)sk;
-		d->thread = bpf_get_current_pid_tgid();
-	}
 }
 
 /* Sixteen bytes by plain loads. */
@@ -361,10 +372,8 @@ static __always_inline void submit_paged(struct sk_buff *skb, struct packet *p, 
 			struct event e;                                                                                      \
 			__u8 payload[capacity];                                                                              \
 		} *r = bpf_ringbuf_reserve(&events, sizeof(*r), 0);                                                          \
-		if (!r) {                                                                                                    \
-			count_loss(LOSS_RING_FULL);                                                                          \
-			return 0;                                                                                            \
-		}                                                                                                            \
+		if (!r)                                                                                                      \
+			goto full;                                                                                           \
 		put_record(&r->e, skb, &p, hook, netns, reason, location);                                                   \
 		if (p.length) {                                                                                              \
 			r->e.captured = put_payload(r->payload, skb, &p, capacity);                                          \
@@ -386,6 +395,41 @@ static __always_inline bool follows(struct sk_buff *skb, struct packet *p)
 		return true;
 	}
 	return !(p->flags & (EVENT_INNER | EVENT_ICMP)) && learn(skb);
+}
+
+/* How much payload the record of a packet with so much of it has room for: the size classes of SUBMIT. */
+static __always_inline __u32 record_room(__u32 length)
+{
+	return length <= 96 ? 96 : length <= 512 ? 512 : length <= 4096 ? 4096 : length <= 16384 ? 16384 : MAX_TCP_CAPTURE;
+}
+
+/* Whether a packet's record gives way to those of others (fair.h). */
+static __always_inline bool packet_gives_way(struct sk_buff *skb, struct packet *p, __u32 netns)
+{
+	bool asks = is_dns_port(p->dport) || (!is_dns_port(p->sport) && may_follow(p->dport));
+	__u32 *a = (__u32 *)p->addrs, client[4] = {};
+	__u32 ifindex = skb->skb_iif;
+
+	if (p->version == 4)
+		client[0] = asks ? a[0] : a[1];
+	else
+		__builtin_memcpy(client, asks ? a : a + 4, 16);
+	if (!ifindex)
+		ifindex = bad_loads_give_zero ? skb->dev->ifindex : BPF_CORE_READ(skb, dev, ifindex);
+	return gives_way(client, netns, ifindex, sizeof(struct event) + record_room(p->length));
+}
+
+/*
+ * A packet's record is not written. It was there nevertheless: else its send would be told as one that no packet has
+ * left by, and be one event more.
+ */
+static __always_inline void lose(struct sk_buff *skb, struct packet *p, __u32 which)
+{
+	struct sock *sk = skb->sk;
+
+	count_loss(which);
+	if (!(p->flags & EVENT_ICMP) && sent_from_here(skb, sk, p) && sent_by_current(cgroup_of(sk)))
+		note_departure(sk);
 }
 
 static __always_inline int watch(struct sk_buff *skb, __u8 hook, __u32 network, __u32 reason, __u64 location)
@@ -446,6 +490,10 @@ static __always_inline int watch(struct sk_buff *skb, __u8 hook, __u32 network, 
 	if ((p.flags & EVENT_FRAGMENT) && p.proto == IPPROTO_UDP)
 		note_fragment(fragment_tag(&p));
 
+	if (packet_gives_way(skb, &p, netns)) {
+		lose(skb, &p, LOSS_FLOOD);
+		return 0;
+	}
 	if (!have_dynptr && have_skb_output && in_pages(skb, &p))
 		submit_paged(skb, &p, hook, netns, reason, location);
 	else if (p.length <= 96)
@@ -458,6 +506,9 @@ static __always_inline int watch(struct sk_buff *skb, __u8 hook, __u32 network, 
 		SUBMIT(16384);
 	else
 		SUBMIT(MAX_TCP_CAPTURE);
+	return 0;
+full:
+	lose(skb, &p, LOSS_RING_FULL);
 	return 0;
 }
 
@@ -514,6 +565,42 @@ static __always_inline void put_ends(struct event *e, struct sock *sk, struct pe
 		__builtin_memcpy(e->addr.saddr, peer->addr, 16);
 }
 
+/* Notes who has read an answer, if a read is that (fair.h). A socket that is bound to no address does not tell. */
+static __always_inline void note_reader(struct event *e, struct ends ends)
+{
+	__u32 *own = (__u32 *)e->addr.daddr;
+
+	if (!is_dns_port(ends.own) && (own[0] || own[3]))
+		note_answered(own, e->time);
+}
+
+/*
+ * Whether a socket's record gives way to those of others (fair.h). peer is given where the socket is not connected to
+ * it. A client's socket that is bound to no address counts by its namespace.
+ */
+static __always_inline bool socket_gives_way(struct sock *sk, struct peer *peer, struct ends ends, __u32 netns)
+{
+	bool serves = is_dns_port(ends.own) || (!is_dns_port(ends.peer) && may_follow(ends.own));
+	__u32 client[4] = {};
+
+	if (!ring_fills())
+		return false;
+	if (serves && peer)
+		__builtin_memcpy(client, peer->addr, 16);
+	else if (BPF_CORE_READ(sk, __sk_common.skc_family) != AF_INET && serves)
+		BPF_CORE_READ_INTO(&client, sk, __sk_common.skc_v6_daddr);
+	else if (BPF_CORE_READ(sk, __sk_common.skc_family) != AF_INET)
+		BPF_CORE_READ_INTO(&client, sk, __sk_common.skc_v6_rcv_saddr);
+	else
+		client[0] = serves ? BPF_CORE_READ(sk, __sk_common.skc_daddr) : BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr);
+	if (!client[0] && !client[3])
+		client[1] = netns;
+	if (!gives_way(client, netns, 0, sizeof(struct event)))
+		return false;
+	count_loss(LOSS_FLOOD);
+	return true;
+}
+
 /*
  * A UDP socket was read. peer is given where the socket is not connected and the reader asked who sent; size is what
  * was read, 0 where that is not known.
@@ -536,6 +623,8 @@ static __always_inline int watch_read(struct sock *sk, struct peer *peer, __u32 
 	netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 	if (!netns_watched(netns))
 		return 0;
+	if (socket_gives_way(sk, peer, ends, netns))
+		return 0;
 	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (!e) {
 		count_loss(LOSS_RING_FULL);
@@ -549,6 +638,7 @@ static __always_inline int watch_read(struct sock *sk, struct peer *peer, __u32 
 	e->payload = size;
 	put_ends(e, sk, peer, ends);
 	put_process(e, sk);
+	note_reader(e, ends);
 	bpf_ringbuf_submit(e, wakeup_flags());
 	return 0;
 }
@@ -568,6 +658,8 @@ static __always_inline int watch_stream(struct sock *sk, int size)
 	netns = sk->__sk_common.skc_net.net->ns.inum;
 	if (!netns_watched(netns))
 		return 0;
+	if (socket_gives_way(sk, 0, ends, netns))
+		return 0;
 	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (!e) {
 		count_loss(LOSS_RING_FULL);
@@ -582,6 +674,7 @@ static __always_inline int watch_stream(struct sock *sk, int size)
 	e->payload = size;
 	put_ends(e, sk, 0, ends);
 	put_process(e, sk);
+	note_reader(e, ends);
 	bpf_ringbuf_submit(e, wakeup_flags());
 	return 0;
 }
@@ -605,12 +698,14 @@ static __always_inline int watch_sent(struct sock *sk, int ret)
 	netns = sk->__sk_common.skc_net.net->ns.inum;
 	if (!netns_watched(netns))
 		return 0;
+	ends = (struct ends){.peer = sk->__sk_common.skc_dport, .own = bpf_htons(sk->__sk_common.skc_num)};
+	if (socket_gives_way(sk, 0, ends, netns))
+		return 0;
 	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (!e) {
 		count_loss(LOSS_RING_FULL);
 		return 0;
 	}
-	ends = (struct ends){.peer = sk->__sk_common.skc_dport, .own = bpf_htons(sk->__sk_common.skc_num)};
 	zero_record(e);
 	e->time = bpf_ktime_get_ns();
 	e->hook = HOOK_SENT;

@@ -60,7 +60,16 @@ static __always_inline void put_unsent(struct event *e, struct sock *sk, struct 
 
 static __always_inline void submit_unsent(struct event *e, __u32 error)
 {
+	__u32 client[4];
+
 	e->reason = error;
+	__builtin_memcpy(client, e->addr.daddr, 16);
+	if (!client[0] && !client[3])
+		client[1] = e->netns; /* a socket that is bound to no address */
+	if (gives_way(client, e->netns, 0, sizeof(*e))) {
+		count_loss(LOSS_FLOOD);
+		return;
+	}
 	if (bpf_ringbuf_output(&events, e, sizeof(*e), wakeup_flags()))
 		count_loss(LOSS_RING_FULL);
 }

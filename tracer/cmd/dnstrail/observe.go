@@ -325,11 +325,11 @@ func rowWriter(format string, w io.Writer) (func(*output.Row) error, error) {
 
 // footer says what was seen and what was lost on the way.
 func footer(w io.Writer, s pipeline.Stats) {
-	fmt.Fprintf(w, "dnstrail: %d lookups, %d kernel events; lost: %d events (ring full %d, re-entered %d), "+
+	fmt.Fprintf(w, "dnstrail: %d lookups, %d kernel events; lost: %d events (ring full %d, of floods %d, re-entered %d), "+
 		"%d events left unread, %d packets out of reach, %d later fragments, %d lookups evicted, "+
 		"%d untold of clients that flood, %d hops beyond a lookup's bound\n",
-		s.Lookup.Lookups, s.Events, s.Lost(), s.Kernel.RingFull, s.Kernel.Missed, s.Unread, s.Kernel.Paged,
-		s.Kernel.Fragment+s.Lookup.Fragments, s.Lookup.Evicted, s.Lookup.Untold, s.Lookup.HopsCut)
+		s.Lookup.Lookups, s.Events, s.Lost(), s.Kernel.RingFull, s.Kernel.Flood, s.Kernel.Missed, s.Unread,
+		s.Kernel.Paged, s.Kernel.Fragment+s.Lookup.Fragments, s.Lookup.Evicted, s.Lookup.Untold, s.Lookup.HopsCut)
 }
 
 func hostname() string {
