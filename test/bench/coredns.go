@@ -18,6 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
+
+	"github.com/dnstrail/dnstrail/test/cluster"
 )
 
 // alternative is one Corefile that is measured against the first.
@@ -182,7 +184,7 @@ func loadCoreDNS(ctx context.Context, b *bench, block, upstream string) (m measu
 	if out, err := exec.CommandContext(ctx, "taskset", append(args, "-l", "1")...).CombinedOutput(); err != nil {
 		return m, fmt.Errorf("dnsperf: %w\n%s", err, out)
 	}
-	sent, lost, err := exportedSpans(metrics)
+	sent, lost, err := exportedSpans(ctx, metrics)
 	if err != nil {
 		return m, err
 	}
@@ -203,7 +205,7 @@ func loadCoreDNS(ctx context.Context, b *bench, block, upstream string) (m measu
 	if q == nil || done == nil {
 		return m, fmt.Errorf("dnsperf printed no figures:\n%s", out)
 	}
-	sentAfter, lostAfter, err := exportedSpans(metrics)
+	sentAfter, lostAfter, err := exportedSpans(ctx, metrics)
 	if err != nil {
 		return m, err
 	}
@@ -215,14 +217,15 @@ func loadCoreDNS(ctx context.Context, b *bench, block, upstream string) (m measu
 }
 
 // exportedSpans gives the spans that the plugin says it exported, and those that it says it did not.
-func exportedSpans(port int) (sent, lost float64, err error) {
-	url := fmt.Sprintf("http://127.0.0.1:%d/metrics", port)
-	if sent, err = metric(url, "coredns_dnstrail_spans_total", "result", "exported"); err != nil {
+func exportedSpans(ctx context.Context, port int) (sent, lost float64, err error) {
+	f, err := cluster.Scrape(ctx, fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
 		return 0, 0, err
 	}
-	lost, err = metric(url, "coredns_dnstrail_spans_total", "result",
-		"limited", "queue_full", "export_failed", "shutdown", "omitted")
-	return sent, lost, err
+	for _, result := range []string{"limited", "queue_full", "export_failed", "shutdown", "omitted"} {
+		lost += f.Sum("coredns_dnstrail_spans_total", "result", result)
+	}
+	return f.Sum("coredns_dnstrail_spans_total", "result", "exported"), lost, nil
 }
 
 // allowedCPUs gives the CPUs that this process may run on.
