@@ -67,7 +67,7 @@ release: $(CACHE)/bin/helm-$(HELM_VERSION) $(CACHE)/bin/cyclonedx-gomod-$(SBOM_V
 
 .PHONY: sbom
 sbom: build $(CACHE)/bin/cyclonedx-gomod-$(SBOM_VERSION) ## What is in both programs (CycloneDX), beside them: bin/coredns.cdx.json, bin/dnstrail.cdx.json
-	@for name in coredns dnstrail; do $(CACHE)/bin/cyclonedx-gomod-$(SBOM_VERSION) bin -json -output $(BIN)/$$name.cdx.json $(BIN)/$$name; echo "    wrote bin/$$name.cdx.json"; done
+	@for name in coredns dnstrail; do $(CACHE)/bin/cyclonedx-gomod-$(SBOM_VERSION) bin -json -version $(VERSION) -output $(BIN)/$$name.cdx.json $(BIN)/$$name; echo "    wrote bin/$$name.cdx.json"; done
 
 .PHONY: release-images
 release-images: need-images ## Images of both programs for all architectures, made of dist/ and pushed: VERSION=v1.2.3 REGISTRY=registry.example/dnstrail

@@ -27,7 +27,7 @@ files() {
 			-ldflags "-s -w -X github.com/coredns/coredns/coremain.GitCommit=$version" \
 			-o "$(program coredns "$arch")" ./build/coredns
 		for name in dnstrail coredns; do
-			"$SBOM" bin -json -output "$(program $name "$arch").cdx.json" "$(program $name "$arch")"
+			"$SBOM" bin -json -version "$version" -output "$(program $name "$arch").cdx.json" "$(program $name "$arch")"
 		done
 	done
 	"$HELM" package build/chart/dnstrail --version "${version#v}" --app-version "$version" --destination "$dir" >/dev/null
