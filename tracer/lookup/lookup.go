@@ -91,6 +91,9 @@ type Lookup struct {
 	ReadAmong bool
 	// Behind says that the answer came over TCP while bytes sent before it had not come: its reader gets it behind those.
 	Behind bool
+	// AheadAt is the network namespace, 0 for none, to which the query came over TCP while bytes sent before it had not
+	// come: no reader there gets it until they do.
+	AheadAt uint32
 	// Late says that the answer came after the lookup had been reported as lost.
 	Late bool
 

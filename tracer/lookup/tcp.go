@@ -86,6 +86,8 @@ type stream struct {
 	got      uint32  // behind the last byte that was read, where read is set
 	read     bool
 	arrived  arrived
+	reached  []reached
+	behind   bool // what of it came before its turn was noted of a lookup once
 	messages []message
 	cut      int  // bytes that were not captured
 	lost     bool // where messages begin was lost, and no one has asked for it yet
@@ -587,7 +589,7 @@ func (s *stream) comes(seq, end uint32) (behind bool) {
 	if !x.come(seq, end) {
 		return true
 	}
-	if int32(x.to-end) > 0 {
+	if s.behind || int32(x.to-end) > 0 {
 		s.within(before, x.to, func(m *message) {
 			if e := m.of(); e != nil && int32(x.to-m.end) >= 0 {
 				e.Behind = false
@@ -595,6 +597,76 @@ func (s *stream) comes(seq, end uint32) (behind bool) {
 		})
 	}
 	return false
+}
+
+// reached is what of a stream of queries has come to a network namespace.
+type reached struct {
+	netns uint32
+	arrived
+}
+
+// maxReached bounds the namespaces that a stream is followed to: two nodes and a pod, and one more.
+const maxReached = 4
+
+// reaches notes that a segment of queries has come to a network namespace. What had come there before its turn has its
+// turn now, where nothing before it is missing any more.
+func (s *stream) reaches(netns, seq, end uint32) {
+	i := slices.IndexFunc(s.reached, func(x reached) bool { return x.netns == netns })
+	if i < 0 {
+		if len(s.reached) == maxReached {
+			return
+		}
+		x := reached{netns, arrived{known: true, to: seq}}
+		if s.begun {
+			x.to = s.first
+		}
+		i, s.reached = len(s.reached), append(s.reached, x)
+	}
+	x := &s.reached[i]
+	before := x.to
+	if !x.come(seq, end) || int32(x.to-end) <= 0 {
+		return
+	}
+	s.within(before, x.to, func(m *message) {
+		if e := m.of(); e != nil && e.AheadAt == netns && int32(x.to-m.end) >= 0 {
+			e.AheadAt = 0
+		}
+	})
+}
+
+// lacks says whether bytes before an end have not come to a network namespace.
+func (s *stream) lacks(netns, end uint32) bool {
+	for i := range s.reached {
+		if x := &s.reached[i]; x.netns == netns {
+			return int32(x.to-end) < 0
+		}
+	}
+	return false
+}
+
+// misses notes that a segment of queries, which had come to a network namespace, was dropped there.
+func (s *stream) misses(netns, seq, end uint32) {
+	for i := range s.reached {
+		x := &s.reached[i]
+		if x.netns != netns {
+			continue
+		}
+		x.without(seq, end)
+		if int32(x.to-seq) <= 0 || int32(x.to-end) > 0 && s.read && int32(s.got-end) >= 0 {
+			return
+		}
+		to := x.to
+		x.to = seq
+		if int32(to-end) > 0 {
+			x.come(end, to)
+		}
+		s.within(seq, to, func(m *message) {
+			if e := m.of(); e != nil && e.AheadAt == 0 {
+				e.AheadAt = netns
+			}
+		})
+		return
+	}
 }
 
 // goes notes that a segment of answers, which may have come to the client, was dropped there: what came behind it waits
@@ -612,7 +684,7 @@ func (s *stream) goes(seq, end uint32) {
 	}
 	s.within(seq, to, func(m *message) {
 		if e := m.of(); e != nil {
-			e.Behind = true
+			e.Behind, s.behind = true, true
 		}
 	})
 }
@@ -620,7 +692,11 @@ func (s *stream) goes(seq, end uint32) {
 // passed adds the hop to every message whose last byte is in the segment; a drop, to every message it tore.
 func (a *Assembler) passed(c *conn, s *stream, p *hop.Packet, seq uint32, toServer bool) {
 	end := seq + uint32(p.PayloadLen)
-	behind := !toServer && p.Kind == hop.In && p.NetNS == c.netns && p.NetNS != 0 && s.comes(seq, end)
+	if toServer && p.Kind == hop.In && p.NetNS != 0 {
+		s.reaches(p.NetNS, seq, end)
+	}
+	atClient := !toServer && p.Kind == hop.In && p.NetNS == c.netns && p.NetNS != 0
+	behind := atClient && s.comes(seq, end)
 	through := func(m *message) {
 		e := m.of()
 		if e == nil {
@@ -631,9 +707,19 @@ func (a *Assembler) passed(c *conn, s *stream, p *hop.Packet, seq uint32, toServ
 		q.Partial = int32(seq-m.start) > 0
 		q.Head.Flags = m.head.Flags
 		if toServer {
+			switch {
+			case p.Kind == hop.Drop:
+			case p.Kind == hop.In && s.lacks(p.NetNS, m.end):
+				e.AheadAt = p.NetNS
+			default:
+				e.AheadAt = 0
+			}
 			a.queryHop(e, &q)
 		} else {
-			e.Behind = e.Behind || behind && !e.Delivered
+			// Where a part of it was dropped once, it stands where that part does, and the rest may not have come.
+			if (behind || atClient && int32(s.arrived.to-m.end) < 0) && !e.Delivered {
+				e.Behind, s.behind = true, true
+			}
 			a.answerSegment(e, &q)
 		}
 	}
@@ -656,8 +742,13 @@ func (a *Assembler) passed(c *conn, s *stream, p *hop.Packet, seq uint32, toServ
 		}
 		seq = later(seq, s.got)
 	}
-	if !toServer && p.NetNS == c.netns && p.NetNS != 0 && !p.Reason.Harmless() {
-		s.goes(seq, end)
+	if !p.Reason.Harmless() && p.NetNS != 0 {
+		switch {
+		case toServer:
+			s.misses(p.NetNS, seq, end)
+		case p.NetNS == c.netns:
+			s.goes(seq, end)
+		}
 	}
 	s.ending(seq, end, through)
 	s.tear(seq, end)

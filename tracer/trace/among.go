@@ -89,7 +89,7 @@ func (t *Trace) VerdictAmong(others *Others) Verdict {
 		server = t.Asked().Address
 	}
 	node := others.nodeOf(server.Addr())
-	if node == "" || node == t.Asker().Node {
+	if node == "" || node == t.Asker().Node || t.seenOn(node) {
 		return v
 	}
 	before, after := t.watched(node, others)
@@ -114,6 +114,13 @@ func (t *Trace) VerdictAmong(others *Others) Verdict {
 		"the tracer on %s saw other lookups within %v of this one, %d before and %d after",
 		node, watchedWithin, before, after))
 	return v
+}
+
+// seenOn tells whether the tracer on a node saw the lookup.
+func (t *Trace) seenOn(node string) bool {
+	return slices.ContainsFunc(t.Spans, func(s *Span) bool {
+		return s.From(semconv.ScopeTracer) && s.Node() == node
+	})
 }
 
 // watched counts the other lookups that the tracer on a node saw just before t's query was sent and just after it was

@@ -104,7 +104,7 @@ var rules = []rule{
 		"It saw the query go on after it had left the client's node: it knows more than the client's agent.",
 		func(s *sight) (Verdict, bool) {
 			v, ok := s.lastWord(false)
-			return v, ok && slices.Index(Stages, v.Where) >= slices.Index(Stages, s.said.Where)
+			return v, ok && slices.Index(Stages, v.Where) >= slices.Index(Stages, s.behind())
 		},
 	},
 	{
@@ -112,6 +112,15 @@ var rules = []rule{
 		"So the query came, and the server answered: what is missing is the way back.",
 		leftTowardsClient,
 	},
+}
+
+// behind gives the first stage at which an agent elsewhere knows more than the client's: what lies behind the way
+// between the nodes is a node again.
+func (s *sight) behind() string {
+	if s.said.Where == string(verdict.BetweenNodes) {
+		return string(verdict.Node)
+	}
+	return s.said.Where
 }
 
 // ofAnswer tells whether a verdict with a drop is of the answer's packet.

@@ -312,3 +312,33 @@ func TestNodeOfAnAddress(t *testing.T) {
 		}
 	}
 }
+
+// TestTheOtherNodeSawTheQueryLast: what lies behind the way between the nodes is a node again, and its agent knows more
+// than the one that saw the query leave.
+func TestTheOtherNodeSawTheQueryLast(t *testing.T) {
+	id := traceID(9)
+	on := func(node string) *Resource {
+		return &Resource{Attributes: Attributes{{semconv.K8SNodeName, node}}}
+	}
+	verdict := func(where, cause string) Attributes {
+		return Attributes{
+			{semconv.VerdictWhere, where}, {semconv.VerdictCause, cause}, {semconv.VerdictCertainty, Inferred},
+			{semconv.VerdictAnswered, false}, {semconv.Segment, where},
+		}
+	}
+	client := &Span{
+		TraceID: id, SpanID: id.ClientSpanID(), Kind: KindClient, Scope: &Scope{Name: semconv.ScopeTracer}, Start: at,
+		End: at.Add(5 * time.Second), Resource: on("node-1"), Attributes: verdict("between-nodes", "no-reply-seen"),
+	}
+	far := span(9, 2, 0)
+	far.Parent, far.Scope, far.Resource = client.SpanID, client.Scope, on("node-2")
+	far.Attributes = verdict("node", "not-seen-further")
+	tr := New([]*Span{client, far})
+	if v := tr.Verdict(); v.Where != "node" || v.Node != "node-2" || v.Certainty != Inferred {
+		t.Errorf("judged %s/%s of %q, %s", v.Where, v.Cause, v.Node, v.Certainty)
+	}
+	far.Attributes = verdict("client", "no-route")
+	if v := New([]*Span{client, far}).Verdict(); v.Where != "between-nodes" {
+		t.Errorf("an agent that saw less has the last word: %s/%s", v.Where, v.Cause)
+	}
+}

@@ -144,8 +144,9 @@ func TestDropWhereNobodyKnowsWhoItIs(t *testing.T) {
 }
 
 // TestAnswerToAnotherQuestion: what a client read is a fact; what only arrived is one where reads are seen, and the
-// query was not sent again since.
+// query was not sent again since. What has neither the ID nor the question may be of an earlier query.
 func TestAnswerToAnotherQuestion(t *testing.T) {
+	foo := []byte("\x03foo\x00")
 	for _, c := range []struct {
 		name      string
 		mismatch  lookup.Mismatch
@@ -157,11 +158,15 @@ func TestAnswerToAnotherQuestion(t *testing.T) {
 		{"another type, read", lookup.Mismatch{ID: 7, Name: []byte("\x03foo\x00"), Type: 16, Read: true, Time: 5}, 0,
 			false,
 			"what came from 10.96.0.10:53 was no answer to the question: asked foo. A, answered foo. TXT", true},
-		{"another ID, arrived", lookup.Mismatch{ID: 8, Arrived: true, Time: 5}, 0, true,
+		{"another ID, arrived", lookup.Mismatch{ID: 8, Name: foo, Type: 1, Arrived: true, Time: 5}, 0, true,
 			"what came from 10.96.0.10:53 was no answer to the question: ID 0x0007 was asked, 0x0008 answered", true},
-		{"another ID, arrived, and reads are out of sight", lookup.Mismatch{ID: 8, Arrived: true, Time: 5}, 0, false,
+		{"another ID, arrived, and reads are out of sight",
+			lookup.Mismatch{ID: 8, Name: foo, Type: 1, Arrived: true, Time: 5}, 0, false,
 			"what came from 10.96.0.10:53 was no answer to the question: ID 0x0007 was asked, 0x0008 answered", false},
-		{"asked again after it", lookup.Mismatch{ID: 8, Read: true, Time: 5}, 9, true,
+		{"another ID and another question, read",
+			lookup.Mismatch{ID: 8, Name: []byte("\x03bar\x00"), Type: 1, Read: true, Time: 5}, 0, true,
+			"what came from 10.96.0.10:53 was no answer to the question: ID 0x0007 was asked, 0x0008 answered", false},
+		{"asked again after it", lookup.Mismatch{ID: 8, Name: foo, Type: 1, Read: true, Time: 5}, 9, true,
 			"what came from 10.96.0.10:53 was no answer to the question: ID 0x0007 was asked, 0x0008 answered", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -329,5 +334,30 @@ func TestResetThatNobodyTakesIsNotTheCause(t *testing.T) {
 	})
 	if v.Where != Node || v.Cause != CausePolicyDrop {
 		t.Errorf("judged %s/%s (%s)", v.Where, v.Cause, v.Text)
+	}
+}
+
+// TestAFrameForOthersIsNotWhereTheQueryCame: a bridge that knows no port for an address sends to all of them.
+func TestAFrameForOthersIsNotWhereTheQueryCame(t *testing.T) {
+	other, ok := hop.ReasonByName("OTHERHOST")
+	if !ok {
+		t.Fatal("the running kernel has no reason OTHERHOST")
+	}
+	leaves, comes := on(hop.Out, nodeNS, 4, "veth4", alive), on(hop.In, farNS, 3, "eth0", alive)
+	leaves.SKB, comes.SKB = 7, 7
+	leaves.Time, comes.Time = 1, 2
+	gone := comes
+	gone.Kind, gone.Reason, gone.Time = hop.Drop, other, 3
+	l := &lookup.Lookup{
+		Transport: link.UDP, Client: pod, Server: alive, Attempts: 1, Ending: lookup.GaveUp,
+		Hops: []hop.Hop{on(hop.In, nodeNS, 3, "eth0", alive), leaves, comes, gone},
+	}
+	last, drop, _ := lastHops(l)
+	if last != &l.Hops[1] || drop != nil {
+		t.Errorf("came last to %s, dropped %v", place(last), drop)
+	}
+	l.Hops = l.Hops[:3]
+	if last, _, _ := lastHops(l); last != &l.Hops[2] {
+		t.Errorf("came last to %s, want the pod that took it", place(last))
 	}
 }

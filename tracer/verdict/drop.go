@@ -212,7 +212,7 @@ func (v *view) sayDropped(out *Verdict) {
 	}
 	if drop.Answer {
 		// Of several earlier askings with this ID one may have been unanswered still: this may be its answer.
-		out.Certain = out.Certain && l.AttemptsBefore < 2 && l.Owed == 0
+		out.Certain = out.Certain && l.AttemptsBefore < 2 && l.Owed == 0 && !goesOnAfter(l, drop)
 		out.Where = ReturnPath
 		out.Text = fmt.Sprintf("the answer was lost at %s%s: %s", at(drop), inside(drop), text)
 		if atClient && (out.Cause == CauseNoListener || out.Cause == CauseSocketClosed || out.Cause == CauseClosed) {
@@ -238,6 +238,21 @@ func (v *view) sayDropped(out *Verdict) {
 	case Node, Client, BetweenNodes:
 		v.service(out, text)
 	}
+}
+
+// goesOnAfter says whether another packet, of an answer or of a query, was seen on its way after an answer was dropped:
+// what became of it is not known.
+func goesOnAfter(l *lookup.Lookup, drop *hop.Hop) bool {
+	for i := len(l.Hops) - 1; i >= 0; i-- {
+		h := &l.Hops[i]
+		if h.Time <= drop.Time {
+			break
+		}
+		if (h.Kind == hop.In || h.Kind == hop.Out) && h.SKB != drop.SKB {
+			return true
+		}
+	}
+	return false
 }
 
 // allDropped says whether the kernel dropped what was seen of every attempt: what became of one that went on is not

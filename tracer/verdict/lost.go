@@ -2,8 +2,10 @@ package verdict
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
+	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/tracer/dnswire"
 	"github.com/dnstrail/dnstrail/tracer/hop"
 	"github.com/dnstrail/dnstrail/tracer/lookup"
@@ -104,6 +106,7 @@ func lastHops(l *lookup.Lookup) (last, drop, refused *hop.Hop) {
 		case h.Kind == hop.Drop:
 			drop = h
 		case h.Answer && h.Kind == hop.Read:
+		case h.Kind == hop.In && i > first && forOthers(l, h):
 		default:
 			last = h
 			// What goes on after a drop was not ended by it, unless it is another attempt's packet, or another fragment.
@@ -121,6 +124,18 @@ func lastHops(l *lookup.Lookup) (last, drop, refused *hop.Hop) {
 		last = drop
 	}
 	return last, drop, refused
+}
+
+// forOthers says that a frame came to a namespace for which it was not: a bridge sends to all its ports what is for an
+// address that it knows no port of.
+func forOthers(l *lookup.Lookup, in *hop.Hop) bool {
+	for i := range l.Hops {
+		if h := &l.Hops[i]; h.Kind == hop.Drop && h.SKB == in.SKB && h.NetNS == in.NetNS && h.Time >= in.Time &&
+			h.Reason.String() == "OTHERHOST" {
+			return true
+		}
+	}
+	return false
 }
 
 // subject is what was lost, as a sentence begins with it.
@@ -147,7 +162,9 @@ func (v *view) sayAnother(out *Verdict) {
 	out.Where, out.Cause = Client, CauseUnexpectedAnswer
 	// The right answer may have come by a way that is out of sight: then its read would tell. What was asked again
 	// since may have met another fate.
-	out.Certain = (m.Read || m.Arrived && v.ReadsSeen) && !v.askedSince(m.Time)
+	// What has neither its ID nor its question may be an answer to what was asked before.
+	out.Certain = (m.Read || m.Arrived && v.ReadsSeen) && !v.askedSince(m.Time) && l.Owed == 0 &&
+		(m.ID == l.ID || m.Type == l.Type && strings.EqualFold(string(m.Name), string(l.Name)))
 	if m.ID != l.ID {
 		out.Text = fmt.Sprintf("what came from %s was no answer to the question: ID 0x%04x was asked, 0x%04x answered",
 			m.Source, l.ID, m.ID)
@@ -298,12 +315,23 @@ func (v *view) sayNotRead(out *Verdict) {
 		out.Text = "the TCP connection was asked for at the server, which has not accepted it"
 		return
 	}
-	out.Where, out.Cause, out.Certain = CoreDNSSocket, CauseNotRead, v.ReadsSeen && known && !v.l.ReadBeside
+	out.Where, out.Cause = CoreDNSSocket, CauseNotRead
+	out.Certain = v.ReadsSeen && known && !v.l.ReadBeside && v.l.AheadAt == 0 && !partDropped(v.l)
+	if v.l.AheadAt != 0 {
+		out.Evidence = append(out.Evidence, "bytes that were sent before the query were not seen coming to the server")
+	}
 	out.Text = "delivered to the server's socket and not read: the server is stopped or overloaded"
 	if !v.ReadsSeen {
 		out.Where, out.Cause = CoreDNS, CauseNoAnswer
 		out.Text = "delivered to the server, which has not answered"
 	}
+}
+
+// partDropped says whether the kernel once dropped a segment of the query: what came of it need not be all.
+func partDropped(l *lookup.Lookup) bool {
+	return l.Transport == link.TCP && slices.ContainsFunc(l.Hops, func(h hop.Hop) bool {
+		return h.Kind == hop.Drop && !h.Answer && !h.Reason.Harmless()
+	})
 }
 
 func (v *view) wentPast() bool {
