@@ -32,8 +32,9 @@ const (
 	maxWanted         = 4096
 	maxAsks           = 256
 	bytesOfRecorder   = 4 << 10 // a query with its recorder and messages, roughly
-	bytesOfFacts      = int(unsafe.Sizeof(facts{})) + 8 + 48
-	recordersFraction = 4 // of the bytes, one in so many is for queries with a recorder
+	bytesOfFacts      = int(unsafe.Sizeof(facts{})) + 8 + 48 + bytesOfLists
+	bytesOfLists      = 32 // of what a query's answer lists, on average: two addresses of IPv4, a name
+	recordersFraction = 4  // of the bytes, one in so many is for queries with a recorder
 )
 
 // hindsightConfig says what is remembered, who may ask, and whom we ask.
@@ -164,6 +165,7 @@ type shard struct {
 	hashes  []uint64 // of the questions of facts
 	facts   []facts
 	next    int
+	lists   ring     // of what the answers of facts list
 	rhashes []uint64 // of the questions of recorders
 	records []*recorder
 	rnext   int
@@ -173,7 +175,7 @@ type shard struct {
 // facts are what is remembered of a query without a recorder, or whose recorder the exporter has.
 type facts struct {
 	d             *Dnstrail
-	begun         time.Time
+	begun         int64 // ns since 1970
 	client        *identity.Client
 	addr          netip.AddrPort
 	server, name  string
@@ -184,14 +186,19 @@ type facts struct {
 	udp           bool
 	sent          bool // its spans are on their way
 	truncated     bool
+	cache         cacheStatus
+	passed        uint8 // plugins of the chain
 	flags         msgFlags
 	rcode         int16
+	asked, said   uint16 // bytes of the query and of the answer; 0: not known
+	listed        uint16 // bytes in the shard's lists, at the place lists
+	lists         uint64
+	entered       [maxEntered]uint32
 	traceID       link.TraceID
 	parent        link.SpanID
 	epoch         link.Epoch
 	total         time.Duration
 	endedIn       string
-	cache         string
 	err, writeErr error
 }
 
@@ -239,7 +246,7 @@ func newHindsight(c hindsightConfig) *hindsight {
 	n := max(1, c.bytes/recordersFraction*(recordersFraction-1)/bytesOfFacts/shards)
 	for i := range h.shards {
 		s := &h.shards[i]
-		s.hashes, s.facts = make([]uint64, n), make([]facts, n)
+		s.hashes, s.facts, s.lists.bytes = make([]uint64, n), make([]facts, n), make([]byte, max(maxLists, n*bytesOfLists))
 		s.rhashes, s.records = make([]uint64, records), make([]*recorder, records)
 	}
 	return h
@@ -337,16 +344,22 @@ func (h *hindsight) remember(q *query, rec *recorder, sent bool) {
 		s.rnext = (s.rnext + 1) % len(s.records)
 		return
 	}
+	var room [maxLists]byte
+	lists, size := room[:0], 0
+	if q.message != nil && !sent {
+		lists, size = appendLists(lists, q.message), sizeOf(q.message)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	h.note(s, q, sent)
+	h.note(s, q, sent, lists, size)
 }
 
-// note notes the facts of a query. Callers hold the shard's lock.
-func (h *hindsight) note(s *shard, q *query, sent bool) {
+// note notes the facts of a query, and of its answer the size and what it lists. Callers hold the shard's lock.
+func (h *hindsight) note(s *shard, q *query, sent bool, lists []byte, size int) {
 	res := &q.result
 	f := &s.facts[s.next]
-	if f.d != nil && q.begun.Sub(f.begun) < h.c.past {
+	begun := q.begun.UnixNano()
+	if f.d != nil && begun-f.begun < int64(h.c.past) {
 		h.early.Add(1)
 	}
 	s.hashes[s.next] = q.hash
@@ -354,30 +367,44 @@ func (h *hindsight) note(s *shard, q *query, sent bool) {
 	if s.next == len(s.facts) {
 		s.next = 0
 	}
-	f.d, f.begun, f.client, f.addr, f.server, f.name = q.d, q.begun, q.client, q.addr, q.server, q.name
+	f.d, f.begun, f.client, f.addr, f.server, f.name = q.d, begun, q.client, q.addr, q.server, q.name
 	f.qtype, f.qclass, f.id, f.opcode, f.proto, f.udp = q.qtype, q.qclass, q.id, uint8(q.opcode), q.proto,
 		q.udp // #nosec G115 -- four bits
 	f.traceID, f.parent, f.epoch, f.sent = q.traceID, q.parent, q.epoch, sent
-	f.rcode, f.total, f.endedIn, f.cache, f.err = int16(res.rcode), res.total, res.endedIn, res.cache,
-		res.err // #nosec G115 -- twelve bits
-	f.writeErr, f.truncated, f.flags = q.writeErr, false, 0
-	if q.message != nil {
+	f.rcode, f.total, f.endedIn, f.err = int16(res.rcode), res.total, res.endedIn, res.err // #nosec G115 -- twelve bits
+	f.writeErr, f.truncated, f.flags, f.cache = q.writeErr, false, 0, cacheStatusOf(res.cache)
+	f.asked, f.said = uint16(min(q.size, 1<<16-1)), uint16(min(size, 1<<16-1)) // #nosec G115 -- bounded
+	f.passed = uint8(min(q.passed(), 255))                                     // #nosec G115 -- bounded
+	for i := range f.entered {
+		f.entered[i] = q.entered[i].Load()
+	}
+	f.lists, f.listed = s.lists.put(lists), uint16(len(lists)) // #nosec G115 -- at most maxLists
+	switch {
+	case q.message != nil:
 		f.truncated, f.flags = q.message.Truncated, flagsOf(q.message)
+	case q.bytes > 0:
+		f.truncated, f.said = q.raw[2]&0x02 != 0, uint16(min(q.bytes, 1<<16-1)) // #nosec G115 -- bounded
 	}
 }
 
-// recorder makes a query, and its recorder, of what was remembered of it.
-func (f *facts) recorder() *recorder {
+// recorder makes a query, and its recorder, of what was remembered of it; lists is what its answer lists.
+func (f *facts) recorder(lists []byte) *recorder {
 	q := &query{
-		d: f.d, begun: f.begun, client: f.client, addr: f.addr, server: f.server, name: f.name, qtype: f.qtype,
-		qclass: f.qclass, id: f.id, opcode: int(f.opcode), proto: f.proto, udp: f.udp,
+		d: f.d, begun: time.Unix(0, f.begun), client: f.client, addr: f.addr, server: f.server, name: f.name,
+		qtype: f.qtype, qclass: f.qclass, id: f.id, opcode: int(f.opcode), size: int(f.asked), proto: f.proto, udp: f.udp,
 		traceID: f.traceID, spanID: newSpanID(), parent: f.parent, epoch: f.epoch,
 	}
 	q.writeErr = f.writeErr
-	q.result = result{rcode: int(f.rcode), total: f.total, endedIn: f.endedIn, cache: f.cache, err: f.err}
+	q.result = result{
+		rcode: int(f.rcode), total: f.total, endedIn: f.endedIn, cache: f.cache.String(), err: f.err,
+	}
+	for i := range f.entered {
+		q.entered[i].Store(f.entered[i])
+	}
 	rec := newRecorder(q, nil)
+	rec.ahead = int(f.passed)
 	rec.close(&q.result)
-	rec.seen = seen{truncated: f.truncated, flags: f.flags}
+	rec.seen = seen{size: int(f.said), truncated: f.truncated, flags: f.flags, lists: q.listed(lists)}
 	return rec
 }
 
@@ -429,7 +456,7 @@ func (h *hindsight) find(question *askback.Question, known *askback.Facts) (send
 	}
 	for i, hash := range s.hashes {
 		if f := &s.facts[i]; hash == question.Hash && f.d != nil {
-			take(i, f.begun, f.total, f.traceID)
+			take(i, time.Unix(0, f.begun), f.total, f.traceID)
 		}
 	}
 	for i, hash := range s.rhashes {
@@ -454,14 +481,14 @@ func (h *hindsight) find(question *askback.Question, known *askback.Facts) (send
 			s.records[-1-i] = nil // the exporter's from now on
 			note(rec.q.rcode, rec.q.writeErr, rec.q.begun.Add(rec.q.total))
 			send = append(send, rec)
-			h.note(s, rec.q, true)
+			h.note(s, rec.q, true, nil, 0)
 			continue
 		}
 		f := &s.facts[i]
-		note(int(f.rcode), f.writeErr, f.begun.Add(f.total))
+		note(int(f.rcode), f.writeErr, time.Unix(0, f.begun).Add(f.total))
 		if !f.sent {
 			f.sent = true
-			send = append(send, f.recorder())
+			send = append(send, f.recorder(s.lists.get(f.lists, int(f.listed))))
 		}
 	}
 	return send

@@ -19,6 +19,9 @@ type hop struct {
 	pass pass
 }
 
+// probe says that it is one of ours, which is not shown.
+func (h *hop) probe() bool { return h.name == refreshName || h.name == upstreamName }
+
 // pass says what a plugin does with a query that it does not answer itself, and so what can be told by counting the
 // steps down the chain.
 type pass uint8
@@ -39,8 +42,8 @@ var passOnce = map[string]bool{
 	"acl": true, "any": true, "bufsize": true, "cancel": true, "chaos": true, "dnssec": true, "dnstap": true,
 	"erratic": true, "errors": true,
 	"geoip": true, "header": true, "hosts": true, "loadbalance": true, "local": true, "log": true, "loop": true,
-	"metadata": true, "minimal": true,
-	"nsid": true, "prometheus": true, "shed": true, "trace": true, "tsig": true, "whoami": true,
+	"metadata": true,
+	"nsid":     true, "prometheus": true, "shed": true, "trace": true, "tsig": true, "whoami": true,
 	refreshName: true, upstreamName: true,
 }
 

@@ -52,7 +52,7 @@ type query struct {
 	started atomic.Bool
 	closed  atomic.Bool
 	hop     atomic.Int32 // index in d.chain of the plugin that the query has got to
-	hopAt   atomic.Int64 // when it got there, ns since begun; only for a plugin that is not passed once
+	entered enteredTimes // when it got to each plugin; only where that is needed: see enter
 	below   atomic.Bool  // our probe behind cache has been passed, and has not returned
 	missed  atomic.Bool  // our probe behind cache has been passed
 	rec     atomic.Pointer[recorder]
@@ -157,8 +157,10 @@ func (d *Dnstrail) begin(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 	}
 	q.spanID = newSpanID()
 	q.reason = d.keep.atStart(q, ok, incoming.Flags)
-	if q.reason != notKept {
+	if q.reason != notKept || q.hash != 0 {
 		q.size = r.Len()
+	}
+	if q.reason != notKept {
 		q.flags = link.FlagSampled
 	}
 	return q
@@ -229,12 +231,38 @@ func (q *query) serve(r *dns.Msg) (int, error) {
 // since gives the time since the query began, in ns, never 0.
 func (q *query) since() int64 { return max(1, int64(time.Since(q.begun))) }
 
-// enter notes that the query has got to the plugin at index i.
+// enter notes that the query has got to the plugin at index i; and when, where the query is remembered for those who
+// ask, or where a recorder may begin at the plugin.
 func (q *query) enter(i int32) {
 	q.hop.Store(i)
-	if int(i) < len(q.d.chain.hops) && q.d.chain.hops[i].pass == unsure {
-		q.hopAt.Store(q.since())
+	if int(i) < len(q.d.chain.hops) && (q.hash != 0 || q.d.chain.hops[i].pass == unsure) {
+		q.entered.set(int(i), q.since())
 	}
+}
+
+// maxEntered is how many plugins of a chain have a time of their own; those behind share the last one's.
+const maxEntered = 12
+
+// enteredTimes are when a query got to each plugin of the chain.
+type enteredTimes [maxEntered]atomic.Uint32
+
+// enteredUnit is the unit of what is held, in ns: up to 137 s.
+const enteredUnit = 32
+
+// set notes a time since the query began, in ns.
+func (e *enteredTimes) set(i int, since int64) {
+	e[min(i, maxEntered-1)].Store(uint32(min(max(1, since/enteredUnit), 1<<32-1))) // #nosec G115 -- bounded
+}
+
+// at gives the time, in ns since the query began; 0 where it is not known.
+func (e *enteredTimes) at(i int) int64 { return int64(e[min(i, maxEntered-1)].Load()) * enteredUnit }
+
+// passed gives how many plugins of the chain a query without a recorder has got to; 0 where that is not held.
+func (q *query) passed() int {
+	if q.hash == 0 {
+		return 0
+	}
+	return min(int(q.hop.Load())+1, len(q.d.chain.hops))
 }
 
 // step is called when a plugin asks for the active span. Plugins do so when they pass the query on: see
@@ -264,9 +292,13 @@ func (q *query) step() any {
 // record starts a recorder in the middle of the query, at the plugin that it has got to.
 func (q *query) record() *recorder {
 	rec := newRecorder(q, nil)
-	if i := int(q.hop.Load()); i < len(q.d.chain.hops) && q.d.chain.hops[i].pass == unsure {
+	i := int(q.hop.Load())
+	if i < len(q.d.chain.hops) && q.d.chain.hops[i].pass == unsure {
 		rec.anchor = rec.start(rec.root(), q.d.chain.hops[i].name, pluginNode)
-		rec.anchor.from = q.hopAt.Load()
+		rec.anchor.from = q.entered.at(i)
+	}
+	if q.hash != 0 {
+		rec.ahead = min(i, len(q.d.chain.hops)) // of the one at i, the recorder is told
 	}
 	if !q.rec.CompareAndSwap(nil, rec) {
 		return q.rec.Load()
@@ -435,6 +467,7 @@ func (q *query) finish(rcode int, err error, panicked bool) {
 		q.kept = reason
 		if rec == nil {
 			rec = newRecorder(q, nil)
+			rec.ahead = q.passed()
 			rec.close(res)
 		}
 		kept = q.d.exporter.offer(q, rec)

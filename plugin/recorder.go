@@ -23,6 +23,7 @@ type recorder struct {
 	mu      sync.Mutex
 	closed  bool
 	omitted int  // nodes over maxNodes
+	ahead   int  // plugins of the chain that the query had passed before: spans stand for them, nodes do not
 	seen    seen // of a query that is kept
 	nodes   []*node
 
@@ -159,9 +160,35 @@ func (rec *recorder) close(res *result) {
 	}
 }
 
+// passed gives nodes for the plugins that were passed before the recorder began, in the order in which they were. Each
+// is the next one's parent, and the last one that of what the recorder has below its root. When the query came back to
+// them was not noted: they end with it.
+func (rec *recorder) passed() []node {
+	if rec.ahead == 0 {
+		return nil
+	}
+	nodes := make([]node, 0, rec.ahead)
+	from := int64(0)
+	for i := range rec.ahead {
+		hop := &rec.q.d.chain.hops[i]
+		from = max(from, rec.q.entered.at(i))
+		if hop.probe() {
+			continue
+		}
+		nodes = append(nodes, node{rec: rec, name: hop.name, id: newSpanID(), from: from, to: int64(rec.q.total),
+			kind: pluginNode})
+	}
+	return nodes
+}
+
 // shown gives how many spans the recorder makes. It is for after close.
 func (rec *recorder) shown() int {
 	n := 0
+	for i := range rec.ahead {
+		if !rec.q.d.chain.hops[i].probe() {
+			n++
+		}
+	}
 	for _, node := range rec.nodes {
 		if node.kind != hiddenNode {
 			n++

@@ -205,15 +205,12 @@ func (w *spanWriter) write(rec *recorder) {
 	}
 	begun := uint64(w.q.begun.UnixNano()) // #nosec G115 -- after 1970
 	h := otlp.Head{TraceID: w.q.traceID, Kind: otlp.Internal, Flags: otlp.Sampled | otlp.ParentKnown}
-	for _, n := range nodes {
-		if n.kind == hiddenNode {
-			continue
-		}
+	show := func(n, parent *node) {
 		h := h
 		h.SpanID, h.Start, h.End = n.id, begun+uint64(n.from),
 			begun+uint64(n.to) // #nosec G115 -- times since the query began
-		if p := n.shownParent(); p != nil {
-			h.Parent = p.id
+		if parent != nil {
+			h.Parent = parent.id
 		}
 		switch n.kind {
 		case serverNode:
@@ -226,6 +223,23 @@ func (w *spanWriter) write(rec *recorder) {
 			w.lookup(&h, n)
 		}
 		w.End()
+	}
+	show(nodes[0], nil)
+	above := nodes[0]
+	passed := rec.passed()
+	for i := range passed {
+		show(&passed[i], above)
+		above = &passed[i]
+	}
+	for _, n := range nodes[1:] {
+		if n.kind == hiddenNode {
+			continue
+		}
+		parent := n.shownParent()
+		if parent == nodes[0] {
+			parent = above
+		}
+		show(n, parent)
 	}
 }
 

@@ -2,15 +2,19 @@ package e2e
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
+	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/link/askback"
@@ -115,18 +119,18 @@ func TestAskedFor(t *testing.T) {
 		root                    []any
 	}{
 		{
-			"answered here", "errors\nwhoami", "DNS A\n", true,
+			"answered here", "errors\nwhoami", "DNS A\n  errors\n    whoami\n", true,
 			askback.SawQuery | askback.TookQuery | askback.AnswerLeft | askback.ByServer,
 			[]any{"dnstrail.answered_by", "whoami", "dns.response_code", "NOERROR", "dnstrail.client.pod.name",
 				"cart-7f9c5d4b8-x2x7k"},
 		},
 		{
-			"by an upstream", "errors\ncache\nforward . $OK", "DNS A\n  forward\n    DNS A\n", true,
+			"by an upstream", "errors\ncache\nforward . $OK", "DNS A\n  errors\n    cache\n      forward\n        DNS A\n", true,
 			askback.SawQuery | askback.TookQuery | askback.AnswerLeft | askback.ByServer,
 			[]any{"dnstrail.answered_by", "forward", "dnstrail.upstream.attempts", 1, "dnstrail.cache.status", "miss"},
 		},
 		{
-			"dropped here", "errors\nacl {\ndrop net 127.0.0.0/8\n}\nwhoami", "DNS A\n", false,
+			"dropped here", "errors\nacl {\ndrop net 127.0.0.0/8\n}\nwhoami", "DNS A\n  errors\n    acl\n", false,
 			askback.SawQuery | askback.TookQuery | askback.ByServer,
 			[]any{"dnstrail.answered_by", "acl", "error.type", "no_answer"},
 		},
@@ -178,6 +182,94 @@ func TestAskedFor(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAskedForIsAsSampled asks for queries that were not kept: what comes is what comes of them where all are kept, but
+// for what is of one query alone, and for why it is kept.
+func TestAskedForIsAsSampled(t *testing.T) {
+	c, a := newCollector(t), newAgent(t)
+	ok := newUpstream(t, answering(60))
+	for _, row := range []struct{ name, directives string }{
+		{"answered", "errors\nwhoami"},
+		{"a name that is not there, with its SOA", "log\nerrors\nloadbalance\ncache\ntemplate ANY ANY {\nrcode NXDOMAIN\n" +
+			"authority \". 60 IN SOA ns.example. host.example. 1 60 60 60 60\"\n}"},
+		{"many addresses", "errors\nloadbalance\ntemplate IN A . {\n" + strings.Repeat("answer \"{{ .Name }} 60 IN A "+
+			"192.0.2.7\"\n", 20) + "}"},
+		{"an alias, which CoreDNS follows itself", "errors\ntemplate IN A asked.example {\nanswer \"{{ .Name }} 60 IN " +
+			"CNAME other.example.\"\n}\ntemplate IN A other.example {\nanswer \"{{ .Name }} 60 IN A 192.0.2.7\"\n}"},
+		{"an upstream", "errors\nloadbalance\ncache\nforward . $OK"},
+		{"an upstream behind a plugin that is not known", "errors\ncache\nrewrite name suffix .asked.example. .x.example. " +
+			"answer auto\ntemplate IN TXT . {\n}\nforward . $OK"},
+		{"an upstream without a cache", "errors\nforward . $OK"},
+		{"many plugins", "local\nlog\nerrors\nacl {\nallow net 127.0.0.0/8\n}\nany\n" +
+			"chaos\nloadbalance\ncache\nheader {\nresponse set ra\n}\nminimal\nhosts {\n192.0.2.1 x.example\nfallthrough\n}\n" +
+			"whoami"},
+		{"nobody answers", "errors\nacl {\ndrop net 127.0.0.0/8\n}\nwhoami"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			name := strings.ReplaceAll(strings.ReplaceAll(row.name, " ", "-"), ",", "") + ".asked.example."
+			answered := row.name != "nobody answers"
+			var got [2]string
+			for i := range got {
+				port := freePort(t)
+				corefile := hindsightCorefile(row.directives)
+				if i == 1 {
+					corefile = strings.ReplaceAll(corefile, "sample 0", "sample 1")
+				}
+				s := start(t, corefile, "COLLECTOR", c.grpc, "FILE", identityFile(t), "OK", ok.addr,
+					"PORT", port, "KEY", keyFile(t), "AGENT", a.Addr().String())
+				for _, cached := range []bool{false, true} { // a second time what there is in a cache
+					if cached && !strings.Contains(row.directives, "cache") {
+						continue
+					}
+					q := asking(t, s.udp, name, answered)
+					time.Sleep(50 * time.Millisecond) // its end is after its answer
+					if ans := a.about(t, "127.0.0.1:"+port, q); ans.Outcome != askback.Seen {
+						t.Fatalf("answered %+v", ans)
+					}
+					tr := c.waitRoot(t, name, 0, func(s *gotSpan) bool {
+						return s.Kind() == ptrace.SpanKindServer && slices.ContainsFunc(q.Traces, func(id link.TraceID) bool {
+							return id.String() == s.traceID
+						})
+					})
+					got[i] += tr.shape()
+				}
+			}
+			if got[0] != got[1] {
+				t.Errorf("asked for:\n%s\nsampled:\n%s", got[0], got[1])
+			}
+			t.Logf("%s", got[0])
+		})
+	}
+}
+
+// shape draws the trace with the attributes that are the same of every such query, and checks that each span lies
+// within the one above it.
+func (tr *trail) shape() string {
+	var b strings.Builder
+	var draw func(s *gotSpan, depth int)
+	draw = func(s *gotSpan, depth int) {
+		fmt.Fprintf(&b, "%s%s %s %s\n", strings.Repeat("  ", depth), s.Name(), s.Kind(), s.Status().Message())
+		for _, key := range slices.Sorted(maps.Keys(s.attrs)) {
+			switch key {
+			case "dns.id", "client.port", "dnstrail.link.epoch", "dnstrail.keep.reason", "dnstrail.asked.reason",
+				"dnstrail.forward.duration", "dnstrail.upstream.duration", "dnstrail.upstream.connection":
+				continue
+			}
+			fmt.Fprintf(&b, "%s  %s=%v\n", strings.Repeat("  ", depth), key, s.attrs[key])
+		}
+		for _, o := range tr.all {
+			if o.parent == s.id {
+				if o.StartTimestamp() < s.StartTimestamp() || o.EndTimestamp() > s.EndTimestamp() {
+					tr.t.Errorf("%s, from %v to %v, is not within %s, from %v to %v", o.Name(), o.StartTimestamp(), o.EndTimestamp(),
+						s.Name(), s.StartTimestamp(), s.EndTimestamp())
+				}
+				draw(o, depth+1)
+			}
+		}
+	}
+	draw(tr.root, 0)
+	return b.String()
 }
 
 // TestAskedForWhileUnderWay asks for a query whose upstream has not answered yet: it is sent when it is over.
