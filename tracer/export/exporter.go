@@ -226,8 +226,8 @@ func (e *Exporter) Add(l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, o
 	return e.add(l, v, j, o, false)
 }
 
-// Asked is [Exporter.Add] of a lookup that somebody asked about, for a reason in a word: it is kept, and its spans say
-// so.
+// Asked is [Exporter.Add] of a lookup that is kept whatever the share: somebody asked about it, for a reason in a word,
+// and its spans say so; or, without a reason, it is a query that serves one that was kept.
 func (e *Exporter) Asked(l *lookup.Lookup, v *verdict.Verdict, j *verdict.Judge, o *origin.Origin,
 	reason string) string {
 	e.builder.asked = reason

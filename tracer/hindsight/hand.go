@@ -141,6 +141,7 @@ func (m *Memory) begin(h *hand) {
 		if !k.Sent {
 			k.Sent = true
 			m.send(r, askback.ByHand)
+			m.along(&r, askback.ByHand)
 		}
 		if x := m.about(&r, askback.ByHand); x != nil {
 			m.ask(nil, x)

@@ -64,8 +64,9 @@ type Options struct {
 	ServerPort uint16
 	// Index tells on whose node a server is. Nil knows nobody.
 	Index *identity.Index
-	// Send gets a lookup whose spans are to go out as if it were sampled, and why. Judged gets one that waited for
-	// answers, with the verdict as it is after them. Both are called from within the Memory's methods.
+	// Send gets a lookup whose spans are to go out as if it were sampled, and why it was asked for; 0 where it was not:
+	// it is a query that a server made to answer one whose spans have gone out. Judged gets one that waited for answers,
+	// with the verdict as it is after them. Both are called from within the Memory's methods.
 	Send   func(pipeline.Result, askback.Reason)
 	Judged func(pipeline.Result)
 }
@@ -93,6 +94,7 @@ type Memory struct {
 	waiting   []asked
 	wanted    []askback.Question
 	servers   map[netip.Addr]struct{} // who was seen here being asked
+	whole     whole
 
 	byHands chan *hand
 	hands   []*hand
@@ -186,17 +188,27 @@ func (m *Memory) Handle(q askback.Question, reply func(askback.Answer)) {
 // Remember takes a lookup that is told, and adds it to [Options.Facts]; sent says that its spans are on their way.
 func (m *Memory) Remember(r pipeline.Result, sent bool) {
 	l := r.Lookup
+	if l.Final && l.Serves != nil && !sent {
+		if why, ok := m.whole.why[l.Serves.TraceID]; ok {
+			m.send(r, why)
+			sent = true
+		}
+	}
 	if !l.Final || !hasQuestion(l) {
 		m.facts.Add(r, 0, sent)
 		return
 	}
 	m.learn(l)
+	if sent {
+		m.along(&r, 0)
+	}
 	key := l.Key()
 	hash := key.QuestionHash()
 	if !sent {
 		for i := range m.wanted {
 			if q := &m.wanted[i]; q.Hash == hash && m.within(l, q) {
 				m.send(r, q.Reason)
+				m.along(&r, q.Reason)
 				sent = true
 				break
 			}
@@ -210,8 +222,56 @@ func (m *Memory) Remember(r pipeline.Result, sent bool) {
 func hasQuestion(l *lookup.Lookup) bool { return !l.Connect && l.Unsent == nil && len(l.Name) > 0 }
 
 func (m *Memory) send(r pipeline.Result, why askback.Reason) {
-	m.sent.Add(1)
+	if why != 0 {
+		m.sent.Add(1)
+	}
 	m.o.Send(r, why)
+}
+
+// along sends, with a lookup whose spans go out, the queries that its server made to answer it: they stand in its
+// trace. Those that end later are sent when they do.
+func (m *Memory) along(r *pipeline.Result, why askback.Reason) {
+	l := r.Lookup
+	if l.ServerNetNS == 0 {
+		return // its server is out of sight, and so is what that asks
+	}
+	key := l.Key()
+	for _, e := range l.Epochs(nil, m.o.Guard) {
+		id := key.TraceID(e)
+		for k := m.facts.Serving(id); k != nil; k = k.Prior() {
+			if !k.Sent {
+				k.Sent = true
+				m.send(k.Result(), why)
+			}
+		}
+		m.whole.add(id, why)
+	}
+}
+
+// whole are the traces of lookups whose spans have gone out, for what the server still asks to answer them: the last
+// ones, so many.
+type whole struct {
+	why  map[link.TraceID]askback.Reason
+	last []link.TraceID // a ring
+	next int
+}
+
+func (w *whole) add(id link.TraceID, why askback.Reason) {
+	if w.why == nil {
+		w.why = map[link.TraceID]askback.Reason{}
+	}
+	if had, ok := w.why[id]; ok {
+		w.why[id] = max(had, why)
+		return
+	}
+	if len(w.last) < maxWanted {
+		w.last = append(w.last, id)
+	} else {
+		delete(w.why, w.last[w.next])
+		w.last[w.next] = id
+		w.next = (w.next + 1) % maxWanted
+	}
+	w.why[id] = why
 }
 
 // learn notes which servers are within sight: a query to another that is not seen need not have come here.
@@ -363,6 +423,7 @@ func (m *Memory) answer(q *askback.Question, flying map[uint64]askback.Facts) (a
 		if !k.Sent {
 			k.Sent = true
 			m.send(r, q.Reason)
+			m.along(&r, q.Reason)
 		}
 	}
 	guard := int64(m.o.Guard)
@@ -453,6 +514,7 @@ func (m *Memory) recall(of *lookup.Relation) {
 		if !k.Sent {
 			k.Sent = true
 			m.send(r, askback.Lost)
+			m.along(&r, askback.Lost)
 		}
 		if h := m.about(&r, askback.Lost); h != nil {
 			m.ask(nil, h)

@@ -64,7 +64,11 @@ func (w *world) memory(t *testing.T, node string, change func(*Options)) *Memory
 		Peers: map[string]netip.AddrPort{"node-2": agentAt},
 		Index: index(t),
 		Send: func(r pipeline.Result, why askback.Reason) {
-			w.sent = append(w.sent, r.Lookup.Question()+" "+why.String())
+			text := "unasked"
+			if why != 0 {
+				text = why.String()
+			}
+			w.sent = append(w.sent, r.Lookup.Question()+" "+text)
 		},
 		Judged: func(r pipeline.Result) { w.judged = append(w.judged, *r.Verdict) },
 	}
@@ -283,6 +287,92 @@ func TestWhatWasInFlightIsSentLater(t *testing.T) {
 	m.Remember(r, false)
 	if len(w.sent) != 1 {
 		t.Errorf("sent %q, long after it was asked for", w.sent)
+	}
+}
+
+// serving is a query that the server makes to answer a lookup.
+func serving(t *testing.T, r pipeline.Result, name string, id uint16) pipeline.Result {
+	t.Helper()
+	up := atServer(t, name, id)
+	key := r.Lookup.Key()
+	up.Lookup.Serves = &lookup.Served{TraceID: key.TraceID(link.EpochOfNanos(r.Lookup.Start()))}
+	return up
+}
+
+// What a server asks to answer a lookup goes out with it: what had ended when the lookup was asked for, and what ends
+// later; and it does so, too, where the lookup is sent because it ended badly here.
+func TestTheServersOwnQueriesGoAlong(t *testing.T) {
+	seen := func(name string, id uint16) pipeline.Result {
+		r := atServer(t, name, id)
+		r.Lookup.ServerNetNS = 2
+		return r
+	}
+	for _, c := range []struct {
+		name string
+		do   func(*Memory)
+		want []string
+	}{
+		{"asked for when all is over", func(m *Memory) {
+			r := seen("a.example.", 77)
+			m.Remember(serving(t, r, "first.example.", 1), false)
+			m.Remember(serving(t, r, "second.example.", 2), false)
+			m.Remember(serving(t, r, "sampled.example.", 3), true)
+			m.Remember(serving(t, seen("other.example.", 78), "others.example.", 4), false)
+			m.Remember(r, false)
+			answer(m, question(r))
+			answer(m, question(r))
+		}, []string{"a.example. lost", "second.example. lost", "first.example. lost"}},
+		{"asked for while it is under way", func(m *Memory) {
+			r := seen("a.example.", 77)
+			m.Remember(serving(t, r, "first.example.", 1), false)
+			answer(m, question(r))
+			m.Remember(r, false)
+			m.Remember(serving(t, r, "second.example.", 2), false)
+			connect := serving(t, r, "connect.example.", 3)
+			connect.Lookup.Connect = true
+			m.Remember(connect, false)
+			m.Remember(serving(t, seen("other.example.", 78), "others.example.", 4), false)
+		}, []string{"a.example. lost", "first.example. lost", "second.example. lost", "connect.example. lost"}},
+		{"sent because it ended badly", func(m *Memory) {
+			r := seen("a.example.", 77)
+			m.Remember(serving(t, r, "first.example.", 1), false)
+			m.Remember(r, true)
+			m.Remember(serving(t, r, "second.example.", 2), false)
+			m.Remember(serving(t, r, "third.example.", 3), true)
+		}, []string{"first.example. unasked", "second.example. unasked"}},
+		{"sent, and its server out of sight", func(m *Memory) {
+			r := atServer(t, "a.example.", 77)
+			m.Remember(serving(t, r, "first.example.", 1), false)
+			m.Remember(r, true)
+		}, nil},
+		{"not sent", func(m *Memory) {
+			r := seen("a.example.", 77)
+			m.Remember(serving(t, r, "first.example.", 1), false)
+			m.Remember(r, false)
+			m.Remember(serving(t, r, "second.example.", 2), false)
+		}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := &world{}
+			m := w.memory(t, "node-2", nil)
+			if c.do(m); !slices.Equal(w.sent, c.want) {
+				t.Errorf("sent %q, want %q", w.sent, c.want)
+			}
+		})
+	}
+}
+
+// Of lookups whose spans have gone out, so many are remembered.
+func TestWholeIsBounded(t *testing.T) {
+	var w whole
+	for i := range 3 * maxWanted {
+		w.add(link.TraceID{byte(i >> 16), byte(i >> 8), byte(i)}, askback.Lost)
+		if len(w.why) > maxWanted || len(w.last) > maxWanted {
+			t.Fatalf("%d are remembered", len(w.why))
+		}
+	}
+	if _, ok := w.why[link.TraceID{0, 3*maxWanted>>8 - 1, 255}]; !ok {
+		t.Error("the last one is not among them")
 	}
 }
 

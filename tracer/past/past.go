@@ -10,6 +10,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/tracer/lookup"
 	"github.com/dnstrail/dnstrail/tracer/origin"
 	"github.com/dnstrail/dnstrail/tracer/output"
@@ -41,6 +42,8 @@ type Past struct {
 	all   ring
 	lost  ring
 	index map[uint64]*Kept // the newest of a question
+	// The newest of the queries that a server made to answer a lookup, by that one's trace ID.
+	served map[link.TraceID]*Kept
 
 	subscribers atomic.Int32
 	missed      atomic.Uint64 // rows, by all subscriptions ever
@@ -88,13 +91,15 @@ type Kept struct {
 	row          bool   // there is a row of it
 	at           int64  // when it was added, in ns since 1970
 	newer, older *Kept  // of the same question
+	after, prior *Kept  // of those that serve the same lookup
+	serves       bool   // it is among such
 	room         int    // bytes that it takes in all
 }
 
 // New makes an empty past.
 func New(o Options) *Past {
 	p := &Past{
-		o: o, subs: make(map[*Subscription]struct{}), index: map[uint64]*Kept{},
+		o: o, subs: make(map[*Subscription]struct{}), index: map[uint64]*Kept{}, served: map[link.TraceID]*Kept{},
 		all:  ring{most: o.Bytes / 4 * 3, least: o.All},
 		lost: ring{most: o.Bytes / 4, least: o.Lost},
 	}
@@ -128,6 +133,9 @@ func (k *Kept) Room() int { return k.room }
 // Older gives the one of the same question that was added before; nil if there is none.
 func (k *Kept) Older() *Kept { return k.older }
 
+// Prior gives the one that serves the same lookup and was added before; nil if there is none.
+func (k *Kept) Prior() *Kept { return k.prior }
+
 // Add takes a judged lookup. A hash other than 0 is that of its question (see [link.Key.QuestionHash]), by which it is
 // found; sent says that its spans are on their way. It never waits for a reader longer than it takes to make one row.
 func (p *Past) Add(r pipeline.Result, hash uint64, sent bool) {
@@ -135,19 +143,20 @@ func (p *Past) Add(r pipeline.Result, hash uint64, sent bool) {
 	if p.o.Lost > 0 && r.Verdict.Lost() {
 		to = &p.lost
 	}
+	serves := r.Lookup.Serves != nil && r.Lookup.Final
 	if p.o.Reach == 0 {
-		hash = 0
+		hash, serves = 0, false
 	}
 	row := !r.Lookup.Confirms
-	if hash != 0 || row && to.least > 0 {
-		p.keep(to, &r, hash, sent, row)
+	if hash != 0 || serves || row && to.least > 0 {
+		p.keep(to, &r, hash, sent, row, serves)
 	}
 	if row {
 		p.tell(&r)
 	}
 }
 
-func (p *Past) keep(to *ring, r *pipeline.Result, hash uint64, sent, row bool) {
+func (p *Past) keep(to *ring, r *pipeline.Result, hash uint64, sent, row, serves bool) {
 	now := time.Now().UnixNano()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -158,16 +167,24 @@ func (p *Past) keep(to *ring, r *pipeline.Result, hash uint64, sent, row bool) {
 	to.free = nil
 	k.Fill(r)
 	k.hash, k.at, k.Sent, k.row, k.newer, k.older = hash, now, sent, row, nil, nil
+	k.serves, k.after, k.prior = serves, nil, nil
 	if hash != 0 {
 		if k.older = p.index[hash]; k.older != nil {
 			k.older.newer = k
 		}
 		p.index[hash] = k
 	}
+	if serves {
+		id := k.lookup.Serves.TraceID
+		if k.prior = p.served[id]; k.prior != nil {
+			k.prior.after = k
+		}
+		p.served[id] = k
+	}
 	to.push(k)
 	p.expire(to, now)
 	for to.bytes > to.most && to.n > 1 {
-		if old := to.queue[to.head]; old.hash != 0 && now-old.at < int64(p.o.Reach) {
+		if old := to.queue[to.head]; (old.hash != 0 || old.serves) && now-old.at < int64(p.o.Reach) {
 			to.early++
 		}
 		p.drop(to)
@@ -190,6 +207,10 @@ func (p *Past) expire(r *ring, now int64) {
 
 // Find gives the newest lookup with a question, by its hash; [Kept.Older] the others. Nil if there is none.
 func (p *Past) Find(hash uint64) *Kept { return p.index[hash] }
+
+// Serving gives the newest of the queries that a server made to answer a lookup, by that one's trace ID (see
+// [lookup.Lookup.Serves]); [Kept.Prior] the others. Nil if there is none.
+func (p *Past) Serving(id link.TraceID) *Kept { return p.served[id] }
 
 // Newest gives the lookups that are held, the newest first; lost ones that are held beside, last.
 func (p *Past) Newest() iter.Seq[*Kept] {
@@ -247,6 +268,19 @@ func (p *Past) drop(r *ring) {
 		delete(p.index, k.hash)
 	}
 	k.newer, k.older = nil, nil
+	if k.prior != nil {
+		k.prior.after = k.after
+	}
+	switch {
+	case !k.serves:
+	case k.after != nil:
+		k.after.prior = k.prior
+	case k.prior != nil:
+		p.served[k.lookup.Serves.TraceID] = k.prior
+	default:
+		delete(p.served, k.lookup.Serves.TraceID)
+	}
+	k.after, k.prior = nil, nil
 	r.free = k
 }
 

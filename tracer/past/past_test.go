@@ -191,6 +191,55 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// A server's own queries are found by the lookup that they serve, the newest first, as long as they are held; where
+// nobody asks back, they are not.
+func TestServing(t *testing.T) {
+	p := New(Options{All: 5, Lost: 3, Bytes: 100 << 10, Reach: time.Minute})
+	for i := range 3000 {
+		r := result(i%60, i%7 == 0)
+		r.Lookup.Connect = i%5 == 0 // what has no question of its own is found all the same
+		hash := uint64(0)
+		if i%3 > 0 {
+			r.Lookup.Serves = &lookup.Served{TraceID: link.TraceID{1, byte(i % 31)}}
+		} else {
+			hash = uint64(i%13 + 1)
+		}
+		r.Lookup.Final = i%11 > 0
+		p.Add(r, hash, false)
+		serving, found := 0, 0
+		for _, r := range []*ring{&p.all, &p.lost} {
+			for j := range r.n {
+				if r.at(j).serves {
+					serving++
+				}
+			}
+		}
+		for id, k := range p.served {
+			if k.after != nil || p.Serving(id) != k {
+				t.Fatal("it does not begin with the newest")
+			}
+			for ; k != nil; k = k.Prior() {
+				if l := k.Result().Lookup; l.Serves.TraceID != id || !l.Final || k.prior != nil && k.prior.after != k {
+					t.Fatal("the chain is broken")
+				}
+				found++
+			}
+		}
+		if found != serving {
+			t.Fatalf("%d are found, %d held", found, serving)
+		}
+	}
+	if _, _, early := p.Held(); early == 0 || len(p.served) == 0 {
+		t.Errorf("%d were let go early, %d lookups are served: the test is too small", early, len(p.served))
+	}
+	p = New(Options{All: 5, Bytes: 100 << 10})
+	r := result(1, false)
+	r.Lookup.Serves = &lookup.Served{TraceID: link.TraceID{1}}
+	if p.Add(r, 0, false); p.Serving(link.TraceID{1}) != nil {
+		t.Error("it is found where nobody asks back")
+	}
+}
+
 // A report that only confirms the last one is found, and is no row of its own.
 func TestConfirmationsAreFound(t *testing.T) {
 	p := New(Options{All: 5, Lost: 3, Bytes: DefaultBytes, Reach: time.Minute})

@@ -118,7 +118,11 @@ func (f *askBackFlags) open(
 		Slow: a.slow, Node: node, Guard: a.watch.guard,
 		Peers: f.named, ServerPort: f.serverPort, Index: index, Judged: judged,
 		Send: func(r pipeline.Result, why askback.Reason) {
-			exporter.Asked(r.Lookup, r.Verdict, r.Judge, r.Origin, why.String())
+			text := ""
+			if why != 0 {
+				text = why.String()
+			}
+			exporter.Asked(r.Lookup, r.Verdict, r.Judge, r.Origin, text)
 		},
 	})}
 	x.peer, err = askback.Open(askback.Options{
