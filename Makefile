@@ -199,6 +199,11 @@ check-generated: generate ## Fail if a committed generated file differs from wha
 	@git diff --exit-code --stat -- . || { echo "generated files do not match their source: run make generate and commit" >&2; exit 1; }
 	@test -z "$$(git status --porcelain --untracked-files=all -- tracer/bpf docs link)" || { git status --short -- tracer/bpf docs link; exit 1; }
 
+N ?= 1000
+.PHONY: test-hindsight
+test-hindsight: build need-system $(BIN)/jaeger ## N (1000) bad lookups of six kinds among 100 N good ones, one in a hundred kept: Jaeger gets of the bad ones what it gets where all are kept, as root. make test has a core of it
+	@DNSTRAIL_BIN=$(BIN) DNSTRAIL_HINDSIGHT=$(N) go test -count=1 -v -timeout 30m ./test/hindsight
+
 SOAK ?= 1000000
 .PHONY: soak
 soak: build need-system ## No false alarm in SOAK (1000000) answered lookups under load, as root
