@@ -203,7 +203,7 @@ func (r *reported) add(e *entry, now int64) {
 		epochs: epochs{first, last, e.told.floor}, revision: uint16(min(e.Revision, 1<<16-1)),
 		attempts: uint16(min(e.AttemptsBefore+e.Attempts,
 			1<<16-1)), exported: e.Exported, beside: e.Beside, began: e.FirstEpoch, server: e.Server,
-		translated: e.Translated, unread: e.done() && e.ClientNetNS != 0 && !e.ReadByClient && (e.goodCame || !e.retried()),
+		translated: e.Translated, unread: e.done() && !e.ReadByClient && (e.goodCame || !e.retried()),
 		owed: uint16(min(e.owed(), 1<<16-1)),
 	}
 	n := r.name(e)

@@ -423,9 +423,9 @@ func whyUntranslated(l *lookup.Lookup, node uint32, out *Verdict) string {
 		case h.Tracked && h.Conntrack.OrigSrc == h.Src:
 			after := time.Duration(h.Time - sent).Round(time.Millisecond)
 			out.Evidence = append(out.Evidence,
-				fmt.Sprintf("after %s conntrack took the answer for a new connection, %s: the entry of the query was gone",
+				fmt.Sprintf("after %s conntrack took the answer for a new connection, %s: there was no entry of the query",
 					after, h.Conntrack.String()))
-			return ": its conntrack entry was gone, expired or deleted"
+			return ": the query's conntrack entry was not found for it: expired, deleted, or of another zone"
 		case !h.Tracked && h.NetNS == node && !routed(l, h):
 			out.Evidence = append(out.Evidence, "the answer crossed "+at(h)+" as a frame of a bridge, past connection "+
 				"tracking: bridge-nf-call-iptables is off")
