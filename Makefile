@@ -106,7 +106,9 @@ $(AXE):
 .PHONY: screenshots
 screenshots: build need-system $(AXE) ## The pictures of the page in docs/images, of make demo PAGE=1 in a real Chromium, as root
 	@mkdir -p docs/images && rm -f docs/images/*.png
+	@test/need.sh pngquant=pngquant
 	@DNSTRAIL_BIN=$(BIN) DNSTRAIL_AXE=$(AXE) DNSTRAIL_SCREENSHOTS=$(CURDIR)/docs/images go test -count=1 -timeout 20m -run TestDemoPageInChromium ./test/page
+	@pngquant --force --ext .png --speed 1 64 docs/images/*.png
 
 KERNELS ?=
 .PHONY: test-kernels
