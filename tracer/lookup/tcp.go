@@ -66,6 +66,19 @@ type conn struct {
 	opened  bool
 	process *hop.Process // who opened it, and where; nil and 0 where that was not seen
 	netns   uint32
+	strays  [4]strayAnswer // the last answers to nothing that was asked
+	nstrays int
+}
+
+// strayAnswer is an answer that came to no question: another CPU's record of the question may come late.
+type strayAnswer struct {
+	id   uint16
+	time int64 // ns since 1970
+}
+
+// strayed says whether an answer to what was asked at a time, in ns since 1970, has gone by already.
+func (c *conn) strayed(id uint16, asked int64) bool {
+	return slices.ContainsFunc(c.strays[:], func(x strayAnswer) bool { return x.id == id && x.time > asked })
 }
 
 // stream is one direction of a connection.
@@ -253,7 +266,8 @@ func (a *Assembler) messageFound(c *conn, p *hop.Packet, m *message, data []byte
 			}
 			e = a.begin(&q, k)
 			a.streams.began = append(a.streams.began, e)
-			e.AnswerUnseen = !c.answer.synced && !c.answer.fresh() // until a message begins where a segment does
+			e.AnswerUnseen = !c.answer.synced && !c.answer.fresh() || // until a message begins where a segment does
+				c.nstrays > 0 && c.strayed(e.ID, q.Time)
 			if e.Process == nil && c.process != nil {
 				e.Process, e.ClientNetNS = c.process, c.netns
 				a.know(e)
@@ -262,6 +276,8 @@ func (a *Assembler) messageFound(c *conn, p *hop.Packet, m *message, data []byte
 	} else {
 		e = a.findAnswer(keyOf(c.end, &q), &q)
 		if e == nil {
+			c.strays[c.nstrays%len(c.strays)] = strayAnswer{q.Head.ID, q.Time}
+			c.nstrays++
 			a.stray(&q)
 			return
 		}
