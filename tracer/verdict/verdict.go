@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/link/semconv"
 	"github.com/dnstrail/dnstrail/tracer/dnswire"
 	"github.com/dnstrail/dnstrail/tracer/hop"
@@ -364,6 +365,10 @@ func (j *Judge) answered(l *lookup.Lookup) Verdict {
 		v.Certain = false
 		v.Evidence = append(v.Evidence, "what the client read was not seen coming to it")
 	}
+	if l.Attempts > 1 && !l.ReadByClient && l.Transport == link.UDP && askedAfterAnswer(l) {
+		v.Certain = false
+		v.Evidence = append(v.Evidence, "the client sent its query again after the answer had come")
+	}
 	if l.Behind && !l.ReadByClient {
 		v.Certain = false
 		v.Evidence = append(v.Evidence, "bytes that were sent before the answer were not seen coming to the client")
@@ -395,6 +400,21 @@ func (j *Judge) answered(l *lookup.Lookup) Verdict {
 		v.Evidence = append(v.Evidence, upstreamEvidence(l)...)
 	}
 	return v
+}
+
+// askedAfterAnswer says whether all answers that were seen came before the query was sent last.
+func askedAfterAnswer(l *lookup.Lookup) bool {
+	asked, answered := int64(0), int64(0)
+	for i := range l.Hops {
+		h := &l.Hops[i]
+		switch {
+		case h.Answer && h.Kind != hop.Drop && h.Kind != hop.Unreachable:
+			answered = max(answered, h.Time)
+		case !h.Answer && int(h.Attempt) == l.Attempts-1 && asked == 0:
+			asked = h.Time
+		}
+	}
+	return answered < asked
 }
 
 // failedUpstream gives the last upstream query of a lookup if none of them was answered well.
