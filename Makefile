@@ -54,8 +54,10 @@ $(BIN)/dnstrail:
 .PHONY: images
 REGISTRY ?= localhost
 images: build need-images ## Container images of both programs (buildah): REGISTRY/coredns and REGISTRY/dnstrail, tag VERSION
+	@test "$$(id -u)" = 0 || { echo "images are made as root: nobody else may give a file a capability" >&2; exit 1; }
 	@context=$$(mktemp -d); trap 'rm -rf "$$context"' EXIT; \
 	cp $(BIN)/coredns $(BIN)/dnstrail /etc/ssl/certs/ca-certificates.crt "$$context"; \
+	setcap cap_net_bind_service=+ep "$$context/coredns"; \
 	for image in coredns dnstrail; do \
 		buildah build --quiet --isolation chroot --timestamp 0 --target $$image -f build/image/Containerfile -t $(REGISTRY)/$$image:$(VERSION) "$$context" >/dev/null; \
 		echo "    built $(REGISTRY)/$$image:$(VERSION)"; \
@@ -272,7 +274,7 @@ need-faults: need-system
 need-bench:
 	@test/need.sh dnsperf=dnsperf iperf3=iperf3 taskset=util-linux
 need-images:
-	@test/need.sh buildah=buildah
+	@test/need.sh buildah=buildah setcap=libcap2-bin
 need-clang:
 	@test/need.sh clang=clang llvm-strip=llvm
 	@test -e /usr/include/bpf/bpf_helpers.h || test/need.sh bpf_helpers.h=libbpf-dev
