@@ -137,9 +137,9 @@ PROXY ?= iptables
 .PHONY: cluster
 cluster: build need-cluster ## Raise a Kubernetes of two nodes on this machine, as root (built first, some twenty minutes; then under a minute). PROXY=nftables
 	@test/progress.sh test/kube/build.sh $(BIN) $(KUBE_PROGRAMS)
-	@CGO_ENABLED=0 go build -trimpath -ldflags '$(STRIP)' -o $(BIN)/coredns-stock github.com/coredns/coredns
+	@CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags '$(STRIP)' -o $(BIN)/coredns-stock github.com/coredns/coredns
 	@CGO_ENABLED=0 go build -trimpath -ldflags '$(STRIP)' -o $(BIN)/pod ./test/kubecluster/pod
-	@go build -o $(BIN)/kubecluster ./test/kubecluster
+	@CGO_ENABLED=0 go build -trimpath -o $(BIN)/kubecluster ./test/kubecluster
 	$(call say,a Kubernetes of two nodes)
 	@$(BIN)/kubecluster up -bin $(BIN) -dir $(CACHE)/cluster -proxy $(PROXY)
 

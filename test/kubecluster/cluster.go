@@ -263,6 +263,9 @@ func (c *cluster) raise(ctx context.Context) error {
 		return fmt.Errorf("CoreDNS: %w", err)
 	}
 	c.say("CoreDNS is ready")
+	if err := apply(ctx, c.pki("admin.conf"), shopObjects); err != nil {
+		return fmt.Errorf("pods that look names up: %w", err)
+	}
 	b, err := os.ReadFile(c.pki("admin.conf"))
 	if err != nil {
 		return err

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -117,17 +116,12 @@ func (t *trial) faults(ctx context.Context, pods []corev1.Pod) error {
 				if len(pids) == 0 {
 					return nil, errors.New("no CoreDNS runs")
 				}
-				return func() error { return signalAll(pids, syscall.SIGCONT) }, signalAll(pids, syscall.SIGSTOP)
+				return func() error { return freeze(pids, false) }, freeze(pids, true)
 			}, where: []string{"coredns-socket", "coredns"}, causes: []string{"not-read", "no-answer", "stuck"},
 		},
 		{
-			name: "the upstream is silent", make: func() (func() error, error) {
-				pids := t.processes(t.program("coredns-stock") + "\x00-conf\x00" + t.run("upstream.Corefile"))
-				if len(pids) != 1 {
-					return nil, fmt.Errorf("%d upstreams run", len(pids))
-				}
-				return func() error { return signalAll(pids, syscall.SIGCONT) }, signalAll(pids, syscall.SIGSTOP)
-			}, where: []string{"upstream"}, causes: []string{"timeout"},
+			name: "the upstream is silent", make: silentUpstream,
+			where: []string{"upstream"}, causes: []string{"timeout"},
 		},
 	}
 	for i, f := range all {

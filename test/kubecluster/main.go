@@ -80,6 +80,10 @@ func mainErr() error {
 		return enter(o, fs.Arg(0))
 	case "node":
 		return node(o, fs.Arg(0))
+	case "kubelet":
+		return startKubelet(o, fs.Arg(0))
+	case "kubelet-here":
+		return kubeletHere(o, fs.Arg(0))
 	}
 	return fmt.Errorf("%q: want up, down or test", verb)
 }

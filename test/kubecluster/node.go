@@ -76,26 +76,9 @@ func cgroupOf(h hierarchy, node string) string { return filepath.Join(h.Path, ne
 
 // enter moves this process into cgroups of the node's own, and starts the node's process 1 in namespaces of its own.
 func enter(o options, name string) error {
-	all, err := hierarchies()
+	all, err := joinCgroups(name)
 	if err != nil {
 		return err
-	}
-	for _, h := range all {
-		group := cgroupOf(h, name)
-		if err := os.MkdirAll(group, 0o755); err != nil { // #nosec G301 -- as all cgroups
-			return err
-		}
-		for _, f := range []string{"cpuset.cpus", "cpuset.mems"} { // in the first version no process may enter without
-			if b, err := os.ReadFile(filepath.Join(h.Path, f)); err == nil && h.Kind == "cgroup" {
-				if err := os.WriteFile(filepath.Join(group, f), b, 0o600); err != nil {
-					return err
-				}
-			}
-		}
-		procs := filepath.Join(group, "cgroup.procs")
-		if err := os.WriteFile(procs, []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
-			return err
-		}
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -120,6 +103,68 @@ func enter(o options, name string) error {
 		return err
 	}
 	return cmd.Wait()
+}
+
+// joinCgroups moves this process into cgroups of the node's own, and gives the hierarchies that they are in.
+func joinCgroups(node string) ([]hierarchy, error) {
+	all, err := hierarchies()
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range all {
+		group := cgroupOf(h, node)
+		if err := os.MkdirAll(group, 0o755); err != nil { // #nosec G301 -- as all cgroups
+			return nil, err
+		}
+		for _, f := range []string{"cpuset.cpus", "cpuset.mems"} { // in the first version no process may enter without
+			if b, err := os.ReadFile(filepath.Join(h.Path, f)); err == nil && h.Kind == "cgroup" {
+				if err := os.WriteFile(filepath.Join(group, f), b, 0o600); err != nil {
+					return nil, err
+				}
+			}
+		}
+		procs := filepath.Join(group, "cgroup.procs")
+		if err := os.WriteFile(procs, []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// startKubelet starts the kubelet of a node that is up and has none: this process joins the node's cgroups, and another
+// that it starts in the node's namespaces does the rest. That one ends, and the kubelet comes to the node's process 1.
+func startKubelet(o options, name string) error {
+	pid, err := o.pidOf(name)
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if _, err := joinCgroups(name); err != nil {
+		return err
+	}
+	return command("nsenter", "-t", strconv.Itoa(pid), "-m", "-u", "-i", "-n", "-p", "-C", "--",
+		self, "kubelet-here", "-bin", o.bin, "-dir", o.dir, "-proxy", o.proxy, name)
+}
+
+// kubeletHere starts the kubelet of the node that this process is in.
+func kubeletHere(o options, name string) error {
+	if err := os.Setenv("PATH", o.path()); err != nil {
+		return err
+	}
+	return o.kubelet(machineOf(name))
+}
+
+// path gives where a node's programs are looked for.
+func (o options) path() string {
+	return o.bin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+}
+
+// machineOf gives a node by its name.
+func machineOf(node string) machine {
+	return nodes[slices.IndexFunc(nodes, func(m machine) bool { return m.name == node })]
 }
 
 // removeCgroups takes a node's cgroups away. The node's last processes may still be ending; what is left in use stays.
@@ -165,11 +210,11 @@ func node(o options, name string) error {
 	if os.Getpid() != 1 {
 		return errors.New("want process 1 of a PID namespace: kubecluster up starts it")
 	}
-	m := nodes[slices.IndexFunc(nodes, func(m machine) bool { return m.name == name })]
+	m := machineOf(name)
 	if err := o.mounts(m); err != nil {
 		return err
 	}
-	if err := os.Setenv("PATH", o.bin+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"); err != nil {
+	if err := os.Setenv("PATH", o.path()); err != nil {
 		return err
 	}
 	if err := o.containerd(m); err != nil {
@@ -194,7 +239,7 @@ func node(o options, name string) error {
 
 // startIn starts a program of a node. What it writes goes to the node's directory.
 func (o options) startIn(m machine, program string, args ...string) error {
-	log, err := os.Create(o.run(m.name, program+".log"))
+	log, err := os.OpenFile(o.run(m.name, program+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}

@@ -106,41 +106,44 @@ func (t *trial) nextAddress(ctx context.Context, p *corev1.Pod) error {
 	return os.WriteFile(last, []byte(address.Prev().String()), 0o600)
 }
 
+// runPod runs a pod of the shop on a node, and waits until it is ready.
+func (t *trial) runPod(ctx context.Context, name, node string, args ...string) (*corev1.Pod, error) {
+	client := t.cluster.Client.CoreV1().Pods(shop)
+	grace := int64(0)
+	_, err := client.Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PodSpec{
+			NodeName: node, TerminationGracePeriodSeconds: &grace, RestartPolicy: corev1.RestartPolicyNever,
+			Containers: []corev1.Container{{Name: "c", Image: podImage, Args: args}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(startLimit); ; time.Sleep(pollInterval) {
+		p, err := client.Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return nil, err
+		}
+		if kube.Ready(p) {
+			return p, nil
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return nil, fmt.Errorf("pod %s is not ready", name)
+		}
+	}
+}
+
 // reused deletes a pod, gives its address to another, and holds whose the lookups from it are: before, the first's;
 // after, the second's.
 func (t *trial) reused(ctx context.Context) error {
 	client := t.cluster.Client.CoreV1().Pods(shop)
-	run := func(name string) (*corev1.Pod, error) {
-		grace := int64(0)
-		_, err := client.Create(ctx, &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Name: name},
-			Spec: corev1.PodSpec{
-				NodeName: nodes[0].name, TerminationGracePeriodSeconds: &grace, RestartPolicy: corev1.RestartPolicyNever,
-				Containers: []corev1.Container{{Name: "c", Image: podImage}},
-			},
-		}, metav1.CreateOptions{})
-		if err != nil {
-			return nil, err
-		}
-		for deadline := time.Now().Add(startLimit); ; time.Sleep(pollInterval) {
-			p, err := client.Get(ctx, name, metav1.GetOptions{})
-			if err != nil {
-				return nil, err
-			}
-			if kube.Ready(p) {
-				return p, nil
-			}
-			if time.Now().After(deadline) || ctx.Err() != nil {
-				return nil, fmt.Errorf("pod %s is not ready", name)
-			}
-		}
-	}
 	look := func(p *corev1.Pod, mark string) error {
 		_, err := t.exec(ctx, p, "/pod", "look", "-n", "10", mark+"-%d.example.com.")
 		return err
 	}
 	mark := fmt.Sprintf("reused-%d", time.Now().Unix())
-	first, err := run("first")
+	first, err := t.runPod(ctx, "first", nodes[0].name)
 	if err != nil {
 		return err
 	}
@@ -155,7 +158,7 @@ func (t *trial) reused(ctx context.Context) error {
 	if err := t.nextAddress(ctx, first); err != nil {
 		return err
 	}
-	second, err := run("second")
+	second, err := t.runPod(ctx, "second", nodes[0].name)
 	if err != nil {
 		return err
 	}

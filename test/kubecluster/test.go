@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	_ "embed"
@@ -56,8 +55,10 @@ type testOptions struct {
 }
 
 // The parts of the test, in their order.
-var testParts = []string{"dry-run", "tracer-only", "lookups", "laptop", "faults", "rollouts", "upgrade", "helm",
-	"audit"}
+var testParts = slices.Concat([]string{"dry-run", "tracer-only"}, installedParts, []string{"helm", "audit"})
+
+// installedParts are those that try what dnstrail install has installed.
+var installedParts = []string{"lookups", "laptop", "faults", "rollouts", "away", "alerts", "upgrade"}
 
 // trial is dnstrail tried in the cluster.
 type trial struct {
@@ -141,7 +142,7 @@ func test(ctx context.Context, o options, want testOptions) error {
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(want.parts, func(p string) bool { return slices.Contains(testParts[2:7], p) }) {
+	if slices.ContainsFunc(want.parts, func(p string) bool { return slices.Contains(installedParts, p) }) {
 		if err := t.timed(ctx, "install", append([]string{"install"}, installFlags...)...); err != nil {
 			return err
 		}
@@ -187,7 +188,8 @@ func (t *trial) judge(ctx context.Context) error {
 		name string
 		run  func(context.Context, []corev1.Pod) error
 	}{
-		{"lookups", t.lookups}, {"laptop", t.laptop}, {"faults", t.faults}, {"rollouts", t.rollouts}, {"upgrade", t.upgrade},
+		{"lookups", t.lookups}, {"laptop", t.laptop}, {"faults", t.faults}, {"rollouts", t.rollouts}, {"away", t.away},
+		{"alerts", t.alerts}, {"upgrade", t.upgrade},
 	} {
 		if err := t.part(ctx, p.name, func(ctx context.Context) error { return p.run(ctx, pods) }); err != nil {
 			return err
@@ -430,14 +432,6 @@ func whose(r *output.Row, tr *trace.Trace, pods []corev1.Pod, owners map[types.U
 		return fmt.Sprintf("the server is said to be %s/%s", asked.Namespace, asked.Pod)
 	}
 	return ""
-}
-
-func signalAll(pids []int, s syscall.Signal) error {
-	var err error
-	for _, pid := range pids {
-		err = errors.Join(err, syscall.Kill(pid, s))
-	}
-	return err
 }
 
 // processes gives the cluster's whose arguments begin so.
