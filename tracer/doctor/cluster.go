@@ -45,7 +45,13 @@ func (c *Cluster) Examine(ctx context.Context, found func(Finding)) {
 		found(Finding{What: "agents", State: Fail, Is: err.Error()})
 		return
 	}
-	for _, node := range c.nodes(ctx, agents.Items, found) {
+	for _, n := range c.nodes(ctx, agents.Items, found) {
+		node := n.name
+		if n.unready != "" {
+			found(Finding{What: node, State: Fail, Is: "the node is not ready: " + n.unready,
+				Do: "its kubelet, on the node (journalctl -u kubelet): what is looked at from within its agent's pod waits for it"})
+			continue
+		}
 		i := slices.IndexFunc(agents.Items, func(p corev1.Pod) bool {
 			return p.Spec.NodeName == node && p.DeletionTimestamp == nil
 		})
@@ -114,28 +120,41 @@ func (c *Cluster) coredns(ctx context.Context, s *install.Status, found func(Fin
 	found(f)
 }
 
-// nodes gives the names of the nodes; where they may not be listed, those that have an agent.
-func (c *Cluster) nodes(ctx context.Context, agents []corev1.Pod, found func(Finding)) []string {
-	var names []string
+// nodeState is a node, and why it is not ready; "": it is, or nobody may know.
+type nodeState struct{ name, unready string }
+
+// nodes gives the nodes; where they may not be listed, those that have an agent.
+func (c *Cluster) nodes(ctx context.Context, agents []corev1.Pod, found func(Finding)) []nodeState {
+	var all []nodeState
 	nodes, err := c.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{LabelSelector: "kubernetes.io/os=linux"})
 	switch {
 	case err == nil:
 		for _, n := range nodes.Items {
-			names = append(names, n.Name)
+			all = append(all, nodeState{n.Name, unready(&n)})
 		}
 	case apierrors.IsForbidden(err):
 		found(Finding{What: "nodes", State: Skip, Is: "you may not list them: those with an agent are looked at"})
 		fallthrough
 	default:
 		for _, p := range agents {
-			names = append(names, p.Spec.NodeName)
+			all = append(all, nodeState{name: p.Spec.NodeName})
 		}
 		if !apierrors.IsForbidden(err) {
 			found(Finding{What: "nodes", State: Fail, Is: err.Error()})
 		}
 	}
-	slices.Sort(names)
-	return slices.Compact(names)
+	slices.SortFunc(all, func(a, b nodeState) int { return strings.Compare(a.name, b.name) })
+	return slices.Compact(all)
+}
+
+// unready tells why the control plane holds a node for not ready, "" where it does not.
+func unready(n *corev1.Node) string {
+	for _, s := range n.Status.Conditions {
+		if s.Type == corev1.NodeReady && s.Status != corev1.ConditionTrue {
+			return strings.TrimSpace(s.Reason + " " + s.Message)
+		}
+	}
+	return ""
 }
 
 // node looks at a node's agent, and from within its pod at the node.

@@ -50,6 +50,14 @@ func node(name string) *corev1.Node {
 	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"kubernetes.io/os": "linux"}}}
 }
 
+// without gives a node whose kubelet has said nothing for a while.
+func without(n *corev1.Node) *corev1.Node {
+	n.Status.Conditions = []corev1.NodeCondition{{
+		Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Reason: "NodeStatusUnknown",
+	}}
+	return n
+}
+
 func agents(t *testing.T) *appsv1.DaemonSet {
 	d := &appsv1.DaemonSet{ObjectMeta: labelled(t, "dnstrail-agent", kube.AgentLabels)}
 	d.Spec.Template.Spec.Containers = []corev1.Container{{Name: "agent", Image: "x"}}
@@ -81,6 +89,10 @@ func TestWhatIsAmissInAClusterIsFound(t *testing.T) {
 		{
 			name: "an agent that is not ready, a node without one", want: []string{"node-1 agent", "node-2"},
 			objects: []runtime.Object{agents(t), starting, node("node-2"), node("node-1"), endpoints(false, true)},
+		},
+		{
+			name: "a node without a kubelet, and so an agent that is not ready", want: []string{"node-1"},
+			objects: []runtime.Object{agents(t), starting, without(node("node-1")), endpoints(true)},
 		},
 		{
 			name: "nobody behind the Service", want: []string{"kube-dns", "node-1"},
