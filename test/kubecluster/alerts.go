@@ -38,6 +38,9 @@ const (
 	// alertsQuiet is how long nothing may fire before a fault is made.
 	alertsQuiet = time.Minute
 
+	// lookRounds is how many rounds those look names up who are ended before; nobody else has that many.
+	lookRounds = "601"
+
 	prometheusAddress = "127.0.0.1:9090" // in the control plane's namespace
 )
 
@@ -251,11 +254,16 @@ func (t *trial) alerts(ctx context.Context, pods []corev1.Pod) error {
 func (t *trial) alertFaults(ctx context.Context, cart *corev1.Pod) []alertFault {
 	of := map[string]string{"client_namespace": shop, "client_workload": "cart"}
 	looking := func(name string) func() {
-		ctx, cancel := context.WithCancel(ctx)
 		for range 4 {
-			go func() { _, _ = t.exec(ctx, cart, "/pod", "look", "-n", "150", "-every", "1s", "-limit", "1s", name) }()
+			go func() {
+				_, _ = t.exec(ctx, cart, "/pod", "look", "-n", lookRounds, "-every", "1s", "-limit", "1s", name)
+			}()
 		}
-		return cancel
+		return func() { // that it is not listened to any more does not end it
+			for _, pid := range t.processes("/pod\x00look\x00-n\x00" + lookRounds + "\x00") {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
 	}
 	upgrade := func(more ...string) error {
 		_, err := t.dnstrail(ctx, slices.Concat([]string{"upgrade", "--no-probe"}, installFlags, more)...)

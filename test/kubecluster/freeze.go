@@ -34,7 +34,7 @@ func freeze(pids []int, still bool) error {
 func freezeCgroup(all []hierarchy, cgroups string, still bool) error {
 	for line := range strings.Lines(cgroups) {
 		w := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(w) < 3 || w[2] == "/" {
+		if len(w) < 3 || !strings.Contains(w[2], "/kubepods") { // it is none of a container's alone
 			continue
 		}
 		for _, h := range all {
