@@ -44,6 +44,56 @@ const (
 	prometheusAddress = "127.0.0.1:9090" // in the control plane's namespace
 )
 
+// targetsFile tells Prometheus of pods, in its directory.
+const targetsFile = "pods.json"
+
+// tellTargets writes the pods of CoreDNS and dnstrail for Prometheus, a target a port of a container, until ctx ends
+// (prometheus.io/docs: kubernetes_sd_config, role pod).
+func (t *trial) tellTargets(ctx context.Context) {
+	type target struct {
+		Targets []string          `json:"targets"`
+		Labels  map[string]string `json:"labels"`
+	}
+	const meta = "__meta_kubernetes_"
+	notInNames := regexp.MustCompile("[^a-zA-Z0-9_]")
+	before := ""
+	for ctx.Err() == nil {
+		list, err := t.cluster.Client.CoreV1().Pods(kube.Namespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			continue
+		}
+		all := []target{}
+		for _, p := range list.Items {
+			for _, c := range p.Spec.Containers {
+				for _, port := range c.Ports {
+					if p.Status.PodIP == "" {
+						continue
+					}
+					labels := map[string]string{
+						meta + "namespace": p.Namespace, meta + "pod_name": p.Name, meta + "pod_node_name": p.Spec.NodeName,
+						meta + "pod_container_name": c.Name, meta + "pod_container_port_name": port.Name,
+					}
+					for k, v := range p.Labels {
+						labels[meta+"pod_label_"+notInNames.ReplaceAllString(k, "_")] = v
+					}
+					address := net.JoinHostPort(p.Status.PodIP, strconv.Itoa(int(port.ContainerPort)))
+					all = append(all, target{[]string{address}, labels})
+				}
+			}
+		}
+		if b, err := json.Marshal(all); err == nil && string(b) != before {
+			file := t.run("prometheus", targetsFile)
+			if os.WriteFile(file+".half", b, 0o600) == nil && os.Rename(file+".half", file) == nil {
+				before = string(b)
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
 // prometheus is Debian's, in the control plane's network, which leads to all pods.
 type prometheus struct {
 	cmd  *exec.Cmd
@@ -54,8 +104,9 @@ type prometheus struct {
 // minutes are the times of the alerts' file.
 var minutes = regexp.MustCompile(`(\[|for: )(\d+)m`)
 
-// startPrometheus starts it with the scrape jobs and the alerts that are shipped: the jobs with a kubeconfig and
-// without what Prometheus 2 does not know, the alerts with shorter times.
+// startPrometheus starts it with the scrape jobs and the alerts that are shipped, the alerts with shorter times. Of the
+// jobs all is as it is shipped but what Debian's Prometheus 2 does not know: native histograms by a setting, and the
+// Kubernetes API, whose pods are told by [trial.tellTargets] instead, with the labels that Prometheus would give them.
 func (t *trial) startPrometheus() (*prometheus, error) {
 	program, err := exec.LookPath("prometheus")
 	if err != nil {
@@ -93,14 +144,8 @@ func (t *trial) startPrometheus() (*prometheus, error) {
 	for _, j := range config.Jobs {
 		delete(j, "scrape_native_histograms")
 		delete(j, "always_scrape_classic_histograms")
-		sources, _ := j["kubernetes_sd_configs"].([]any)
-		for _, s := range sources {
-			m, ok := s.(map[string]any)
-			if !ok {
-				return nil, fmt.Errorf("job %v: a source is no object", j["job_name"])
-			}
-			m["kubeconfig_file"] = t.pki("admin.conf")
-		}
+		delete(j, "kubernetes_sd_configs")
+		j["file_sd_configs"] = []map[string]any{{"files": []string{filepath.Join(dir, targetsFile)}}}
 	}
 	b, err := yaml.Marshal(map[string]any{
 		"global":     map[string]string{"scrape_interval": scrapeInterval, "evaluation_interval": scrapeInterval},
@@ -210,6 +255,11 @@ func (t *trial) alerts(ctx context.Context, pods []corev1.Pod) error {
 		return err
 	}
 	defer p.stop()
+	traffic, end := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer end()
+	wg.Go(func() { t.tellTargets(traffic) })
 	for deadline := time.Now().Add(startLimit); ; time.Sleep(time.Second) {
 		up, e := p.query(ctx, `up == 1`)
 		if e == nil && len(up) == 2*len(nodes) { // CoreDNS has as many pods as there are nodes
@@ -219,10 +269,6 @@ func (t *trial) alerts(ctx context.Context, pods []corev1.Pod) error {
 			return fmt.Errorf("prometheus scrapes %v: %w: see %s", up, e, t.run("prometheus.log"))
 		}
 	}
-	traffic, end := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer end()
 	wg.Go(func() {
 		for i := 0; traffic.Err() == nil; i++ {
 			_, _ = t.ask(traffic, pods, fmt.Sprintf("alerts%d", i), 20) // they may fail: faults are made
