@@ -135,10 +135,10 @@ func (a *Assembler) addRead(p *hop.Packet) {
 		a.serverRead(e, &h)
 		return
 	}
-	if a.readByClient(p) {
-		return
+	// Of what is too short for a DNS header, no packet was taken for a message.
+	if p.PayloadLen != 0 && p.PayloadLen < dnswire.HeaderSize || !a.readByClient(p) {
+		a.stats.Unmatched++
 	}
-	a.stats.Unmatched++
 }
 
 // serverRead notes that a server has read the query.
