@@ -369,6 +369,10 @@ func (j *Judge) answered(l *lookup.Lookup) Verdict {
 		v.Certain = false
 		v.Evidence = append(v.Evidence, "the client sent its query again after the answer had come")
 	}
+	if m := l.Mismatch; m != nil && l.ReadByClient && !m.Read {
+		v.Certain = false
+		v.Evidence = append(v.Evidence, "what the client read may have been what was no answer to its question")
+	}
 	if l.Behind && !l.ReadByClient {
 		v.Certain = false
 		v.Evidence = append(v.Evidence, "bytes that were sent before the answer were not seen coming to the client")
