@@ -115,7 +115,7 @@ func server(s *scene) *lab.Namespace     { return s.cluster.DNS.Namespace }
 func underlay(s *scene) *lab.Namespace   { return s.cluster.Underlay }
 
 // matrix is the whole list.
-var matrix = slices.Concat(basic, field, rare)
+var matrix = slices.Concat(basic, field, rare, hostile)
 
 // basic is what can happen to a lookup in one place after the other.
 var basic = []fault{
