@@ -184,8 +184,8 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		if e == nil {
 			// Only with nothing left to read is it known that nothing more has come.
 			p.asm.Sweep(now.UnixNano())
-			p.drained = now
 		}
+		p.read(e != nil, now, packet.Time)
 		if now.After(nextLoss) {
 			nextLoss = now.Add(lossInterval)
 			p.readLosses()
@@ -209,6 +209,22 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		case e == nil || now.After(end):
 			return p.finish(e != nil)
 		}
+	}
+}
+
+// outOfOrder is how long after an event another may be read that happened before it: two CPUs write them, and one may
+// be held up between taking the time and writing. That is microseconds; more where a virtual machine's CPU is taken.
+const outOfOrder = 100 * time.Millisecond
+
+// read notes until when all that happened is known: until now where nothing is left to read. On a busy node something
+// always is: then it is what happened a while before the last packet that was read, at a time in ns since 1970.
+func (p *Pipeline) read(left bool, now time.Time, last int64) {
+	known := now
+	if left {
+		known = time.Unix(0, last).Add(-outOfOrder)
+	}
+	if known.After(p.drained) {
+		p.drained = known
 	}
 }
 
@@ -245,7 +261,7 @@ func (p *Pipeline) Stats() Stats {
 // Held gives the lookups in flight, those that have ended and wait for more included: see [lookup.Assembler.Held].
 func (p *Pipeline) Held() iter.Seq[*lookup.Lookup] { return p.asm.Held() }
 
-// Drained gives when there was last nothing left to read: what happened before is known.
+// Drained gives a time: what happened before it has been read.
 func (p *Pipeline) Drained() time.Time { return p.drained }
 
 // Close detaches the tracer.
