@@ -309,6 +309,7 @@ func TestBadIsKnownAsWellAsAtAHundredPercent(t *testing.T) {
 	answered := few.fine(t, good)
 	wg.Wait()
 
+	defer few.counted(t)
 	equal := f.compare(bad, whole)
 	t.Logf("of %d bad lookups among %d good ones, %d have the spans that they have where all are kept", n, good, equal)
 	if equal*100 < n*99 {
@@ -320,7 +321,6 @@ func TestBadIsKnownAsWellAsAtAHundredPercent(t *testing.T) {
 	if math.Abs(float64(kept)-mean) > 5*deviation { // comes by chance once in a million runs
 		t.Errorf("%d of %d good lookups are kept, want %.0f within %.0f", kept, answered, mean, 5*deviation)
 	}
-	few.counted(t)
 }
 
 // counted shows what was asked, and checks that it was counted.

@@ -108,10 +108,12 @@ func (f *finder) shapes(lookups []asked) []map[string]int {
 			shapes[a.kind] = map[string]int{}
 		}
 		found := f.get(a)
-		if len(found) != 1 {
-			continue // at the end of an epoch; of the others there are enough
+		if len(found) == 0 {
+			continue
 		}
-		shapes[a.kind][shape(found[0], a.name)]++
+		// At the end of an epoch there are two, of which one has CoreDNS's side.
+		tr := found[max(0, slices.IndexFunc(found, func(tr *trace.Trace) bool { return tr.Server() != nil }))]
+		shapes[a.kind][shape(tr, a.name)]++
 	}
 	for i, s := range shapes {
 		n := 0
@@ -119,8 +121,8 @@ func (f *finder) shapes(lookups []asked) []map[string]int {
 			n += times
 		}
 		f.t.Logf("%s: %d shapes of %d lookups where all are kept", kinds[i].name, len(s), n)
-		if n < reference/2 {
-			f.t.Errorf("%s: of %d lookups only %d came to one trace", kinds[i].name, reference, n)
+		if n < reference {
+			f.t.Errorf("%s: of %d lookups only %d came to a trace", kinds[i].name, reference, n)
 		}
 	}
 	return shapes
@@ -156,6 +158,10 @@ func (f *finder) compare(lookups []asked, whole []map[string]int) int {
 			text = ""
 			for _, tr := range found {
 				text += closest(shape(tr, a.name), whole[a.kind])
+				if c := tr.Client(); c != nil {
+					evidence := strings.Join(c.Attributes.Strings(semconv.VerdictEvidence), "; ")
+					text += "\n  evidence: " + digits.ReplaceAllString(evidence, "N")
+				}
 			}
 		}
 		shown[kinds[a.kind].name+": "+text]++
@@ -201,13 +207,15 @@ var varying = []string{
 	semconv.SegmentFromNetNS, semconv.SegmentToNetNS, semconv.DropNetNS, semconv.VerdictText, semconv.VerdictEvidence,
 	semconv.ConntrackOriginal, semconv.ConntrackReply, semconv.Hops, semconv.ClientPodName, semconv.ClientPodUID,
 	semconv.ProcessPID, semconv.ServedTraceID,
+	semconv.ConntrackOlder, semconv.ConntrackStatus, // an entry may be left of a lookup whose port it has again
 }
 
 // What stands in texts and is of one run or one lookup alone.
 var (
-	veth = regexp.MustCompile(`veth[0-9a-f]{6,}`)
-	port = regexp.MustCompile(`((?:\d+\.){3}\d+):\d+`)
-	pod  = regexp.MustCompile(`\b(cart|till|coredns)-[0-9a-z]+-[0-9a-z]+`)
+	veth   = regexp.MustCompile(`veth[0-9a-f]{6,}`)
+	port   = regexp.MustCompile(`((?:\d+\.){3}\d+):\d+`)
+	digits = regexp.MustCompile(`\d+`)
+	pod    = regexp.MustCompile(`\b(cart|till|coredns)-[0-9a-z]+-[0-9a-z]+`)
 )
 
 // shape draws a trace, a line a span: who sent it, its name, kind and status, the span above it, and the attributes
@@ -260,8 +268,12 @@ func (f *finder) kept(prefix string, from time.Time) int {
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	f.t.Logf("services: %q", services)
 	found := map[string]bool{}
 	for _, service := range services {
+		if service == "coredns" || service == "dnstrail" {
+			continue // each lookup has spans of its client
+		}
 		all, err := f.traces.All(f.t.Context(), service, from, time.Now())
 		if err != nil {
 			f.t.Fatal(err)
