@@ -289,7 +289,7 @@ func askAndDie(s *scene, f family, name string) ([]truth, error) {
 	if err != nil {
 		return nil, err
 	}
-	time.Sleep(300 * time.Millisecond)
+	time.Sleep(1200 * time.Millisecond) // until it has asked, also where the machine is slow
 	p.Kill()
 	<-p.Done()
 	time.Sleep(time.Second)

@@ -76,7 +76,7 @@ var hostile = []fault{
 		name: "refused, then asked again by the same socket", ask: inOneEpoch(askRefused), wait: 12 * time.Second,
 		truths: []truth{{where: "answered", cause: "answered|answered-after-all", attempts: 2}},
 	},
-	{name: "client killed before the answer", label: "delay-500ms", truths: one("client", "client-gone"),
+	{name: "client killed before the answer", label: "delay-1800ms", truths: one("client", "client-gone|answer-too-late"),
 		ask: askAndDie},
 	{
 		name: "asked of a multicast address", only: 4, ask: askMulticast,

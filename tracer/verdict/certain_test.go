@@ -356,6 +356,10 @@ func TestAFrameForOthersIsNotWhereTheQueryCame(t *testing.T) {
 	if last != &l.Hops[1] || drop != nil {
 		t.Errorf("came last to %s, dropped %v", place(last), drop)
 	}
+	j := world{nodes: []uint32{nodeNS}}.judge()
+	if v := j.Of(l); v.Where != Node || v.Cause != CauseVanished || v.Certain {
+		t.Errorf("judged %s/%s, certain %v: %s", v.Where, v.Cause, v.Certain, v.Text)
+	}
 	l.Hops = l.Hops[:3]
 	if last, _, _ := lastHops(l); last != &l.Hops[2] {
 		t.Errorf("came last to %s, want the pod that took it", place(last))

@@ -47,6 +47,7 @@ var losses = []losing{
 	{"past the translation", (*view).wentPast, (*view).sayWentPast},
 	{"not translated", (*view).untranslated, (*view).sayUntranslated},
 	{"left the client", (*view).leftClient, (*view).sayLeftClient},
+	{"sent to all ports", (*view).flooded, (*view).sayFlooded},
 	{"left the node", func(v *view) bool { return v.last.Kind == hop.Out }, (*view).sayLeftNode},
 	{"", func(*view) bool { return true }, (*view).sayVanished},
 }
@@ -361,6 +362,19 @@ func (v *view) leftClient() bool {
 func (v *view) sayLeftClient(out *Verdict) {
 	out.Where, out.Cause = PodLink, CauseVanished
 	out.Text = "left the client and was not seen at the node"
+}
+
+// flooded says that a bridge sent the query to all its ports, and who saw it there it was not for.
+func (v *view) flooded() bool {
+	return v.last.Kind == hop.Out && slices.ContainsFunc(v.l.Hops, func(h hop.Hop) bool {
+		return h.Kind == hop.In && h.SKB != 0 && h.NetNS != v.last.NetNS && h.Time >= v.last.Time && forOthers(v.l, &h)
+	})
+}
+
+func (v *view) sayFlooded(out *Verdict) {
+	out.Where, out.Cause = Node, CauseVanished
+	out.Text = fmt.Sprintf("a bridge sent the query to all its ports, last at %s: it knew none for %s, and nobody there "+
+		"took it", at(v.last), v.last.Dst)
 }
 
 func (v *view) sayLeftNode(out *Verdict) {
