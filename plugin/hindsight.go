@@ -435,37 +435,39 @@ func (h *hindsight) handle(question askback.Question, reply func(askback.Answer)
 }
 
 // find gives the queries that are asked for and whose spans are not on their way, to be sent by the caller, and what is
-// known of all: those with one of the trace IDs, else all with the question.
+// known of all: those with one of the trace IDs, else those with the question that may be the one that is meant.
 func (h *hindsight) find(question *askback.Question, known *askback.Facts) (send []*recorder) {
 	s := h.shard(question.Hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var named, others []int // of facts; recorders below zero
 	now := time.Now()
-	take := func(i int, begun time.Time, total time.Duration, id link.TraceID) {
+	take := func(i int, begun time.Time, total time.Duration, id link.TraceID, client *identity.Client) {
 		from, to := begun.UnixNano(), begun.Add(total).UnixNano()
 		guard := int64(link.DefaultGuard)
 		if from > question.To+guard || to < question.From-guard || now.Sub(begun.Add(total)) > h.c.past {
 			return
 		}
-		if slices.Contains(question.Traces, id) {
+		switch {
+		case slices.Contains(question.Traces, id):
 			named = append(named, i)
-		} else {
+		case client.Kind() != identity.Pod: // a pod's own address was not translated: the asker would know the trace ID
 			others = append(others, i)
 		}
 	}
 	for i, hash := range s.hashes {
 		if f := &s.facts[i]; hash == question.Hash && f.d != nil {
-			take(i, time.Unix(0, f.begun), f.total, f.traceID)
+			take(i, time.Unix(0, f.begun), f.total, f.traceID, f.client)
 		}
 	}
 	for i, hash := range s.rhashes {
 		if rec := s.records[i]; hash == question.Hash && rec != nil {
-			take(-1-i, rec.q.begun, rec.q.total, rec.q.traceID)
+			take(-1-i, rec.q.begun, rec.q.total, rec.q.traceID, rec.q.client)
 		}
 	}
-	if len(named) == 0 {
+	if len(named) == 0 && len(others) > 0 {
 		named = others
+		*known |= askback.ByQuestion
 	}
 	slices.Sort(named)
 	slices.Reverse(named) // recorders last: their facts take places of others

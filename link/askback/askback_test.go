@@ -230,31 +230,34 @@ func TestBounds(t *testing.T) {
 // Who asks too much is told so, and can say so.
 func TestRefused(t *testing.T) {
 	answerer := open(t, key(t, someSecret), func(_ Question, reply func(Answer)) { reply(Answer{Outcome: NotSeen}) })
-	const askers = 4 // on one host, each within its own bound
+	const askers, burst = 4, askedOfOne + 10 // on one host, each within its own bound
 	var refused, limited, others atomic.Int32
+	var peers []*Peer
 	for range askers {
-		asker := open(t, key(t, someSecret), nil)
-		for range askedOfOne + 10 {
-			asker.Ask(answerer.Addr(), someQuestion(), func(r Result, a Answer) {
-				switch {
-				case a.Outcome == Refused:
-					refused.Add(1)
-				case r == Limited:
-					limited.Add(1)
-				default:
-					others.Add(1)
-				}
-			})
+		peers = append(peers, open(t, key(t, someSecret), nil))
+	}
+	// On a machine that is slow enough the bounds, which are of a second, are not reached: it is tried again.
+	for try := int32(1); refused.Load() == 0 || limited.Load() < 10; try++ {
+		if try > 50 {
+			t.Fatalf("of %d questions %d were refused, and %d not sent", (try-1)*askers*burst, refused.Load(), limited.Load())
 		}
-	}
-	within(t, "not all questions ended", func() bool {
-		return refused.Load()+limited.Load()+others.Load() == askers*(askedOfOne+10)
-	})
-	if n := limited.Load(); n < 10 || n > 10*askers {
-		t.Errorf("%d were not sent, want about 10 of each asker", n)
-	}
-	if refused.Load() == 0 {
-		t.Error("none was refused")
+		for _, asker := range peers {
+			for range burst {
+				asker.Ask(answerer.Addr(), someQuestion(), func(r Result, a Answer) {
+					switch {
+					case a.Outcome == Refused:
+						refused.Add(1)
+					case r == Limited:
+						limited.Add(1)
+					default:
+						others.Add(1)
+					}
+				})
+			}
+		}
+		within(t, "not all questions ended", func() bool {
+			return refused.Load()+limited.Load()+others.Load() == try*askers*burst
+		})
 	}
 	if s := answerer.Stats(); s.Refused < uint64(refused.Load()) {
 		t.Errorf("the asked counts %d refused, want at least %d", s.Refused, refused.Load())

@@ -117,8 +117,11 @@ const (
 	InFlight                     // it has not ended where the asked is: what comes of it will be sent
 	ByServer                     // the asked is the server itself, not an agent
 	SpansGone                    // that it was seen is all that is left of it
+	// ByQuestion says that the asked has a lookup with the ID and the question, but with none of the trace IDs: it may be
+	// the one that is meant, its source translated out of the asker's sight, or another client's.
+	ByQuestion
 
-	allFacts = SpansGone<<1 - 1
+	allFacts = ByQuestion<<1 - 1
 )
 
 // Answer is what the asked has to say.

@@ -164,6 +164,11 @@ func TestAskedFor(t *testing.T) {
 			if id := link.TraceID(tr.root.TraceID()); id != q.Traces[0] && id != q.Traces[1] {
 				t.Errorf("trace ID %v, want one of %v", id, q.Traces)
 			}
+			another := q
+			another.Traces = []link.TraceID{{1}}
+			if ans := a.about(t, at, another); ans.Outcome != askback.Forgotten || ans.Facts != askback.ByServer {
+				t.Errorf("of what another client asked with the same ID: %+v", ans)
+			}
 			q.Hash++
 			if ans := a.about(t, at, q); ans.Outcome != askback.Forgotten || ans.Facts != askback.ByServer {
 				t.Errorf("of another question: %+v", ans)

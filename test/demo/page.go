@@ -104,7 +104,7 @@ func look(ctx context.Context, c config) (err error) {
 			Workload: lab.Workload{Kind: "Deployment", Name: a.workload}})
 	}
 	s.cluster, err = cluster.Up(ctx, cluster.Config{
-		Bin: c.bin, Collector: s.collector.addr, Agents: cluster.AgentPerNode, Pods: pods,
+		Bin: c.bin, Collector: s.collector.addr, Agents: cluster.AgentPerNode, AskBack: true, Pods: pods,
 		Zones: []cluster.Zone{{Name: "example.org", Chain: "errors\n    cache 30\n    forward . " + lab.UpstreamV6.String()}},
 	})
 	if err != nil {

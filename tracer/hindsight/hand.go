@@ -196,6 +196,9 @@ func (x *heard) plain() Heard {
 		said = "was watching, and did not see it"
 	default:
 		said = "saw " + saw(x.Facts)
+		if x.Facts&askback.ByQuestion != 0 {
+			said += ", from another address: it may be another's"
+		}
 		if seen = x.Facts&askback.SpansGone == 0; !seen {
 			said += "; its spans are gone"
 		}

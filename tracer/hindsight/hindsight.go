@@ -215,7 +215,8 @@ func (m *Memory) Remember(r pipeline.Result, sent bool) {
 		}
 	}
 	m.facts.Add(r, hash, sent)
-	m.marks.add(hash, l.Hops[0].Time, l.End(), told(l, r.Verdict))
+	epochs := l.Epochs(nil, m.o.Guard)
+	m.marks.add(hash, l.Hops[0].Time, l.End(), key.TraceID(epochs[0]), m.ofPod(l), told(l, r.Verdict))
 }
 
 // hasQuestion says whether a lookup has a question that others can know it by.
@@ -365,9 +366,14 @@ func (m *Memory) want(q *askback.Question) {
 	m.wanted = append(m.wanted, *q)
 }
 
-// flying gives what was seen of the lookups in flight that are asked for, by the hash of their question.
-func (m *Memory) flying() map[uint64]askback.Facts {
-	found := map[uint64]askback.Facts{}
+// flight is a lookup in flight that somebody asks for, with the hash of its question.
+type flight struct {
+	*lookup.Lookup
+	hash uint64
+}
+
+// flying gives the lookups in flight that are asked for.
+func (m *Memory) flying() (found []flight) {
 	for l := range m.watch.Held() {
 		if l.Final || !hasQuestion(l) {
 			continue
@@ -379,7 +385,7 @@ func (m *Memory) flying() map[uint64]askback.Facts {
 		key := l.Key()
 		hash := key.QuestionHash()
 		if slices.ContainsFunc(m.waiting, func(a asked) bool { return a.Hash == hash && m.within(l, &a.Question) }) {
-			found[hash] |= facts(l) | askback.InFlight
+			found = append(found, flight{l, hash})
 		}
 	}
 	return found
@@ -409,28 +415,37 @@ func told(l *lookup.Lookup, v *verdict.Verdict) askback.Facts {
 }
 
 // answer gives what is to be said, and whether that is the last word.
-func (m *Memory) answer(q *askback.Question, flying map[uint64]askback.Facts) (a askback.Answer, known bool) {
+func (m *Memory) answer(q *askback.Question, flying []flight) (a askback.Answer, known bool) {
 	a = askback.Answer{Since: m.begun, Node: m.o.Node}
 	missed := m.missedSince(q.From)
 	a.Lost = uint32(min(missed, 1<<32-1)) // #nosec G115 -- bounded
-	if f, ok := flying[q.Hash]; ok {
-		a.Outcome, a.Facts = askback.Seen, f
-	}
-	for _, k := range m.find(q) {
-		a.Outcome = askback.Seen
-		r := k.Result()
-		a.Facts |= told(r.Lookup, r.Verdict)
-		if !k.Sent {
-			k.Sent = true
-			m.send(r, q.Reason)
-			m.along(&r, q.Reason)
+	var own, others askback.Facts
+	for _, l := range flying {
+		if l.hash != q.Hash || !m.within(l.Lookup, q) {
+			continue
+		}
+		switch seen := facts(l.Lookup) | askback.InFlight; {
+		case m.has(l.Lookup, q.Traces...):
+			own |= seen
+		case !m.ofPod(l.Lookup):
+			others |= seen
 		}
 	}
+	mine, maybe := m.find(q)
 	guard := int64(m.o.Guard)
-	if f, ok := m.marks.find(q.Hash, q.From-guard, q.To+guard); ok && a.Outcome != askback.Seen {
-		a.Outcome, a.Facts = askback.Seen, f|askback.SpansGone
+	marked, markedOthers := m.marks.find(q.Hash, q.From-guard, q.To+guard, q.Traces)
+	switch {
+	case own != 0 || len(mine) > 0:
+		a.Facts = own | m.give(mine, q.Reason)
+	case marked != 0:
+		a.Facts = marked | askback.SpansGone
+	case others != 0 || len(maybe) > 0:
+		a.Facts = others | m.give(maybe, q.Reason) | askback.ByQuestion
+	case markedOthers != 0:
+		a.Facts = markedOthers | askback.SpansGone | askback.ByQuestion
 	}
-	if a.Outcome == askback.Seen {
+	if a.Facts != 0 {
+		a.Outcome = askback.Seen
 		return a, true
 	}
 	a.Outcome = askback.Forgotten
@@ -445,6 +460,20 @@ func (m *Memory) answer(q *askback.Question, flying map[uint64]askback.Facts) (a
 	return a, true
 }
 
+// give sends lookups that are asked for, those that have not been sent, and says what was seen of them all.
+func (m *Memory) give(list []*past.Kept, why askback.Reason) (f askback.Facts) {
+	for _, k := range list {
+		r := k.Result()
+		f |= told(r.Lookup, r.Verdict)
+		if !k.Sent {
+			k.Sent = true
+			m.send(r, why)
+			m.along(&r, why)
+		}
+	}
+	return f
+}
+
 // watches says whether a server is within sight: on this node, or seen here being asked.
 func (m *Memory) watches(server netip.Addr) bool {
 	server = server.Unmap()
@@ -454,22 +483,25 @@ func (m *Memory) watches(server netip.Addr) bool {
 	return m.o.Node != "" && m.o.Index.Lookup(server).Node() == m.o.Node
 }
 
-// find gives the remembered lookups that are asked for: those with one of the trace IDs, else all with the question.
-func (m *Memory) find(q *askback.Question) []*past.Kept {
-	var all, named []*past.Kept
+// find gives the remembered lookups that are asked for: those with one of the trace IDs, and those with the question
+// alone, which may be others'. Of these a pod's own are left out: the asker would have derived their trace IDs.
+func (m *Memory) find(q *askback.Question) (mine, maybe []*past.Kept) {
 	for k := m.facts.Find(q.Hash); k != nil; k = k.Older() {
-		if l := k.Result().Lookup; !m.within(l, q) {
-			continue
-		}
-		all = append(all, k)
-		if m.has(k, q.Traces...) {
-			named = append(named, k)
+		switch l := k.Result().Lookup; {
+		case !m.within(l, q):
+		case m.has(l, q.Traces...):
+			mine = append(mine, k)
+		case !m.ofPod(l):
+			maybe = append(maybe, k)
 		}
 	}
-	if len(named) > 0 {
-		return named
-	}
-	return all
+	return mine, maybe
+}
+
+// ofPod says whether the server sees a lookup come from a pod's own address: then its source was not translated.
+func (m *Memory) ofPod(l *lookup.Lookup) bool {
+	key := l.Key()
+	return m.o.Index.Lookup(key.Client.Addr()).Kind() == identity.Pod
 }
 
 // Hold asks about a lookup that ended badly. It gives true where the lookup is to wait for what others say, and is then
@@ -508,7 +540,7 @@ func (m *Memory) Hold(r pipeline.Result) bool {
 func (m *Memory) recall(of *lookup.Relation) {
 	for k := range m.facts.Newest() {
 		r := k.Result()
-		if !r.Lookup.AnswerSeen || !r.Lookup.Flags.Truncated() || !m.has(k, of.TraceID) {
+		if !r.Lookup.AnswerSeen || !r.Lookup.Flags.Truncated() || !m.has(r.Lookup, of.TraceID) {
 			continue
 		}
 		if !k.Sent {
@@ -524,8 +556,7 @@ func (m *Memory) recall(of *lookup.Relation) {
 }
 
 // has says whether a lookup may have a trace ID.
-func (m *Memory) has(k *past.Kept, ids ...link.TraceID) bool {
-	l := k.Result().Lookup
+func (m *Memory) has(l *lookup.Lookup, ids ...link.TraceID) bool {
 	key := l.Key()
 	return slices.ContainsFunc(l.Epochs(nil, m.o.Guard),
 		func(e link.Epoch) bool { return slices.Contains(ids, key.TraceID(e)) })
@@ -696,6 +727,10 @@ func (m *Memory) weigh(h *holding) {
 			if x.agent {
 				unseen = x
 			}
+		case x.Facts&askback.ByQuestion != 0:
+			came = true // perhaps
+			v.Evidence = append(v.Evidence, who+" was asked: it saw "+saw(x.Facts)+", from another address: it may be "+
+				"another's")
 		default:
 			came = true
 			v.Evidence = append(v.Evidence, who+" was asked: it saw "+saw(x.Facts))

@@ -86,8 +86,12 @@ func (w *world) memory(t *testing.T, node string, change func(*Options)) *Memory
 // index knows that CoreDNS is on node-2.
 func index(t *testing.T) *identity.Index {
 	t.Helper()
+	return indexOf(t, "clients:\n- {addresses: [10.244.2.2], namespace: kube-system, pod: coredns-1, node: node-2}\n")
+}
+
+func indexOf(t *testing.T, text string) *identity.Index {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "clients.yaml")
-	text := "clients:\n- {addresses: [10.244.2.2], namespace: kube-system, pod: coredns-1, node: node-2}\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -182,9 +186,47 @@ func TestAnswers(t *testing.T) {
 		},
 		{
 			name: "seen under another trace ID: the asker saw no translation", want: askback.Seen, sent: true,
-			facts: askback.SawQuery | askback.TookQuery | askback.AnswerLeft,
+			facts: askback.SawQuery | askback.TookQuery | askback.AnswerLeft | askback.ByQuestion,
 			given: func(_ *world, m *Memory, r pipeline.Result) { m.Remember(r, false) },
 			ask:   func(q *askback.Question) { q.Traces = []link.TraceID{{1}} },
+		},
+		{
+			name: "another pod asked the same with the same ID", want: askback.NotSeen,
+			given: func(_ *world, m *Memory, r pipeline.Result) { m.Remember(ofOther(r, otherPod), false) },
+		},
+		{
+			name: "another pod asks the same with the same ID", want: askback.NotSeen,
+			given: func(w *world, m *Memory, r pipeline.Result) {
+				knowsServer(nil, m, r)
+				other := ofOther(r, otherPod)
+				other.Lookup.Final, other.Lookup.Hops = false, other.Lookup.Hops[:2]
+				w.held = append(w.held, other.Lookup)
+			},
+		},
+		{
+			name: "another pod asked the same, and its spans have fallen out", want: askback.NotSeen,
+			given: func(w *world, m *Memory, r pipeline.Result) {
+				m.Remember(ofOther(r, otherPod), false)
+				m.facts.Expire(time.Now().Add(time.Hour))
+			},
+		},
+		{
+			name: "who is no pod asked the same, and its spans have fallen out", want: askback.Seen,
+			facts: askback.SawQuery | askback.TookQuery | askback.AnswerLeft | askback.SpansGone | askback.ByQuestion,
+			given: func(w *world, m *Memory, r pipeline.Result) {
+				m.Remember(ofOther(r, elsewhere), false)
+				m.facts.Expire(time.Now().Add(time.Hour))
+			},
+		},
+		{
+			name: "it and another pod asked the same", want: askback.Seen, sent: true,
+			facts: askback.SawQuery | askback.TookQuery,
+			given: func(w *world, m *Memory, r pipeline.Result) {
+				m.Remember(ofOther(r, otherPod), false)
+				r.Lookup.Hops = r.Lookup.Hops[:2] // no answer left, where the other's did
+				r.Verdict.Where = verdict.CoreDNS
+				m.Remember(r, false)
+			},
 		},
 		{
 			name: "in flight", want: askback.Seen, facts: askback.SawQuery | askback.TookQuery | askback.InFlight,
@@ -227,7 +269,8 @@ func TestAnswers(t *testing.T) {
 			given: func(w *world, m *Memory, r pipeline.Result) {
 				m.Remember(r, false)
 				for i := range 60000 {
-					m.marks.add(uint64(i)*0x9e3779b97f4a7c15, r.Lookup.Start(), r.Lookup.End()+1, askback.SawQuery)
+					m.marks.add(uint64(i)*0x9e3779b97f4a7c15, r.Lookup.Start(), r.Lookup.End()+1, link.TraceID{}, true,
+						askback.SawQuery)
 				}
 				m.facts.Expire(time.Now().Add(time.Hour))
 			},
@@ -235,7 +278,7 @@ func TestAnswers(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := &world{}
-			m := w.memory(t, "node-2", func(o *Options) { o.Index = nil })
+			m := w.memory(t, "node-2", func(o *Options) { o.Index = otherPods(t) })
 			r := atServer(t, "a.example.", 77)
 			q := question(r)
 			c.given(w, m, r)
@@ -259,6 +302,24 @@ func TestAnswers(t *testing.T) {
 			}
 		})
 	}
+}
+
+// otherPod asks what the client asks.
+var otherPod = netip.MustParseAddrPort("10.244.3.7:40000")
+
+// ofOther is a lookup as another client has it: the same ID, question and time.
+func ofOther(r pipeline.Result, from netip.AddrPort) pipeline.Result {
+	l := *r.Lookup
+	l.Client, l.Translated, l.Hops = hop.EndpointOf(from), hop.EndpointOf(from), slices.Clone(l.Hops)
+	v := *r.Verdict
+	r.Lookup, r.Verdict = &l, &v
+	return r
+}
+
+// otherPods knows otherPod, and does not know where CoreDNS is.
+func otherPods(t *testing.T) *identity.Index {
+	t.Helper()
+	return indexOf(t, "clients:\n- {addresses: [10.244.3.7], namespace: shop, pod: web-1, node: node-3}\n")
 }
 
 // knowsServer has the memory see some other lookup at the server.
@@ -462,6 +523,12 @@ func TestAskedVerdicts(t *testing.T) {
 			verdict.BetweenNodes, verdict.CauseNoReply, []string{"did not see it", "which the server read, and no answer leave"},
 		},
 		{
+			"they know one by its question alone, and an answer left", answers{
+				agentAt:  says(askback.Seen, came|askback.AnswerLeft|askback.ByQuestion, 0),
+				serverAt: says(askback.Seen, came|askback.AnswerLeft|askback.ByServer|askback.ByQuestion, 0)},
+			verdict.BetweenNodes, verdict.CauseNoReply, []string{"from another address: it may be another's"},
+		},
+		{
 			"the agent there has forgotten", answers{agentAt: says(askback.Forgotten, 0, 0), serverAt: unreachable},
 			verdict.BetweenNodes, verdict.CauseNoReply, []string{"does not know: it did not watch all the while"},
 		},
@@ -623,17 +690,21 @@ func TestMarks(t *testing.T) {
 		o := one{hash: rand.Uint64(), from: at + int64(i)*1e6}
 		o.to = o.from + rand.Int64N(2e9)
 		all = append(all, o)
-		m.add(o.hash, o.from, o.to, askback.SawQuery)
+		m.add(o.hash, o.from, o.to, link.TraceID{15: 1}, false, askback.SawQuery)
 		for range 4 {
 			o := all[rand.IntN(len(all))]
-			f, seen := m.find(o.hash, o.from, o.to)
-			if !seen && o.to > m.reach || seen && f != askback.SawQuery {
-				t.Fatalf("seen %v: %b, its end %v after the reach", seen, f, time.Duration(o.to-m.reach))
+			own, others := m.find(o.hash, o.from, o.to, []link.TraceID{{15: 1}})
+			if own == 0 && o.to > m.reach || own&^askback.SawQuery != 0 || others != 0 {
+				t.Fatalf("seen: %b, %b, its end %v after the reach", own, others, time.Duration(o.to-m.reach))
 			}
 		}
 	}
-	if _, seen := m.find(all[19999].hash, all[19999].to+1e6, all[19999].to+2e6); seen {
+	last := all[19999]
+	if own, others := m.find(last.hash, last.to+1e6, last.to+2e6, []link.TraceID{{15: 1}}); own != 0 || others != 0 {
 		t.Error("seen at a time at which it was not under way")
+	}
+	if own, others := m.find(last.hash, last.from, last.to, []link.TraceID{{15: 2}}); own != 0 || others == 0 {
+		t.Errorf("under another trace: %b, %b", own, others)
 	}
 	if m.early == 0 {
 		t.Error("none made room early: the test is too small")

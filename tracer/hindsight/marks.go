@@ -1,9 +1,12 @@
 package hindsight
 
 import (
+	"encoding/binary"
+	"slices"
 	"time"
 	"unsafe"
 
+	"github.com/dnstrail/dnstrail/link"
 	"github.com/dnstrail/dnstrail/link/askback"
 )
 
@@ -12,6 +15,8 @@ type mark struct {
 	hash  uint64 // of its question
 	from  int64  // ns since 1970; 0: there is none
 	took  uint32 // µs
+	trace uint16 // the end of its trace ID: with the hash it tells whose it is
+	pod   bool   // its client is a pod
 	facts askback.Facts
 }
 
@@ -44,7 +49,7 @@ func newMarks(bytes int, past time.Duration) *marks {
 
 func (m *marks) place(hash uint64) *place { return &m.places[hash%uint64(len(m.places))] }
 
-func (m *marks) add(hash uint64, from, to int64, f askback.Facts) {
+func (m *marks) add(hash uint64, from, to int64, trace link.TraceID, pod bool, f askback.Facts) {
 	p := m.place(hash)
 	k := &p.marks[p.next]
 	p.next = (p.next + 1) % ways
@@ -55,16 +60,24 @@ func (m *marks) add(hash uint64, from, to int64, f askback.Facts) {
 		}
 	}
 	took := min((to-from+int64(time.Microsecond)-1)/int64(time.Microsecond), 1<<32-1)
-	*k = mark{hash, from, uint32(took), f} // #nosec G115 -- bounded
+	*k = mark{hash, from, uint32(took), lastOf(trace), pod, f} // #nosec G115 -- bounded
 }
 
-// find gives what was seen of a question between two times; false if it was not.
-func (m *marks) find(hash uint64, from, to int64) (f askback.Facts, seen bool) {
+func lastOf(id link.TraceID) uint16 { return binary.BigEndian.Uint16(id[len(id)-2:]) }
+
+// find gives what was seen of a question between two times, in a lookup of one of the traces, and in one that may be
+// another's; 0 if it was not.
+func (m *marks) find(hash uint64, from, to int64, traces []link.TraceID) (own, others askback.Facts) {
 	p := m.place(hash)
 	for i := range p.marks {
-		if k := &p.marks[i]; k.hash == hash && k.from != 0 && k.from <= to && k.to() >= from {
-			f, seen = f|k.facts, true
+		k := &p.marks[i]
+		switch {
+		case k.hash != hash || k.from == 0 || k.from > to || k.to() < from:
+		case slices.ContainsFunc(traces, func(id link.TraceID) bool { return lastOf(id) == k.trace }):
+			own |= k.facts
+		case !k.pod:
+			others |= k.facts
 		}
 	}
-	return f, seen
+	return own, others
 }
