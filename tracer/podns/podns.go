@@ -218,7 +218,8 @@ func (p Place) ResolvConf() (*dns.ClientConfig, error) {
 }
 
 // Do runs f on a thread in the place's network namespace. Goroutines that f starts are not there; sockets that it opens
-// are, wherever they are used. It needs CAP_SYS_ADMIN.
+// are, wherever they are used. It needs CAP_SYS_ADMIN, unless this process is in that namespace itself: an agent's pod
+// has no such right, and asks from where it is.
 func (p Place) Do(f func() error) error {
 	ns, err := os.Open(filepath.Join("/proc", strconv.Itoa(p.PID), "ns/net"))
 	if err != nil {
@@ -229,6 +230,13 @@ func (p Place) Do(f func() error) error {
 	go func() {
 		// Never unlocked: the thread ends with the goroutine, and none is left in the wrong namespace.
 		runtime.LockOSThread()
+		var its, own unix.Stat_t
+		here := unix.Fstat(int(ns.Fd()), &its) == nil && unix.Stat("/proc/thread-self/ns/net", &own) == nil &&
+			its.Ino == own.Ino && its.Dev == own.Dev
+		if here {
+			errs <- f()
+			return
+		}
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 			errs <- fmt.Errorf("entering the network namespace of %s (pid %d): %w", p.Name, p.PID, err)
 			return
