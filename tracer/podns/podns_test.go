@@ -5,10 +5,14 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dnstrail/dnstrail/identity"
 )
@@ -259,5 +263,40 @@ func BenchmarkOn(b *testing.B) {
 		if n.Owner(host).On() == "" {
 			b.Fatal("this host is not known")
 		}
+	}
+}
+
+// An agent's pod has no CAP_SYS_ADMIN, and doctor and walk look from where they are there. The test calls itself, for it
+// gives its rights up.
+func TestDoNeedsNoRightInItsOwnNamespace(t *testing.T) {
+	const inside = "PODNS_TEST_WITHOUT_RIGHTS"
+	if os.Getenv(inside) == "" {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+		cmd.Env = append(os.Environ(), inside+"=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+		return
+	}
+	if os.Geteuid() == 0 {
+		if err := syscall.Setuid(65534); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, err := place("/proc", os.Getpid(), "this host")
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = self.Close() }()
+	if err := unix.Setns(int(self.Fd()), unix.CLONE_NEWNET); !errors.Is(err, unix.EPERM) {
+		t.Fatalf("this process may enter a namespace: %v", err)
+	}
+	want := errors.New("what f gives")
+	if err := p.Do(func() error { return want }); !errors.Is(err, want) {
+		t.Errorf("Do gives %v, want %v", err, want)
 	}
 }
