@@ -10,16 +10,19 @@ import (
 var findingStyle = map[doctor.State]style{doctor.Pass: good, doctor.Warn: warning, doctor.Fail: bad, doctor.Skip: faint}
 
 // Finding writes what a check found: its state, what it looked at, what it is, and below it the log that belongs to it
-// and what to do. The error is w's.
+// and what to do. What is too long for its column, as with a node's name before it, has a line of its own: findings are
+// written as they come, and no column suits all nodes' names. The error is w's.
 func Finding(w io.Writer, f doctor.Finding, o Options) error {
 	d := newDrawing(nil, trace.Verdict{}, o)
 	const indent = 6 + 14
-	for i, part := range wrap(f.Is, d.Width-indent) {
-		l := d.line()
-		if i == 0 {
-			l.add(findingStyle[f.State], f.State.String()).pad(6).add(strong, f.What)
-		}
+	l := d.line().add(findingStyle[f.State], f.State.String()).pad(6).add(strong, f.What)
+	if l.width >= indent {
+		d.put(l)
+		l = d.line()
+	}
+	for _, part := range wrap(f.Is, d.Width-indent) {
 		d.put(l.pad(indent).add(plain, part))
+		l = d.line()
 	}
 	for _, text := range f.Log {
 		for _, part := range wrap(text, d.Width-indent-2) {

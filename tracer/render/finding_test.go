@@ -23,3 +23,22 @@ func TestALogIsShownLineByLine(t *testing.T) {
 		t.Errorf("a control character of the log reaches the terminal: %q", b.String())
 	}
 }
+
+func TestALongNodeHasALineOfItsOwn(t *testing.T) {
+	for _, tc := range []struct{ what, want string }{
+		{"kube-dns", "ok    kube-dns      it is well\n"},
+		{"node-1 reach", "ok    node-1 reach  it is well\n"},
+		{"node-12 reach", "ok    node-12 reach it is well\n"},
+		{"node-1 reachab", "ok    node-1 reachab\n                    it is well\n"},
+		{"ip-10-0-12-34.compute.internal search path",
+			"ok    ip-10-0-12-34.compute.internal search path\n                    it is well\n"},
+	} {
+		var b strings.Builder
+		if err := Finding(&b, doctor.Finding{What: tc.what, Is: "it is well"}, Options{Width: 60}); err != nil {
+			t.Fatal(err)
+		}
+		if b.String() != tc.want {
+			t.Errorf("%q, want %q", b.String(), tc.want)
+		}
+	}
+}
