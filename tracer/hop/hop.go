@@ -217,6 +217,9 @@ type Packet struct {
 type Decoder struct {
 	// Offset is added to the kernel's monotonic time to give wall-clock time, in ns: see [Clock].
 	Offset int64
+	// First, if set, gets a process at its first packet, before that is given: what is to be asked about a process must
+	// be asked while it is there. It gets some again, since not all are remembered.
+	First func(*Process)
 
 	processes map[processKey]*Process
 	questions dnswire.Questions
@@ -336,6 +339,9 @@ func (d *Decoder) process(e *bpf.Event) *Process {
 	}
 	p := &Process{PID: e.PID, Name: bpf.CString(e.Comm[:]), CgroupID: e.CgroupID}
 	d.processes[k] = p
+	if d.First != nil {
+		d.First(p)
+	}
 	return p
 }
 

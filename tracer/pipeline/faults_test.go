@@ -16,6 +16,7 @@ import (
 
 	"github.com/dnstrail/dnstrail/test/lab"
 	"github.com/dnstrail/dnstrail/tracer/bpf"
+	"github.com/dnstrail/dnstrail/tracer/hop"
 	"github.com/dnstrail/dnstrail/tracer/lookup"
 	"github.com/dnstrail/dnstrail/tracer/pipeline"
 	"github.com/dnstrail/dnstrail/tracer/verdict"
@@ -34,6 +35,7 @@ type seen struct {
 	hops     int
 	at       time.Time
 	process  string
+	pod      string // its UID
 	related  []lookup.Relation
 	client   uint32
 	snat     bool
@@ -47,8 +49,9 @@ type rig struct {
 	client *lab.Pod
 	server *lab.Pod
 
-	mu   sync.Mutex
-	seen map[string][]seen
+	mu      sync.Mutex
+	seen    map[string][]seen
+	cgroups map[uint64]bool // that a packet was sent from
 }
 
 const giveUp = 1500 * time.Millisecond
@@ -70,7 +73,7 @@ func raise(t *testing.T, namespaces func(*rig) []uint32) *rig {
 			t.Error(err)
 		}
 	})
-	r := &rig{lab: l, seen: make(map[string][]seen)}
+	r := &rig{lab: l, seen: make(map[string][]seen), cgroups: make(map[uint64]bool)}
 	pod := func(node, ns, name string) *lab.Pod {
 		p, err := l.AddPod(lab.PodSpec{Node: node, Namespace: ns, Workload: lab.Workload{Kind: "Deployment", Name: name}})
 		if err != nil {
@@ -134,6 +137,14 @@ func (r *rig) trace(t *testing.T, netns []uint32) {
 	p, err := pipeline.Open(pipeline.Options{
 		BPF:    bpf.Options{NetNS: netns},
 		Lookup: lookup.Options{GiveUp: giveUp},
+		Packet: func(p *hop.Packet) {
+			if p.Process == nil {
+				return
+			}
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.cgroups[p.Process.CgroupID] = true
+		},
 		Result: func(x pipeline.Result) {
 			l := x.Lookup
 			r.mu.Lock()
@@ -141,7 +152,7 @@ func (r *rig) trace(t *testing.T, netns []uint32) {
 			s := seen{verdict: *x.Verdict, ending: l.Ending, attempts: l.Attempts, hops: len(l.Hops), at: time.Now(),
 				client: l.ClientNetNS, snat: l.Client != l.Translated, final: l.Final}
 			s.related = append(s.related, l.Related...)
-			s.key = l.Translated.String()
+			s.key, s.pod = l.Translated.String(), x.Origin.PodUID
 			if l.Process != nil {
 				s.process = l.Process.Name
 			}

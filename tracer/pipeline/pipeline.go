@@ -105,6 +105,8 @@ func Open(o Options) (*Pipeline, error) {
 	if root, err := bpf.Cgroup2Mount(); err == nil {
 		if c, err := origin.OpenCgroups(root); err == nil {
 			p.origins.Cgroups = c
+			// Remembered, for it goes with its container, which may end with its lookup and before that is told.
+			p.decoder.First = func(by *hop.Process) { c.Path(by.CgroupID) }
 		}
 	}
 	if p.decoder.Offset, err = hop.ClockOffset(); err != nil {

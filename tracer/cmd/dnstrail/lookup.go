@@ -15,6 +15,10 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/podns"
 )
 
+// lookupStay is how long the command stays when its lookup has ended: an agent finds the pod of a process by its cgroup,
+// which goes with the container, and in a node's network by nothing else.
+const lookupStay = 200 * time.Millisecond
+
 // newLookupCommand gives the command of the pods and containers that "dnstrail install" and "dnstrail walk" look a name
 // up from. It watches nothing.
 func newLookupCommand() *cobra.Command {
@@ -24,6 +28,7 @@ func newLookupCommand() *cobra.Command {
 		Use: "lookup NAME [TYPE]", Short: "Look a name up as programs here do, and watch nothing", Hidden: true,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			defer time.Sleep(lookupStay)
 			if len(args) == 2 {
 				return once.send(cmd.Context(), cmd.OutOrStdout(), args)
 			}
