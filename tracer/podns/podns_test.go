@@ -266,8 +266,8 @@ func BenchmarkOn(b *testing.B) {
 	}
 }
 
-// An agent's pod has no CAP_SYS_ADMIN, and doctor and walk look from where they are there. The test calls itself, for it
-// gives its rights up.
+// An agent's pod has no CAP_SYS_ADMIN, and doctor and walk look from where they are there. The test calls itself, for
+// it gives its rights up.
 func TestDoNeedsNoRightInItsOwnNamespace(t *testing.T) {
 	const inside = "PODNS_TEST_WITHOUT_RIGHTS"
 	if os.Getenv(inside) == "" {

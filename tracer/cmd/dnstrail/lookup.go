@@ -15,8 +15,8 @@ import (
 	"github.com/dnstrail/dnstrail/tracer/podns"
 )
 
-// lookupStay is how long the command stays when its lookup has ended: an agent finds the pod of a process by its cgroup,
-// which goes with the container, and in a node's network by nothing else.
+// lookupStay is how long the command stays when its lookup has ended: an agent finds the pod of a process by its
+// cgroup, which goes with the container, and in a node's network by nothing else.
 const lookupStay = 200 * time.Millisecond
 
 // newLookupCommand gives the command of the pods and containers that "dnstrail install" and "dnstrail walk" look a name
