@@ -61,7 +61,8 @@ func TestCoreDNSNeedsNoRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	corefile := []byte(".:53 {\n whoami\n}\n")
-	if err := os.WriteFile(filepath.Join(rootfs, "etc/Corefile"), corefile, 0o644); err != nil { //nolint:gosec // as mounted
+	//nolint:gosec // as it is mounted
+	if err := os.WriteFile(filepath.Join(rootfs, "etc/Corefile"), corefile, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	// What setcap cap_net_bind_service=+ep writes: VFS_CAP_REVISION_2, effective (linux/capability.h).

@@ -180,7 +180,7 @@ func closest(got string, whole map[string]int) string {
 		var b strings.Builder
 		n := 0
 		rest := slices.Clone(lines)
-		for _, line := range strings.Split(want, "\n") {
+		for line := range strings.SplitSeq(want, "\n") {
 			if i := slices.Index(rest, line); i >= 0 {
 				rest = slices.Delete(rest, i, i+1)
 				continue

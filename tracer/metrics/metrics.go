@@ -127,8 +127,8 @@ func New(maxClients int, version string) *Metrics {
 			prometheus.CounterOpts{Name: "dnstrail_kernel_events_total", Help: "Kernel events read."}),
 		losses: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "dnstrail_losses_total", Help: "What the tracer itself did not see or keep, by kind: ring_full, " +
-				"flood, reentered, payload, undecodable (kernel events), fragments (packets whose later fragments were not followed), " +
-				"orphan_answer, unmatched_read, unmatched_fragment, evicted (lookups), hops_cut.",
+				"flood, reentered, payload, undecodable (kernel events), fragments (packets whose later fragments were not " +
+				"followed), orphan_answer, unmatched_read, unmatched_fragment, evicted (lookups), hops_cut.",
 		}, []string{"kind"}),
 		inFlight: prometheus.NewGauge(
 			prometheus.GaugeOpts{Name: "dnstrail_lookups_in_flight", Help: "Lookups held, lost ones that wait for a late " +

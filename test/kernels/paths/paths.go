@@ -24,7 +24,8 @@ type path struct {
 	delay time.Duration
 	// where and cause are what is to be said of each lookup, where it is not answered; with | there are alternatives.
 	where, cause string
-	// plain is what may stand in place of cause where the kernel gives no reasons of drops: its function drops for several.
+	// plain is what may stand in place of cause where the kernel gives no reasons of drops, and its function drops for
+	// several.
 	plain string
 	// loses says that the path loses some: those that the client saw no answer to are to be called lost, and no others.
 	loses bool
