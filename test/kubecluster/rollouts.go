@@ -34,12 +34,15 @@ func (t *trial) rollouts(ctx context.Context, pods []corev1.Pod) error {
 	return t.reused(ctx)
 }
 
+// restarted is the annotation that a restart is made by. Its own, so that no other's mark goes unnoticed for it.
+const restarted = "kubecluster/restartedAt"
+
 // restart does what "kubectl rollout restart" does, and waits.
 func (t *trial) restart(ctx context.Context, kind, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"metadata": map[string]any{
-		"annotations": map[string]string{"kubectl.kubernetes.io/restartedAt": time.Now().Format(time.RFC3339)},
+		"annotations": map[string]string{restarted: time.Now().Format(time.RFC3339)},
 	}}}})
 	if err != nil {
 		return err

@@ -502,7 +502,20 @@ func (t *trial) cpu() map[string]time.Duration {
 	return used
 }
 
-// snapshot gives the cluster's objects that an installation could touch, without what the API server counts.
+// forget takes an annotation out of what is at a path in an object, and the annotations if it was the only one.
+func forget(o map[string]any, annotation string, path ...string) {
+	for _, p := range append(path, "metadata") {
+		o, _ = o[p].(map[string]any)
+	}
+	a, _ := o["annotations"].(map[string]any)
+	delete(a, annotation)
+	if len(a) == 0 {
+		delete(o, "annotations")
+	}
+}
+
+// snapshot gives the cluster's objects that an installation could touch, without what the API server counts and what the
+// test itself marks.
 func (t *trial) snapshot(ctx context.Context) (map[string]string, error) {
 	found := map[string]string{}
 	for _, path := range []string{
@@ -520,14 +533,10 @@ func (t *trial) snapshot(ctx context.Context) (map[string]string, error) {
 		}
 		for _, o := range list.Items {
 			m, _ := o["metadata"].(map[string]any)
+			forget(o, restarted, "spec", "template")
+			forget(o, "deployment.kubernetes.io/revision")
 			for _, counted := range []string{"resourceVersion", "generation", "managedFields"} {
 				delete(m, counted)
-			}
-			if a, _ := m["annotations"].(map[string]any); a != nil {
-				delete(a, "deployment.kubernetes.io/revision")
-				if len(a) == 0 {
-					delete(m, "annotations")
-				}
 			}
 			delete(o, "status")
 			text, err := json.Marshal(o)
