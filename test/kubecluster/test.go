@@ -514,8 +514,8 @@ func forget(o map[string]any, annotation string, path ...string) {
 	}
 }
 
-// snapshot gives the cluster's objects that an installation could touch, without what the API server counts and what the
-// test itself marks.
+// snapshot gives the cluster's objects that an installation could touch, without what the API server counts and what
+// the test itself marks.
 func (t *trial) snapshot(ctx context.Context) (map[string]string, error) {
 	found := map[string]string{}
 	for _, path := range []string{
