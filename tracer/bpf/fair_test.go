@@ -125,39 +125,3 @@ func TestWhoFloodsGivesWay(t *testing.T) {
 		})
 	}
 }
-
-// TestWhoFloodsOnIsHeldBack: of a flood that goes on, faster than it is read, no more waits in the long run than an
-// eighth of the ring buffer. A burst that comes alone is seen whole as long as half of it has room.
-func TestWhoFloodsOnIsHeldBack(t *testing.T) {
-	const ring = 1 << 20
-	c := craft(t)
-	flood := query(t, netip.AddrFrom4([4]byte{198, 18}))
-	for c.tracer.Waiting() < ring/2-ring/16 {
-		c.send(0x0800, flood)
-	}
-	if l, err := c.tracer.Losses(); err != nil || l.Total() > 0 {
-		t.Fatalf("of a burst: %+v, %v", l, err)
-	}
-	const rounds, sent, read = 200, 300, 100
-	waiting := 0
-	for i := range rounds {
-		for range sent {
-			c.send(0x0800, flood)
-		}
-		if i >= rounds/2 {
-			waiting = max(waiting, c.tracer.Waiting())
-		}
-		for range read {
-			if _, _, err := c.tracer.Read(); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if waiting > ring/8+ring/16 {
-		t.Errorf("%d bytes wait, want about %d", waiting, ring/8)
-	}
-	c.send(0x0800, query(t, c.pod.V4))
-	if l, err := c.tracer.Losses(); err != nil || l.RingFull > 0 || l.Flood == 0 {
-		t.Errorf("%+v, %v", l, err)
-	}
-}

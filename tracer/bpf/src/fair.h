@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Who gives way when the ring buffer fills. Its first half is for all, so that a burst finds room; who has filled it
- * and goes on is held to its first eighth, so that what the others write is not read late. The second half is for
- * those who have written little of late: the fuller it is, the less that may be. So who floods loses records of its
- * own lookups, and what a quiet neighbor does is still seen, and soon.
+ * Who gives way when the ring buffer fills. Its first half is for all, its third quarter for clients that read answers:
+ * a busy one is no flood. What is left is for those who have written little of late: the fuller it is, the less one may
+ * have written. So who floods loses records of its own lookups, and what a quiet neighbor does is still seen.
  *
  * Records are counted by the client's address and, since a packet can have any source, by the device that it came in
  * by. A client that has read an answer is at its own address: the device does not count for it, which others may share.
@@ -18,7 +17,7 @@
 
 struct share {
 	__u64 turn;  /* in which quarter of the ring it wrote last, counted from the start */
-	__u64 bytes; /* that it was to write in it, and half as many of those before; the ring's size at most */
+	__u64 bytes; /* written in it, and half as many of those before */
 	__u64 read;  /* when an answer was read last, in ns of CLOCK_MONOTONIC; of an address alone */
 };
 
@@ -59,17 +58,14 @@ static __always_inline void note_answered(const __u32 *addr, __u64 now)
 		s->read = now;
 }
 
-/* Counts a record of so many bytes, and gives what was to be written of late before it. */
-static __always_inline __u64 count_share(struct share *s, __u64 turn, __u32 size)
+/* Gives what was written of late. */
+static __always_inline __u64 written(struct share *s, __u64 turn)
 {
-	__u64 before = s->bytes;
-
 	if (s->turn != turn) {
-		before = s->turn + 1 == turn ? before >> 1 : 0;
+		s->bytes = s->turn + 1 == turn ? s->bytes >> 1 : 0;
 		s->turn = turn;
 	}
-	s->bytes = before + size < ring_bytes ? before + size : ring_bytes;
-	return before;
+	return s->bytes;
 }
 
 /* Whether so much waits that it is counted who writes. */
@@ -79,33 +75,35 @@ static __always_inline bool ring_fills(void)
 }
 
 /*
- * Whether a record of so many bytes is not to be written. client is the client's address, ifindex the device by which
- * the packet came into the namespace, 0 where there is no packet.
+ * Whether a record of so many bytes is not to be written, and counts it if it is. client is the client's address,
+ * ifindex the device by which the packet came into the namespace, 0 where there is no packet.
  */
 static __always_inline bool gives_way(const __u32 *client, __u32 netns, __u32 ifindex, __u32 size)
 {
 	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
-	__u64 turn, most, by_client, by_device;
+	__u64 turn, most;
+	bool reads;
 	struct share *s, *d;
 	__u32 place;
 
 	if (waiting < ring_bytes / 8)
 		return false; /* nearly always */
 	turn = bpf_ringbuf_query(&events, BPF_RB_PROD_POS) / (ring_bytes / 4);
-	/* Who alone fills the first half comes to five sixteenths. */
-	most = waiting < ring_bytes / 2 ? ring_bytes / 8 * 3 : (ring_bytes - waiting) / 16;
-
 	place = place_of_address(client);
 	s = bpf_map_lookup_elem(&shares, &place);
 	place = place_of_device(netns, ifindex);
 	d = bpf_map_lookup_elem(&shares, &place);
 	if (!s || !d)
 		return false;
-	by_client = count_share(s, turn, size);
-	by_device = count_share(d, turn, size);
-	if (by_client > most)
+	reads = s->read && bpf_ktime_get_ns() - s->read <= ANSWERED_FOR;
+	most = waiting < ring_bytes / 4 * (reads ? 3 : 2) ? ~0ULL : (ring_bytes - waiting) / 16;
+	if (written(s, turn) > most)
 		return true;
-	return by_device > most && (!s->read || bpf_ktime_get_ns() - s->read > ANSWERED_FOR);
+	if (!reads && written(d, turn) > most)
+		return true;
+	s->bytes += size;
+	d->bytes += size;
+	return false;
 }
 
 #endif
