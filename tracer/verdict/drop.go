@@ -248,11 +248,16 @@ func goesOnAfter(l *lookup.Lookup, drop *hop.Hop) bool {
 		if h.Time <= drop.Time {
 			break
 		}
-		if (h.Kind == hop.In || h.Kind == hop.Out) && h.SKB != drop.SKB {
+		if (h.Kind == hop.In || h.Kind == hop.Out) && h.SKB != drop.SKB && !sameDatagram(h, drop) {
 			return true
 		}
 	}
 	return false
+}
+
+// sameDatagram says whether two packets are fragments of one datagram: without one of them the others are nothing.
+func sameDatagram(a, b *hop.Hop) bool {
+	return a.Answer == b.Answer && a.Fragment.Bytes != 0 && b.Fragment.Bytes != 0 && a.Fragment.ID == b.Fragment.ID
 }
 
 // allDropped says whether the kernel dropped what was seen of every attempt: what became of one that went on is not

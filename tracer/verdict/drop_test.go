@@ -1,6 +1,11 @@
 package verdict
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/dnstrail/dnstrail/tracer/hop"
+	"github.com/dnstrail/dnstrail/tracer/lookup"
+)
 
 func TestCauseOfADrop(t *testing.T) {
 	for _, c := range []struct {
@@ -26,5 +31,26 @@ func TestCauseOfADrop(t *testing.T) {
 				t.Errorf("%s (%s), sure %v; want %s, %v", got, text, sure, c.want, c.sure)
 			}
 		})
+	}
+}
+
+// A fragment that goes on after another was dropped tells nothing new; another answer's, or a whole packet, may be what
+// the client got.
+func TestGoesOnAfterADroppedAnswer(t *testing.T) {
+	drop := hop.Hop{Time: 10, Kind: hop.Drop, Answer: true, SKB: 1, Fragment: hop.Fragment{ID: 7, Offset: 1480, Bytes: 20}}
+	for _, tt := range []struct {
+		name  string
+		after hop.Hop
+		want  bool
+	}{
+		{"the first fragment", hop.Hop{Fragment: hop.Fragment{ID: 7, Bytes: 1480}}, false},
+		{"another answer's fragment", hop.Hop{Fragment: hop.Fragment{ID: 8, Bytes: 1480}}, true},
+		{"a whole answer", hop.Hop{}, true},
+	} {
+		h := tt.after
+		h.Time, h.Kind, h.Answer, h.SKB = 20, hop.In, true, 2
+		if got := goesOnAfter(&lookup.Lookup{Hops: []hop.Hop{drop, h}}, &drop); got != tt.want {
+			t.Errorf("%s: %v", tt.name, got)
+		}
 	}
 }
